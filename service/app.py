@@ -59,6 +59,7 @@ from service.inference.runtimes.weigher import Weigher
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder
+from service.own_models.replicas import SharedModels
 from service.own_models.watch import ModelWatcher
 from service.settings import Settings
 from service.state import State, open_state, storage_problem
@@ -92,6 +93,7 @@ class Services:
     settings: Settings
     registry: Registry
     watcher: ModelWatcher
+    shared_models: SharedModels
     pool: CorePool
     metrics: Metrics
     state: State
@@ -115,7 +117,7 @@ class Services:
         """Start all components, load the models in the background, and close everything at shutdown."""
         self.recorder.start()
         await self.jobs.open()
-        loading = asyncio.create_task(asyncio.to_thread(self.registry.load))
+        loading = asyncio.create_task(asyncio.to_thread(self.registry.load, self.shared_models.look))
         loading.add_done_callback(self._report_loading)
         self.gallery.open(loading)
         if await asyncio.to_thread(self.latencies.has_history):
@@ -125,6 +127,7 @@ class Services:
         finally:
             await asyncio.gather(loading, return_exceptions=True)
             await asyncio.to_thread(self.watcher.close)
+            await asyncio.to_thread(self.shared_models.close)
             await self.jobs.close()
             await self.demo.close()
             await self.weigher.close()
@@ -139,6 +142,7 @@ class Services:
             log.error("loading the models failed", exc_info=task.exception())
             return
         self.watcher.start()
+        self.shared_models.start()
         self.weigher.start()
         gallery_model = self.settings.gallery_model
         if gallery_model not in (None, *self.registry.names()):
@@ -165,12 +169,14 @@ def build(settings: Settings, *, registry: Registry | None = None, address: str 
         log.warning(f"WEIGHIN_DATA_DIR '{settings.data_dir}': {problem}")
     recorder = Recorder(state.latencies, metrics)
     latencies = Latencies(recorder, registry.versions)
+    shared_models = SharedModels(registry, state.models)
     site = Site()
     archive = BenchmarkArchive(state.benchmarks)
     services = Services(
         settings,
         registry,
         ModelWatcher(registry),
+        shared_models,
         pool,
         metrics,
         state,
@@ -193,6 +199,7 @@ def build(settings: Settings, *, registry: Registry | None = None, address: str 
             model=settings.gallery_model or settings.default_model,
             quota=Quota(settings.gallery_max_images, settings.gallery_max_bytes),
             data_dir=settings.data_dir,
+            copies=state.models,
             exact_up_to=settings.gallery_exact_up_to,
             max_pixels=settings.max_pixels,
             deadline_s=settings.deadline_s,
@@ -216,14 +223,14 @@ def build(settings: Settings, *, registry: Registry | None = None, address: str 
             site,
             latencies,
             Catalogue(registry, archive, state.evaluations),
-            lambda: storage_problem(state, recorder),
+            lambda: storage_problem(state, recorder, shared_models),
         ),
     )
     metrics.watch(
         waiting=lambda: pool.waiting,
         running=lambda: pool.running,
         models_loaded=lambda: len(registry.loaded),
-        degraded=lambda: storage_problem(state, recorder) is not None,
+        degraded=lambda: storage_problem(state, recorder, shared_models) is not None,
         errors=lambda: possible_errors(registry.names()),
         runtimes=lambda: (
             (model.name, model.predictor.runtime, model.predictor.precision) for model in registry.loaded
@@ -250,7 +257,8 @@ def parts_for_routes(services: Services) -> Iterator[object]:
     yield Explainer(registry, pool, max_pixels=max_pixels)
     yield services.gallery
     yield Bulk(services.gallery.writer, pool.threads, bounds)
-    yield ModelChanger(registry, services.gallery.models_in_use)
+    yield ModelChanger(registry, services.gallery.models_in_use, services.shared_models)
+    yield services.shared_models
     yield UploadLimits(settings.max_model_bytes, settings.deadline_s)
     yield services.latencies
     yield LatencyAnswers(services.latencies.revision)

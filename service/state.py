@@ -12,6 +12,8 @@ from service.evaluation.store import EvaluationStore
 from service.gallery.database import GalleryDatabase
 from service.latency.recorder import Recorder
 from service.latency.store import LatencyStore
+from service.own_models.replicas import SharedModels
+from service.own_models.store import ModelStore
 from service.storage.database import on_server, open_database
 from service.storage.directory import DataDirectory
 
@@ -28,13 +30,15 @@ class State:
         benchmarks: BenchmarkStore,
         evaluations: EvaluationStore,
         gallery: GalleryDatabase,
+        models: ModelStore | None = None,
     ) -> None:
-        """`directory`: None if the database is on a server."""
+        """`directory`: None if the database is on a server. `models`: None if it is not."""
         self.directory = directory
         self.latencies = latencies
         self.benchmarks = benchmarks
         self.evaluations = evaluations
         self.gallery = gallery
+        self.models = models
         self._problem: str | None = None
         self._next_check = 0.0
 
@@ -65,9 +69,12 @@ class State:
         self.close()
 
 
-def storage_problem(state: State, recorder: Recorder) -> str | None:
-    """Return the reason why state cannot be written at the moment, or None; blocks like `State.problem`."""
-    return state.problem or recorder.problem
+def storage_problem(state: State, recorder: Recorder, shared: SharedModels) -> str | None:
+    """Return the reason why state cannot be written, or models of other replicas not be taken up, or None.
+
+    Blocks like `State.problem`.
+    """
+    return state.problem or recorder.problem or shared.problem
 
 
 def open_state(
@@ -89,6 +96,7 @@ def open_state(
             BenchmarkStore(engine),
             EvaluationStore(engine),
             GalleryDatabase(engine),
+            ModelStore(engine),
         )
     directory = DataDirectory(data_dir, address).__enter__()
     # A database file may only be written by the process that has locked the directory.

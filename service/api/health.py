@@ -13,6 +13,7 @@ from service.inference.loading import ModelEntry
 from service.inference.registry import Registry
 from service.latency.prometheus import CONTENT_TYPE, Metrics
 from service.latency.recorder import Recorder
+from service.own_models.replicas import SharedModels
 from service.state import State, storage_problem
 
 router = new_router("operations")
@@ -78,9 +79,15 @@ def readyz(request: Request, response: Response) -> Readiness:  # not async: the
     if registry.ready and registry.default_model not in registry.names():
         reason = "it is WEIGHIN_DEFAULT_MODEL, but there is no such model"
         broken.append(Broken(model=registry.default_model, reason=reason))
+    shared = app_part(request, SharedModels)
+    broken += [
+        Broken(model=name, reason=reason)
+        for name, reason in shared.refusals.items()
+        if name not in registry.names()
+    ]
     return Readiness(
         status=status,
-        degraded=storage_problem(app_part(request, State), app_part(request, Recorder)),
+        degraded=storage_problem(app_part(request, State), app_part(request, Recorder), shared),
         models_loaded=loaded,
         models_broken=len(broken),
         broken=broken,

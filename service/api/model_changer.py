@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace as changed
 from pathlib import Path
@@ -17,6 +16,7 @@ from service.inference.runtimes.choice import Requested
 from service.own_models.add import Added, Bounds, remove
 from service.own_models.apart import add_apart
 from service.own_models.facts import in_form_words
+from service.own_models.replicas import SharedModels
 
 _BOUNDS = Bounds()
 MOST_AT_ONCE = 2
@@ -31,12 +31,20 @@ class ModelChanger:
     A child process reads each file, within `bounds`. Model folders are replaced one at a time.
     """
 
-    def __init__(self, registry: Registry, gallery_models: ModelsInUse, *, bounds: Bounds = _BOUNDS) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        gallery_models: ModelsInUse,
+        shared: SharedModels | None = None,
+        *,
+        bounds: Bounds = _BOUNDS,
+    ) -> None:
+        """`shared`: shares the models with the replicas on one database; None: they stay in this process."""
         assert registry.added is not None
         self.root: Path = registry.added
         self._registry = registry
         self._gallery_models = gallery_models
-        self._lock = threading.Lock()
+        self._shared = SharedModels(registry, None) if shared is None else shared
         self._bounds = bounds
         self._coming = 0
         self._choosing = False
@@ -45,6 +53,11 @@ class ModelChanger:
         """Raise NotReady until the registry has loaded the models."""
         if not self._registry.ready:
             raise errors.NotReady("models are still being loaded")
+
+    async def catch_up(self) -> None:
+        """Take up what other replicas have changed. Raises NotReady, and StorageUnavailable."""
+        self.check_ready()
+        await asyncio.to_thread(self._shared.catch_up)
 
     def check_own(self, name: str) -> None:
         """Raise ModelInUse if the model exists outside the folder of added models."""
@@ -70,6 +83,8 @@ class ModelChanger:
 
         Raises its errors, and Busy while another choice is made: the model is compiled meanwhile.
         """
+        if self._registry.ready:
+            await self.catch_up()
         if requested is not None:
             self._registry.entry(name)  # raises UnknownModel
         self.check_ready()
@@ -77,7 +92,7 @@ class ModelChanger:
             raise errors.Busy("runtime: another choice is being made (allowed: one at a time)")
         self._choosing = True
         try:
-            return await asyncio.to_thread(self._registry.choose_runtime, name, requested)
+            return await asyncio.to_thread(self._shared.choose_runtime, name, requested)
         finally:
             self._choosing = False
 
@@ -107,11 +122,12 @@ class ModelChanger:
             if entry.model is None or entry.refused is not None:
                 why = entry.refused or entry.reason
                 raise errors.RefusedModel(f"model '{name}': cannot be served: {why}")
+            self._shared.store(added.folder, replace=replace)
 
         try:
             return add_apart(
                 upload.file, upload.options, to=self.root, replace=replace, bounds=self._bounds,
-                lock=self._lock, accept=accept,
+                lock=self._shared.changing(), accept=accept, announce=self._shared.announce,
             )  # fmt: skip
         except BaseException:
             for name in placed:
@@ -134,7 +150,7 @@ class ModelChanger:
         await asyncio.to_thread(self._delete, name)
 
     def _delete(self, name: str) -> None:
-        with self._lock:
+        with self._shared.changing():
             self.check_own(name)
             for card in (entry.card for entry in self._registry.entries):
                 uses = card is not None and card.classifier is not None and card.classifier.model == name
@@ -143,6 +159,7 @@ class ModelChanger:
                         f"model '{name}': '{card.name}' uses its last linear layer "
                         f"(allowed: delete '{card.name}' first)"
                     )
+            self._shared.remove(name)
             remove(name, root=self.root)
             self._registry.refresh(name)
             self._registry.forget_runtime(name)

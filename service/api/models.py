@@ -160,8 +160,10 @@ async def add_model(
     The model is served before the response is sent. `card.provenance` says where each fact comes from;
     `assumed` means that no source states it.
     """
+    changer = app_part(request, ModelChanger)
     if name is not None and name in app_part(request, Registry).names():
         raise exists(name)
+    await changer.catch_up()
     described = await _uploaded(request, name, preset, replace=False)
     response.headers["Location"] = f"{root_of(request)}/models/{described.name}"
     return described
@@ -184,7 +186,9 @@ async def replace_model(
 
     Requests in progress finish with the old version; requests after the response get the new one.
     """
-    app_part(request, ModelChanger).check_own(name)
+    changer = app_part(request, ModelChanger)
+    changer.check_own(name)
+    await changer.catch_up()
     if name not in app_part(request, Registry).names():
         response.status_code = 201
         response.headers["Location"] = f"{root_of(request)}/models/{name}"
@@ -210,7 +214,7 @@ async def replace_model(
 async def delete_model(request: Request, name: str) -> None:
     """Delete an added model. The default model and those that the gallery needs cannot be deleted."""
     changer = app_part(request, ModelChanger)
-    changer.check_ready()
+    await changer.catch_up()
     await changer.delete(app_part(request, Registry).entry(name).name)
 
 
@@ -257,7 +261,6 @@ async def _uploaded(
     request: Request, name: str | None, preset: str | None, *, replace: bool
 ) -> AddedModelOut:
     changer = app_part(request, ModelChanger)
-    changer.check_ready()
     with changer.place():
         async with uploaded_model(request, changer.root, name=name, preset=preset) as upload:
             added = await changer.add(upload, replace=replace)

@@ -14,7 +14,7 @@ import structlog
 from service.errors import StorageUnavailable, WeighinError
 from service.gallery.database import GalleryDatabase
 from service.gallery.embed import dimensions_of, embedder_of, model_name
-from service.gallery.networks import KEPT_FOLDER, Networks
+from service.gallery.networks import KEPT_FOLDER, NetworkCopies, Networks
 from service.gallery.records import EmbeddersChanged, GalleryState, Quota, SearchStatus
 from service.gallery.reindex import Progress, Reindexer
 from service.gallery.search import Retriever
@@ -64,14 +64,19 @@ class Gallery:
         model: str,
         quota: Quota,
         data_dir: Path,
+        copies: NetworkCopies | None = None,
         exact_up_to: int,
         max_pixels: int,
         deadline_s: float,
     ) -> None:
-        """Opens nothing. `model`: a new gallery's model; `deadline_s`: maximum wait for a database thread."""
+        """Opens nothing.
+
+        `model`: a new gallery's model; `deadline_s`: maximum wait for a database thread; `copies`: the copies
+        of networks that replicas share, None if no database is shared.
+        """
         self._quota = quota
         self._threads = GalleryThreads(deadline_s)
-        self._networks = Networks(registry, model, data_dir / KEPT_FOLDER)
+        self._networks = Networks(registry, model, data_dir / KEPT_FOLDER, copies)
         self._database = database
         self._store = store = GalleryStore(database, quota)
         vectors = GalleryVectors(database)

@@ -8,19 +8,23 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from models.zoo.card import write_card
-from service.errors import ModelUnavailable, NotReady, UnknownModel, error_words
+from service.errors import ModelUnavailable, NotReady, StorageUnavailable, UnknownModel, error_words
 from service.gallery.embed import dimensions_of, embedder_of, embedder_of_card, model_name
 from service.gallery.records import EmbeddersChanged, GalleryState
 from service.inference.loading import ServedModel, load_model
 from service.inference.registry import Registry
 
 _OPENED_WITHIN_S = 10.0
+_RETRY_S = 5.0
 
 KEPT_FOLDER = "gallery-model"
 """Folder in the data directory that has a copy of each network that the gallery needs."""
@@ -28,18 +32,40 @@ KEPT_FOLDER = "gallery-model"
 log = structlog.get_logger(__name__)
 
 
+class NetworkCopies(Protocol):
+    """Copies of networks, by embedder, in a database that replicas share. Raises StorageUnavailable."""
+
+    def save_copy(self, name: str, folder: Path) -> None:
+        """Store the files of a folder, unless they are stored. Raises OSError."""
+
+    def fetch_copy(self, name: str, folder: Path) -> bool:
+        """Write the files to an empty folder; False if there are none. Raises ModelUnavailable if damaged."""
+
+    def drop_copies(self, needed: Collection[str]) -> None:
+        """Delete older copies that are not needed."""
+
+
 class Networks:
     """Finds the networks of the gallery's embedders.
 
     Embeddings of two networks cannot be compared. So if another model takes the name of the network that
-    embedded the gallery, that network stays loaded, and a copy of its folder is kept for the next start.
+    embedded the gallery, that network stays loaded, and a copy of its folder is kept for the next start; in
+    a shared database too, before the first image that it embeds, for replicas that have no such folder.
     """
 
-    def __init__(self, registry: Registry, default: str, folder: Path) -> None:
-        """`default`: name of the model of a new gallery. `folder`: where copies are kept."""
+    def __init__(
+        self, registry: Registry, default: str, folder: Path, copies: NetworkCopies | None = None
+    ) -> None:
+        """`default`: name of the model of a new gallery. `folder`: where copies are kept.
+
+        `copies`: those of all replicas; None if no database is shared.
+        """
         self._registry = registry
         self._default = default
         self._folder = folder
+        self._copies = copies
+        self._opening = asyncio.Lock()
+        self._tried: dict[str, float] = {}
         self._used: dict[str, ServedModel] = {}
         self._opened = asyncio.Event()
 
@@ -97,14 +123,17 @@ class Networks:
         try:
             for embedder in state.embedders:
                 await asyncio.to_thread(self._open, embedder)
+        except StorageUnavailable as error:
+            log.warning("the gallery's model cannot be copied from the database", reason=error.detail)
         finally:
             self._opened.set()
 
     def keep(self, model: ServedModel) -> None:
         """Copy the model's file, card and labels, unless a copy exists. Logs if they cannot be written.
 
-        Raises EmbeddersChanged if another version has replaced the model meanwhile, and ModelUnavailable if
-        its folder is empty or has other content that is not served.
+        Raises EmbeddersChanged if another version has replaced the model meanwhile, ModelUnavailable if its
+        folder is empty or has other content that is not served, and StorageUnavailable if a database that
+        replicas share cannot be used.
         """
         embedder = embedder_of(model)
         target = self._folder / embedder
@@ -122,6 +151,11 @@ class Networks:
                 _write_copy(target, model, content)
             except OSError as error:
                 log.warning("the gallery's model cannot be kept", model=model.name, reason=error_words(error))
+        if self._copies is not None and target.is_dir():
+            try:
+                self._copies.save_copy(embedder, target)
+            except OSError as error:
+                log.warning("the gallery's model cannot be kept", model=model.name, reason=error_words(error))
         self._used[embedder] = model
 
     def release(self, needed: Collection[str]) -> None:
@@ -129,6 +163,8 @@ class Networks:
         for embedder in self._used.keys() - set(needed):
             self._used.pop(embedder, None)
             shutil.rmtree(self._folder / embedder, ignore_errors=True)
+        if self._copies is not None:
+            self._copies.drop_copies(needed)
 
     def _served(self, embedder: str) -> ServedModel | None:
         """Return the embedder's network if it is served, else None. Raises NotReady while it is loading."""
@@ -144,9 +180,17 @@ class Networks:
         except NotReady:
             if not self._registry.ready:
                 raise
-        # The models are loaded, so the gallery's copy will be loaded in a moment.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._opened.wait(), _OPENED_WITHIN_S)
+            # The models are loaded, so the gallery's copy will be loaded in a moment.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._opened.wait(), _OPENED_WITHIN_S)
+        except ModelUnavailable:
+            if self._copies is None:
+                raise
+            # Another replica activated it, and it is not served here, or no longer.
+            async with self._opening:
+                if embedder not in self._used and time.monotonic() >= self._tried.get(embedder, 0.0):
+                    await asyncio.to_thread(self._open, embedder)
+                    self._tried[embedder] = time.monotonic() + _RETRY_S
         return self.of(embedder)
 
     def _open(self, embedder: str) -> None:
@@ -158,10 +202,11 @@ class Networks:
                     self.keep(served)
                 except EmbeddersChanged:
                     pass
-                except ModelUnavailable as error:
+                except (ModelUnavailable, StorageUnavailable) as error:
                     log.warning("the gallery's model cannot be kept", model=served.name, reason=error.detail)
                 return
         try:
+            self._fetch(embedder)
             model = load_model(self._folder / embedder)
         except ModelUnavailable as error:
             log.warning("the gallery's own copy of its model cannot be used", reason=str(error))
@@ -169,6 +214,22 @@ class Networks:
         if embedder_of(model) == embedder:
             self._used[embedder] = model
             log.info("the gallery's model was replaced: its own copy is used", model=model.name)
+
+    def _fetch(self, embedder: str) -> None:
+        """Copy a network from the shared database, unless its copy is here or there is none.
+
+        Raises ModelUnavailable, StorageUnavailable.
+        """
+        target = self._folder / embedder
+        if self._copies is None or target.is_dir():
+            return
+        try:
+            if _write_folder(target, partial(self._copies.fetch_copy, embedder)):
+                log.info("the gallery's model was copied from the database", embedder=embedder)
+        except OSError as error:
+            raise StorageUnavailable(
+                f"the gallery's model cannot be copied from the database: {error_words(error)}"
+            ) from None
 
     def _lost(self, embedder: str) -> str:
         name = model_name(embedder)
@@ -190,12 +251,24 @@ class Networks:
 
 def _write_copy(target: Path, model: ServedModel, content: bytes) -> None:
     """Write a folder with the model's file, card and labels atomically. Raises OSError."""
+
+    def write(folder: Path) -> bool:
+        (folder / model.card.file.name).write_bytes(content)
+        write_card(folder, model.card)
+        labels = "".join(f"{label}\n" for label in model.labels)
+        (folder / "labels.txt").write_text(labels, encoding="utf-8")
+        return True
+
+    _write_folder(target, write)
+
+
+def _write_folder(target: Path, write: Callable[[Path], bool]) -> bool:
+    """Let `write` fill a folder, and put it in place atomically unless it returns False. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
     try:
-        (aside / model.card.file.name).write_bytes(content)
-        write_card(aside, model.card)
-        (aside / "labels.txt").write_text("".join(f"{label}\n" for label in model.labels), encoding="utf-8")
+        if not write(aside):
+            return False
         for path in (*aside.iterdir(), aside):
             descriptor = os.open(path, os.O_RDONLY)
             try:
@@ -207,5 +280,6 @@ def _write_copy(target: Path, model: ServedModel, content: bytes) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
                 raise
+        return True
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
@@ -130,11 +130,25 @@ class Registry:
         for future in self._loading:
             future.cancel()
 
-    def load(self) -> None:
+    def load(self, before_ready: Callable[[], None] = lambda: None) -> None:
         """Load and warm up every model with a valid card; a broken model gets a reason.
 
         Afterwards `ready` is true and every model has a session or a reason, whatever happened.
+        `before_ready` is called when the models are loaded; it may `refresh` others.
         """
+        try:
+            self._load()
+            before_ready()
+        finally:
+            self.ready = True
+        for entry in self.entries:
+            if entry.model is None:
+                log.error("model not served", model=entry.name, reason=entry.reason)
+        if self.default_model not in self._entries:
+            log.warning("WEIGHIN_DEFAULT_MODEL: no such model", default_model=self.default_model)
+        self._warn_of_default_tasks()
+
+    def _load(self) -> None:
         with self._update_lock:
             try:
                 if not self._loading:
@@ -150,14 +164,7 @@ class Registry:
                 for entry in self.entries:
                     if entry.model is None and entry.reason == LOADING:
                         self._put(replace(entry, reason="loading it was interrupted: see the log"))
-                self.ready = True
             release_memory(self.loaded)
-        for entry in self.entries:
-            if entry.model is None:
-                log.error("model not served", model=entry.name, reason=entry.reason)
-        if self.default_model not in self._entries:
-            log.warning("WEIGHIN_DEFAULT_MODEL: no such model", default_model=self.default_model)
-        self._warn_of_default_tasks()
 
     def _warn_of_default_tasks(self) -> None:
         """Log default models of the wrong task, and a default detector that is not among the detectors."""
@@ -226,12 +233,16 @@ class Registry:
     def _forgotten(self, name: str) -> ModelEntry | None:
         """Forget what was chosen for a model that cannot run; None if it can, or nothing was chosen."""
         entry = self._entries.get(name)
-        if not self._choices.is_requested(name) or (entry is not None and not entry.broken):
+        if self._choices.requested(name) is None or (entry is not None and not entry.broken):
             return None
         self._choices.keep(name, None)
         return entry or ModelEntry(
             name, Path(name), None, reason="no such model; its chosen runtime is forgotten"
         )
+
+    def requested(self, name: str) -> Requested | None:
+        """Return the runtime that a request chose for a model, served or not; None if none did."""
+        return self._choices.requested(name)
 
     def forget_runtime(self, name: str) -> None:
         """Forget what requests chose for a model, so that a later one of its name does not inherit it."""
@@ -329,6 +340,16 @@ class Registry:
         elif old is None or entry.model is not old.model:
             log.info("model loaded", model=name, version=entry.model.version)
         self._put(entry)
+
+    def refuse(self, name: str, reason: str | None, *, before: str | None = None) -> None:
+        """Report why newer content of a model is not served, though its folder does not have that content.
+
+        None: no longer, if the reason that is reported is still `before`.
+        """
+        with self._update_lock:
+            entry = self._entries.get(name)
+            if entry is not None and (reason is not None or entry.refused == before):
+                self._put(replace(entry, refused=reason))
 
     def _put(self, entry: ModelEntry) -> None:
         # Copy on write: concurrent readers keep a consistent snapshot.

@@ -5,9 +5,9 @@ The bounds on time and memory include the processes in which the child runs the 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,16 @@ def add_apart(
     to: Path,
     replace: bool,
     bounds: Bounds,
-    lock: threading.Lock,
+    lock: AbstractContextManager[object],
     accept: Callable[[Added], None],
+    announce: Callable[[Path], None] = lambda _: None,
 ) -> Added:
     """Add the ONNX `file`, whose folder contains nothing but its external data, to the zoo folder `to`.
 
-    `accept` is called when the model is in `to`; if it raises, `to` is restored. `lock` is held while the
-    model is moved and `accept` runs, but not while the file is read. `options.images` must be None. Raises
-    RefusedModel, ModelExists, Busy, StorageUnavailable, and the errors of `accept`.
+    `announce` is called with the complete folder before it is moved, `accept` when the model is in `to`; if
+    it raises, `to` is restored. `lock` is held while the model is moved and these run, but not while the file
+    is read. `options.images` must be None. Raises RefusedModel, ModelExists, Busy, StorageUnavailable, and
+    the errors of `accept`.
     """
     name = model_name(file, options.name)
     check_free(to, name, replace=replace)
@@ -55,6 +57,7 @@ def add_apart(
         built = _build_apart(file, options, folder, bounds)
         added = Added(to / name, built.card, built.changes, built.warnings)
         with lock:
+            announce(folder)
             move_in(folder, to, replace=replace)
             try:
                 accept(added)

@@ -143,9 +143,9 @@ class RuntimeChoices:
         self._lock = threading.Lock()
         self._kept = _Kept() if self._path is None else _read(self._path)
 
-    def is_requested(self, name: str) -> bool:
-        """Return whether a request chose the runtime of a model."""
-        return name in self._kept.requested
+    def requested(self, name: str) -> Requested | None:
+        """Return what a request chose for a model; None if none did."""
+        return self._kept.requested.get(name)
 
     def of(self, card: Card) -> Choice:
         """Return the choice for the model of a card."""

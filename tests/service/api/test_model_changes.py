@@ -6,8 +6,10 @@ import hashlib
 import http.client
 import json
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pydantic import SecretStr
 from service.errors import RefusedModel
 from service.own_models.sources.labels import BuiltIn, labels_option
 from service.settings import Settings
+from service.storage.database import FILE_NAME
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem
@@ -115,6 +118,18 @@ def test_an_added_model_is_served_when_the_answer_comes(
     assert answer["predictions"][0]["label"].startswith("thing ")
     assert (keyed.added_models / "net/card.json").exists()
     assert left_over(keyed) == []
+
+
+def test_with_sqlite_a_model_is_in_its_folder_only(unserved: Settings, model: bytes) -> None:
+    with running(unserved) as client:
+        assert client.post("/models?name=mine", headers=KEY, **form(model)).status_code == 201
+        assert client.put("/models/mine/runtime?runtime=onnxruntime", headers=KEY).status_code == 200
+    files = {path.name for path in (unserved.added_models / "mine").iterdir()}
+    assert files == {"model.onnx", "card.json", "labels.txt", "classifier.npz"}
+    assert not unserved.added_models.with_suffix(".lock").exists()
+    with closing(sqlite3.connect(unserved.data_dir / FILE_NAME)) as database:
+        for table in ("shared_models", "shared_model_files", "shared_model_chunks"):
+            assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
 def test_an_added_model_is_there_after_a_restart(unserved: Settings, model: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 
 from service.gallery.database import GalleryDatabase
 from service.gallery.embed import embed, embedder_of, load_for_embedding
@@ -17,6 +17,7 @@ from service.gallery.networks import KEPT_FOLDER
 from service.gallery.tables import gallery_embeddings
 from service.gallery.vectors import GalleryVectors
 from service.inference.registry import Registry
+from service.own_models.store import shared_models
 from service.settings import Settings
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
@@ -180,6 +181,8 @@ def test_a_gallery_whose_model_and_copy_are_gone_says_so_and_can_be_reindexed(
         client.put("/gallery/images/a", content=blobs(0))
         client.put("/gallery/images/b", content=blobs(1))
     shutil.rmtree(tiny_settings.data_dir / KEPT_FOLDER)
+    with database_of(tiny_settings) as database, database.writing() as (connection, _):
+        connection.execute(delete(shared_models))  # replicas have copies there
     with running(settings("none", "yours")) as client:
         problem = client.post("/retrieve-similar", content=blobs(0))
         assert_problem(problem, 503, "model-unavailable", "'mine'", "not served", "re-index")

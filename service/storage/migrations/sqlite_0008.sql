@@ -2,7 +2,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0007');
+INSERT INTO "alembic_version" VALUES('0008');
 CREATE TABLE benchmarks (
 	id VARCHAR(32) NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -125,9 +125,33 @@ CREATE TABLE latency_progress (
 	until BIGINT NOT NULL, 
 	PRIMARY KEY (name)
 );
+CREATE TABLE shared_models (
+	kind VARCHAR(8) NOT NULL, 
+	name VARCHAR(80) NOT NULL, 
+	sequence BIGINT NOT NULL, 
+	digest VARCHAR(64), 
+	detail TEXT, 
+	stored_ms BIGINT NOT NULL, 
+	PRIMARY KEY (kind, name)
+);
+CREATE TABLE shared_model_files (
+	kind VARCHAR(8) NOT NULL, 
+	name VARCHAR(80) NOT NULL, 
+	file VARCHAR(255) NOT NULL, 
+	sha256 VARCHAR(64) NOT NULL, 
+	PRIMARY KEY (kind, name, file)
+);
+CREATE TABLE shared_model_chunks (
+	sha256 VARCHAR(64) NOT NULL, 
+	number INTEGER NOT NULL, 
+	content BLOB NOT NULL, 
+	PRIMARY KEY (sha256, number)
+);
 CREATE INDEX benchmarks_by_time ON benchmarks (created_ms);
 CREATE UNIQUE INDEX gallery_images_by_id ON gallery_images (id);
 CREATE INDEX gallery_images_by_sha256 ON gallery_images (sha256);
 CREATE INDEX gallery_fields_by_text ON gallery_fields (name, kind, text, "key");
 CREATE INDEX gallery_fields_by_number ON gallery_fields (name, number, "key");
 CREATE INDEX evaluations_by_time ON evaluations (finished_ms);
+CREATE UNIQUE INDEX shared_models_by_sequence ON shared_models (sequence);
+CREATE INDEX shared_model_files_by_sha256 ON shared_model_files (sha256);

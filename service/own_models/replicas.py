@@ -1,0 +1,351 @@
+"""Share added models with the replicas on one database: store those added here, take up all others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+
+from models.zoo.files import holds_network, read_regular, write_whole
+from service.errors import (
+    DatabaseUnreachable,
+    InvalidParameter,
+    StorageUnavailable,
+    WeighinError,
+    error_words,
+)
+from service.inference.loading import ModelEntry
+from service.inference.registry import Registry
+from service.inference.runtimes.choice import Requested
+from service.own_models.add import check_name
+from service.own_models.folders import move_in, remove, workplace
+from service.own_models.store import MARKER, ModelStore, Stored, digest_of_folder
+
+LOOK_EVERY_S = 1.0
+"""Interval of the query for changes."""
+
+_RETRY_S, _RETRY_AT_MOST_S = 2.0, 60.0
+_LOCK_WAIT_S = 60.0
+_CLOSE_WITHIN_S = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """What a model's folder has of the database: the digest of its files, and whether it is committed."""
+
+    digest: str
+    committed: bool
+
+
+class SharedModels:
+    """Keeps the folder of added models as the database says.
+
+    Every folder that comes from the database, or goes there, has a marker in it, which moves with it. Folders
+    without one are this machine's own: they are not stored, and never changed. Call `start` once, `close` at
+    the end. Without a store, nothing is shared.
+    """
+
+    def __init__(self, registry: Registry, store: ModelStore | None) -> None:
+        assert registry.added is not None
+        self._root: Path = registry.added
+        self._registry = registry
+        self._store = store
+        self._lock = threading.Lock()
+        self._following = threading.Lock()
+        self._seen: int | None = None
+        self._open: dict[tuple[str, str], str] = {}
+        """Why a model or runtime, by kind and name, is not yet as the database says."""
+        self._declined: dict[str, int] = {}
+        self._retry_at, self._retry_s = 0.0, _RETRY_S
+        self._problem: str | None = None
+        self._refusals: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="weighin-replicas", daemon=True)
+
+    @property
+    def problem(self) -> str | None:
+        """Reason, for clients, why this replica cannot take up models at the moment, or None."""
+        return self._problem
+
+    @property
+    def refusals(self) -> dict[str, str]:
+        """Return why models in the database are not served here, by name."""
+        return dict(self._refusals)
+
+    def start(self) -> None:
+        """Start to look for changes of other replicas, on a thread."""
+        if self._store is not None:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking. Waits for a model that is being taken up, but at most ten seconds."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(_CLOSE_WITHIN_S)
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """Take up what has changed, and try again what failed. Never raises: `problem` has the reason."""
+        problem = None
+        try:
+            self.catch_up(again=time.monotonic() >= self._retry_at)
+            problem = next((reason for reason in self._open.values() if reason), None)
+        except StorageUnavailable as error:
+            problem = error.detail
+        except Exception:
+            problem = "models of other replicas: unexpected error (see the log)"
+            if problem != self._problem:
+                log.exception("models of other replicas cannot be taken up")
+        if problem is not None and problem != self._problem:
+            log.warning("models of other replicas cannot be taken up", reason=problem)
+        self._problem = problem
+
+    def catch_up(self, *, again: bool = False) -> None:
+        """Take up what other replicas have changed. One small query if there is nothing.
+
+        `again`: also try again what failed. Raises StorageUnavailable if the database cannot be used; other
+        failures are kept in `problem` and `refusals`.
+        """
+        if self._store is None:
+            return
+        with self._following:
+            latest = self._store.latest()
+            is_new = latest != self._seen
+            if not is_new and not (again and self._open):
+                return
+            stored = self._store.all()
+            self._open = {}
+            self._take_up_models({row.name: row for row in stored if row.kind == "model"})
+            for row in stored:
+                if row.kind == "runtime":
+                    self._take_up_runtime(row)
+            self._seen = latest
+            self._retry_s = _RETRY_S if is_new else min(2 * self._retry_s, _RETRY_AT_MOST_S)
+            self._retry_at = time.monotonic() + self._retry_s
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Exclude other changes of the folder, also those of other services that have it.
+
+        Raises StorageUnavailable.
+        """
+        with self._lock:
+            if self._store is None:
+                yield
+                return
+            lock = FileLock(self._root.with_suffix(".lock"))
+            try:
+                self._root.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=_LOCK_WAIT_S)
+            except Timeout:
+                raise StorageUnavailable("the folder of models: another process is changing it") from None
+            except OSError as error:
+                raise StorageUnavailable(
+                    f"the folder of models cannot be written: {error_words(error)}"
+                ) from None
+            except NotImplementedError:
+                raise StorageUnavailable("the folder of models: file locks are not supported") from None
+            try:
+                yield
+            finally:
+                lock.release()
+
+    def announce(self, folder: Path) -> None:
+        """Mark a complete folder, before it is moved in, as not yet stored. Raises OSError.
+
+        If this process ends before `store`, the folder is removed or replaced at the next start. This
+        machine's own folder of that name would be lost then, so that its successor is not marked.
+        """
+        target = self._root / folder.name
+        if self._store is not None and (not os.path.lexists(target) or _marker(target) is not None):
+            _mark(folder, digest_of_folder(folder), committed=False)
+
+    def store(self, folder: Path, *, replace: bool) -> None:
+        """Store a folder that was moved in. Raises ModelExists, StorageUnavailable."""
+        if self._store is None:
+            return
+        try:
+            digest = self._store.put(folder.name, folder, replace=replace)
+        except OSError as error:
+            raise StorageUnavailable(f"the folder of models cannot be read: {error_words(error)}") from None
+        with contextlib.suppress(OSError):  # the next look finds the same digest
+            _mark(folder, digest, committed=True)
+
+    def remove(self, name: str) -> None:
+        """Delete a model in the database. Raises StorageUnavailable."""
+        if self._store is not None:
+            self._store.remove(name)
+
+    def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
+        """Choose a model's runtime on all replicas; raises the errors of `Registry.choose_runtime`."""
+        with self._lock:
+            before = self._registry.requested(name)
+            entry = self._registry.choose_runtime(name, requested)
+            if self._store is not None:
+                try:
+                    self._store.choose_runtime(
+                        name, None if requested is None else requested.model_dump_json()
+                    )
+                except StorageUnavailable:
+                    with contextlib.suppress(WeighinError):
+                        self._registry.choose_runtime(name, before)
+                    raise
+            return entry
+
+    def _take_up_models(self, stored: dict[str, Stored]) -> None:
+        refusals: dict[str, str] = {}
+        for name in sorted(stored.keys() | self._marked()):
+            try:
+                check_name(name)
+                row = stored.get(name)
+                if _differs(_marker(self._root / name), row) and self._settle(name):
+                    self._registry.refresh(name)
+                if row is not None and row.digest is not None and self._is_hidden(name):
+                    refusals[name] = _HIDDEN
+            except DatabaseUnreachable:
+                raise
+            except StorageUnavailable as error:
+                self._open["model", name] = f"model '{name}' of another replica: {error.detail}"
+            except WeighinError as error:
+                refusals[name] = error.detail
+        for name, reason in refusals.items():
+            self._open.setdefault(("model", name), "")
+            if reason != self._refusals.get(name):
+                log.warning("model of another replica not served", model=name, reason=reason)
+        for name in self._refusals.keys() | refusals.keys():
+            self._registry.refuse(name, refusals.get(name), before=self._refusals.get(name))
+        self._refusals = refusals
+
+    def _marked(self) -> set[str]:
+        """Return the names of the models whose folders have a marker."""
+        try:
+            folders = [path for path in self._root.iterdir() if not path.name.startswith(".")]
+        except OSError:
+            return set()
+        return {path.name for path in folders if _marker(path) is not None}
+
+    def _is_hidden(self, name: str) -> bool:
+        """Return whether another folder is served under the name than the one from the database."""
+        served = self._registry.names()
+        if name in served and self._registry.entry(name).folder != self._root / name:
+            return True
+        return _marker(self._root / name) is None and os.path.lexists(self._root / name)
+
+    def _settle(self, name: str) -> bool:
+        """Make the folder of a model what the database says; return whether it was changed.
+
+        Raises StorageUnavailable, and ModelUnavailable if what is stored is damaged.
+        """
+        assert self._store is not None
+        target = self._root / name
+        with self.changing():
+            row = self._store.find("model", name)  # while no change of this process is under way
+            marker = _marker(target)
+            if not _differs(marker, row):
+                return False
+            if marker is None and os.path.lexists(target):
+                if row is not None and _has_digest(target, row.digest):
+                    self._mark_committed(target, str(row.digest))
+                return False
+            if row is None or row.digest is None:
+                remove(name, root=self._root)
+                log.info("model of another replica removed", model=name)
+                return True
+            if marker is not None and marker.digest == row.digest:
+                self._mark_committed(target, row.digest)
+                return True
+            with workplace(self._root, name) as folder:
+                digest = self._store.fetch("model", name, folder)
+                if digest is None:
+                    return False
+                _mark(folder, digest, committed=True)
+                move_in(folder, self._root, replace=marker is not None)
+            log.info("model of another replica taken up", model=name, sequence=row.sequence)
+            return True
+
+    def _mark_committed(self, folder: Path, digest: str) -> None:
+        try:
+            _mark(folder, digest, committed=True)
+        except OSError as error:
+            raise StorageUnavailable(
+                f"the folder of models cannot be written: {error_words(error)}"
+            ) from None
+
+    def _take_up_runtime(self, row: Stored) -> None:
+        assert self._store is not None
+        requested = _requested(row.detail)
+        if self._registry.requested(row.name) == requested or self._declined.get(row.name) == row.sequence:
+            return
+        with self._lock:
+            current = self._store.find("runtime", row.name)  # while no change of this process is under way
+            if current is None or self._registry.requested(row.name) == _requested(current.detail):
+                return
+            try:
+                self._registry.choose_runtime(row.name, _requested(current.detail))
+            except InvalidParameter as error:  # such as: OpenVINO is not installed
+                self._declined[row.name] = current.sequence
+                log.warning("runtime chosen at another replica not used", model=row.name, reason=error.detail)
+            except DatabaseUnreachable:
+                raise
+            except StorageUnavailable as error:
+                self._open["runtime", row.name] = f"runtime of model '{row.name}': {error.detail}"
+            except WeighinError:  # the model is not there, or cannot be run
+                self._open["runtime", row.name] = ""
+
+
+_HIDDEN = (
+    "the database has a model of this name that was added at a replica, but this machine's own folder comes "
+    "first (allowed: remove or rename that folder)"
+)
+
+
+def _differs(marker: _Marker | None, row: Stored | None) -> bool:
+    """Return whether a folder is perhaps not as the database says.
+
+    A marked folder of which the database knows nothing is kept: it was committed to another database.
+    """
+    digest = None if row is None else row.digest
+    if marker is None:
+        return digest is not None
+    if row is None:
+        return not marker.committed
+    return marker != _Marker(digest or "", committed=True)
+
+
+def _has_digest(folder: Path, digest: str | None) -> bool:
+    try:
+        return holds_network(folder) and digest_of_folder(folder) == digest
+    except OSError:
+        return False
+
+
+def _marker(folder: Path) -> _Marker | None:
+    """Return the marker of a folder; None if it has none that can be read."""
+    try:
+        content = json.loads(read_regular(folder / MARKER))
+        return _Marker(str(content["digest"]), bool(content["committed"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _mark(folder: Path, digest: str, *, committed: bool) -> None:
+    content = {"digest": digest, "committed": committed}
+    write_whole(folder / MARKER, json.dumps(content).encode() + b"\n")
+
+
+def _requested(detail: str | None) -> Requested | None:
+    return None if detail is None else Requested.model_validate_json(detail)

@@ -1,0 +1,447 @@
+"""Replicas on one PostgreSQL: a model that is added, replaced or deleted at one of them changes at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from models.zoo.card import read_card
+from service.errors import DatabaseUnreachable, ModelUnavailable
+from service.own_models import store
+from service.own_models.store import MARKER, ModelStore, digest_of_folder
+from service.settings import Settings
+from service.storage.database import open_database
+from tests.conftest import make_tiny_model
+from tests.helpers.postgres import run_sql
+from tests.helpers.problems import assert_problem
+from tests.helpers.until import until
+from tests.service.api.test_model_changes import KEY, form
+from tests.service.conftest import NewTables, running
+from tests.service.gallery.pictures import blobs
+
+pytestmark = pytest.mark.databases("postgresql")
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A running service, which has a data directory of its own."""
+
+    client: httpx.Client
+    settings: Settings
+
+    def version(self, name: str) -> str | None:
+        """Return the version that it serves; None if it serves none."""
+        version: str | None = self.client.get(f"/models/{name}").json().get("version")
+        return version
+
+    def marker(self, name: str) -> dict[str, Any]:
+        """Return what a model's folder says of the database."""
+        marker: dict[str, Any] = json.loads((self.settings.added_models / name / MARKER).read_text())
+        return marker
+
+    def is_clean(self) -> bool:
+        """Return whether its folder of added models holds nothing but whole models."""
+        return all((path / "card.json").exists() for path in self.settings.added_models.iterdir())
+
+
+@contextmanager
+def replica(settings: Settings, data_dir: Path, **changes: object) -> Iterator[Replica]:
+    """Run a replica on the settings' database, with `data_dir`."""
+    settings = settings.model_copy(update={"data_dir": data_dir, **changes})
+    with running(settings) as client:
+        client.headers.update(KEY)
+        yield Replica(client, settings)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory, new_tables: NewTables
+) -> Settings:
+    """Settings of the module's replicas; each needs another data directory."""
+    folder = tmp_path_factory.mktemp("shared")
+    return Settings(
+        model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=folder,
+        database_url=new_tables(folder), api_key=SecretStr("sesame"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(shared: Settings) -> Iterator[tuple[Replica, Replica]]:
+    """Two replicas, which the module's tests share."""
+    with replica(shared, shared.data_dir / "a") as one, replica(shared, shared.data_dir / "b") as other:
+        yield one, other
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest, pair: tuple[Replica, Replica]) -> Iterator[str]:
+    """A name that no other test uses; a model that has it in the end is deleted."""
+    yield (name := request.node.name.removeprefix("test_").partition("[")[0][:50])
+    one, other = pair
+    one.client.delete(f"/models/{name}")
+    until(lambda: other.client.get(f"/models/{name}").status_code == 404, "deleted at both")
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Three ONNX files."""
+    folder = tmp_path_factory.mktemp("made")
+    return [(make_tiny_model(folder, f"n{seed}", seed=seed) / "model.onnx").read_bytes() for seed in range(3)]
+
+
+def add(replica: Replica, name: str, network: bytes) -> str:
+    """Add a model, and return its version."""
+    response = replica.client.post(f"/models?name={name}", **form(network))
+    assert response.status_code == 201, response.text
+    return str(response.json()["version"])
+
+
+def put(replica: Replica, name: str, network: bytes) -> str:
+    """Replace a model, and return its new version."""
+    response = replica.client.put(f"/models/{name}", **form(network))
+    assert response.status_code in (200, 201), response.text
+    return str(response.json()["version"])
+
+
+def taken_up(replica: Replica, name: str, version: str) -> None:
+    until(lambda: replica.version(name) == version, "the other replica serves it")
+
+
+def predictions(replica: Replica, name: str, png: bytes) -> Any:
+    response = replica.client.post(f"/classify?model={name}", content=png)
+    assert response.status_code == 200, response.text
+    return response.json()["predictions"]
+
+
+def test_added_replaced_deleted(
+    pair: tuple[Replica, Replica], name: str, networks: list[bytes], png: bytes
+) -> None:
+    one, other = pair
+    version = add(one, name, networks[0])
+    taken_up(other, name, version)
+    assert predictions(other, name, png) == predictions(one, name, png)
+    folders = [each.settings.added_models / name for each in pair]
+    assert digest_of_folder(folders[0]) == digest_of_folder(folders[1])
+    assert (
+        one.marker(name) == other.marker(name) == {"digest": digest_of_folder(folders[0]), "committed": True}
+    )
+    newer = put(other, name, networks[1])
+    assert newer != version
+    taken_up(one, name, newer)
+    assert predictions(other, name, png) == predictions(one, name, png)
+    assert one.client.delete(f"/models/{name}").status_code == 204
+    until(lambda: other.client.get(f"/models/{name}").status_code == 404, "deleted at the other too")
+    until(lambda: all(each.is_clean() for each in pair), "nothing is left over")
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_changes_at_the_other_count_at_once(
+    pair: tuple[Replica, Replica], name: str, networks: list[bytes]
+) -> None:
+    """A client whose requests go to replicas in turn need not wait in between."""
+    one, other = pair
+    add(one, name, networks[0])
+    assert_problem(other.client.post(f"/models?name={name}", **form(networks[1])), 409, "model-exists", name)
+    assert other.client.put(f"/models/{name}", **form(networks[1])).status_code == 200
+    assert one.client.delete(f"/models/{name}").status_code == 204
+    assert other.client.put(f"/models/{name}", **form(networks[2])).status_code == 201
+    assert one.client.put(f"/models/{name}/runtime?runtime=onnxruntime").status_code == 200
+
+
+def test_one_of_two_that_add_a_name_at_once_wins(
+    pair: tuple[Replica, Replica], name: str, networks: list[bytes]
+) -> None:
+    def post(number: int) -> httpx.Response:
+        return pair[number].client.post(f"/models?name={name}", **form(networks[number]))
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(post, range(2)))
+    won, lost = sorted(answers, key=lambda answer: answer.status_code)
+    assert won.status_code == 201, won.text
+    assert_problem(lost, 409, "model-exists", f"'{name}'", "PUT /models/")
+    for each in pair:
+        taken_up(each, name, won.json()["version"])
+
+
+def test_replica_that_was_away_catches_up_before_it_is_ready(
+    pair: tuple[Replica, Replica], shared: Settings, name: str, networks: list[bytes], tmp_path: Path
+) -> None:
+    one, _ = pair
+    gone, stays = f"{name}.gone", f"{name}.stays"
+    first = [add(one, each, networks[0]) for each in (name, gone, stays)]
+    assert one.client.put(f"/models/{stays}/runtime?runtime=onnxruntime").status_code == 200
+    with replica(shared, tmp_path / "c") as late:  # `running` asks for nothing but /readyz
+        assert [late.version(each) for each in (name, gone, stays)] == first
+        assert late.client.get(f"/models/{stays}").json()["runtime"]["origin"] == "request"
+    newer = put(one, name, networks[1])
+    assert one.client.delete(f"/models/{gone}").status_code == 204
+    assert one.client.put(f"/models/{stays}/runtime?runtime=default").status_code == 200
+    unchanged = tmp_path / "c/models" / stays / "model.onnx"
+    inode = unchanged.stat().st_ino
+    with replica(shared, tmp_path / "c") as late:
+        assert [late.version(each) for each in (name, gone, stays)] == [newer, None, first[2]]
+        assert late.client.get(f"/models/{stays}").json()["runtime"]["origin"] == "setting"
+        assert unchanged.stat().st_ino == inode, "what is there already is not written again"
+    assert one.client.delete(f"/models/{stays}").status_code == 204
+
+
+def test_damaged_row_is_refused_by_name(
+    pair: tuple[Replica, Replica],
+    shared: Settings,
+    name: str,
+    networks: list[bytes],
+    tmp_path: Path,
+    png: bytes,
+) -> None:
+    one, _ = pair
+    whole, damaged = f"{name}.whole", add(one, name, networks[0])
+    add(one, whole, networks[1])
+    run_sql(
+        str(shared.database_url),
+        "UPDATE shared_model_chunks SET content = set_byte(content, 100, 255 - get_byte(content, 100))"
+        f" WHERE sha256 = '{damaged}'",
+    )
+    with replica(shared, tmp_path / "c") as late:
+        broken = {each["model"]: each["reason"] for each in late.client.get("/readyz").json()["broken"]}
+        assert f"model '{name}': its file model.onnx in the database is damaged" in broken[name]
+        assert damaged[:12] in broken[name]
+        assert late.version(name) is None
+        assert predictions(late, whole, png) == predictions(one, whole, png)
+        assert late.is_clean()
+        assert put(one, name, networks[0]) == damaged  # the same file, which mends it
+        taken_up(late, name, damaged)
+        assert late.client.get("/readyz").json()["broken"] == []
+    assert one.client.delete(f"/models/{whole}").status_code == 204
+
+
+def test_own_folder_of_a_machine_comes_first(
+    pair: tuple[Replica, Replica], name: str, networks: list[bytes], tmp_path: Path
+) -> None:
+    one, other = pair
+    make_tiny_model(tmp_path, name, seed=7)
+    own = other.settings.added_models / name
+    own.parent.mkdir(exist_ok=True)
+    (tmp_path / name).rename(own)
+    version = read_card(own).file.sha256
+    taken_up(other, name, version)
+    assert one.client.get(f"/models/{name}").status_code == 404, "it stays on its machine"
+    added = add(one, name, networks[0])
+    until(lambda: other.client.get(f"/models/{name}").json()["refused"] is not None, "it says so")
+    assert "this machine's own folder comes first" in other.client.get(f"/models/{name}").json()["refused"]
+    assert other.version(name) == version
+    assert [each["model"] for each in other.client.get("/readyz").json()["refused"]] == [name]
+    own.rename(tmp_path / "away")
+    taken_up(other, name, added)
+    assert other.client.get(f"/models/{name}").json()["refused"] is None
+
+
+def test_own_folder_outlives_a_deletion_elsewhere(
+    pair: tuple[Replica, Replica], name: str, networks: list[bytes], tmp_path: Path
+) -> None:
+    one, other = pair
+    add(one, name, networks[0])
+    taken_up(other, name, str(one.version(name)))
+    folder = other.settings.added_models / name
+    shutil.rmtree(folder)
+    make_tiny_model(tmp_path, name, seed=8)
+    (tmp_path / name).rename(folder)
+    version = read_card(folder).file.sha256
+    taken_up(other, name, version)
+    assert one.client.delete(f"/models/{name}").status_code == 204
+    assert_problem(one.client.get(f"/models/{name}"), 404, "unknown-model")
+    assert_problem(other.client.delete("/models/none"), 404, "unknown-model")  # looks at the database first
+    assert other.version(name) == version
+    assert other.client.delete(f"/models/{name}").status_code == 204, "its own replica may delete it"
+    assert not folder.exists()
+
+
+def test_runtime_is_chosen_for_all(pair: tuple[Replica, Replica]) -> None:
+    def origin(replica: Replica) -> str:
+        return str(replica.client.get("/models/tiny-b").json()["runtime"]["origin"])
+
+    one, other = pair
+    assert one.client.put("/models/tiny-b/runtime?runtime=onnxruntime").status_code == 200
+    until(lambda: origin(other) == "request", "chosen at the other")
+    assert other.client.put("/models/tiny-b/runtime?runtime=default").status_code == 200
+    until(lambda: origin(one) == "setting", "taken back at the other")
+
+
+LEFT: dict[str, dict[str, Any] | None] = {
+    "killed after the commit": {"committed": False},
+    "killed before the commit": {"digest": "0" * 64, "committed": False},
+    "marker lost": None,
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_folders_that_kills_leave(
+    kind: str,
+    pair: tuple[Replica, Replica],
+    shared: Settings,
+    networks: list[bytes],
+    name: str,
+    tmp_path: Path,
+) -> None:
+    one, _ = pair
+    version = add(one, name, networks[0])
+    shutil.copytree(one.settings.added_models / name, tmp_path / "c/models" / name)
+    new = make_tiny_model(tmp_path / "c/models", f"{name}.new", seed=9)
+    (new / MARKER).write_text(json.dumps({"digest": digest_of_folder(new), "committed": False}))
+    left = LEFT[kind]
+    marker = tmp_path / "c/models" / name / MARKER
+    marker.unlink() if left is None else marker.write_text(json.dumps(one.marker(name) | left))
+    with replica(shared, tmp_path / "c") as late:
+        assert late.version(name) == version
+        assert late.marker(name) == one.marker(name)
+        assert not new.exists(), "it was never committed"
+
+
+def test_folder_of_another_database_stays(
+    pair: tuple[Replica, Replica], shared: Settings, tmp_path: Path
+) -> None:
+    folder = make_tiny_model(tmp_path / "c/models", "elsewhere", seed=9)
+    (folder / MARKER).write_text(json.dumps({"digest": digest_of_folder(folder), "committed": True}))
+    with replica(shared, tmp_path / "c") as late:
+        assert late.version("elsewhere") == read_card(folder).file.sha256
+        assert late.client.get("/models/elsewhere").json()["refused"] is None
+        assert pair[0].client.get("/models/elsewhere").status_code == 404
+
+
+def test_services_on_one_data_directory(
+    pair: tuple[Replica, Replica], shared: Settings, name: str, networks: list[bytes]
+) -> None:
+    one, other = pair
+    with replica(shared, one.settings.data_dir) as twin:
+        version = add(twin, name, networks[0])
+        for each in (one, other):
+            taken_up(each, name, version)
+        for seed in (1, 2, 0, 1):
+            version = put((one, twin)[seed % 2], name, networks[seed])
+        for each in (one, twin, other):
+            taken_up(each, name, version)
+        assert one.marker(name) == other.marker(name)
+        assert one.client.delete(f"/models/{name}").status_code == 204
+        for each in (twin, other):
+            until(lambda each=each: each.client.get(f"/models/{name}").status_code == 404, "deleted")
+        assert twin.is_clean()
+
+
+def test_gallery_of_an_own_model(
+    shared: Settings, new_tables: NewTables, networks: list[bytes], tmp_path: Path
+) -> None:
+    """Each replica embeds with the network that the gallery has, whether or not it has ever served it."""
+
+    def best(replica: Replica, seed: int) -> tuple[str, str, float]:
+        response = replica.client.post("/retrieve-similar?k=1", content=blobs(seed))
+        assert response.status_code == 200, response.text
+        match = response.json()["matches"][0]
+        return response.json()["model"], match["id"], match["score"]
+
+    settings = shared.model_copy(update={"database_url": new_tables(tmp_path), "gallery_model": "mine"})
+    with replica(settings, tmp_path / "a") as one, replica(settings, tmp_path / "b") as other:
+        taken_up(other, "mine", add(one, "mine", networks[0]))
+        for seed in range(4):
+            assert one.client.put(f"/gallery/images/i{seed}", content=blobs(seed)).status_code == 201
+        newer = put(one, "mine", networks[1])
+        taken_up(other, "mine", newer)
+        assert best(one, 3) == best(other, 3) == ("mine", "i3", 1.0)
+        with replica(settings, tmp_path / "c") as late:
+            assert late.version("mine") == newer
+            assert late.client.put("/gallery/images/i4", content=blobs(4)).status_code == 201
+            assert best(late, 2) == ("mine", "i2", 1.0)
+        add(one, "yours", networks[2])
+        assert one.client.post("/gallery/reindex?model=yours").status_code == 202
+        until(lambda: other.client.get("/gallery").json()["reindexing"] is None, "re-indexed")
+        for each in (one, other):
+            assert best(each, 4) == ("yours", "i4", 1.0)
+            assert_problem(each.client.delete("/models/yours"), 409, "model-in-use", "gallery")
+            assert each.client.delete("/models/mine").status_code == (204 if each is one else 404)
+
+
+@pytest.fixture
+def models(new_tables: NewTables, tmp_path: Path) -> Iterator[ModelStore]:
+    """A store whose database no service uses."""
+    engine = open_database(new_tables(tmp_path / "none"), tmp_path)
+    yield ModelStore(engine)
+    engine.dispose()
+
+
+def rows(models: ModelStore, table: str) -> int:
+    with models._reading() as connection:
+        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
+
+
+def test_files_are_stored_once_and_in_chunks(
+    models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CHUNK_BYTES", 1000)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for file, content in (("weights.bin", b"w" * 2500), ("exact.bin", b"e" * 2000), ("empty.txt", b"")):
+        (folder / file).write_bytes(content)
+    (folder / MARKER).write_text("{}")
+    assert models.latest() == 0
+    digest = models.put("mine", folder, replace=False)
+    models.save_copy("mine@0123456789ab", folder)
+    assert (rows(models, "shared_model_files"), rows(models, "shared_model_chunks")) == (6, 3 + 2 + 1)
+    (fetched := tmp_path / "fetched").mkdir()
+    assert models.fetch("model", "mine", fetched) == digest == digest_of_folder(fetched)
+    assert (fetched / "weights.bin").read_bytes() == b"w" * 2500
+    models.remove("mine")
+    assert models.fetch("model", "mine", tmp_path) is None
+    assert rows(models, "shared_model_chunks") == 6, "the copy needs them"
+    models.drop_copies(["mine@0123456789ab"])
+    models.drop_copies([])
+    assert rows(models, "shared_model_chunks") == 6, "it is younger than an hour"
+    with models._changing() as connection:
+        connection.exec_driver_sql("UPDATE shared_models SET stored_ms = stored_ms - 3600001")
+    models.drop_copies(["mine@0123456789ab"])
+    assert rows(models, "shared_model_chunks") == 6
+    models.drop_copies([])
+    assert (rows(models, "shared_model_files"), rows(models, "shared_model_chunks")) == (0, 0)
+    assert [(row.name, row.digest) for row in models.all()] == [("mine", None)], "the deletion stays"
+
+
+def test_numbers_grow_in_the_order_of_commits(models: ModelStore) -> None:
+    def change(number: int) -> None:
+        models.choose_runtime(f"m{number % 4}", json.dumps(number))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(change, range(20)))
+    assert models.latest() == 20
+    assert len({row.sequence for row in models.all()}) == len(models.all()) == 4
+
+
+def test_row_that_names_another_folder_is_refused(models: ModelStore, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"w")
+    models.put("mine", folder, replace=False)
+    with models._changing() as connection:
+        connection.exec_driver_sql("UPDATE shared_model_files SET file = '../weights.bin'")
+    with pytest.raises(ModelUnavailable, match="list of files in the database is damaged"):
+        models.fetch("model", "mine", tmp_path)
+    with models._changing() as connection:
+        digest = store.digest_of(store._files(connection, "model", "mine"))
+        connection.exec_driver_sql(f"UPDATE shared_models SET digest = '{digest}'")
+    with pytest.raises(ModelUnavailable, match=r"'\.\./weights\.bin' in the database is no file name"):
+        models.fetch("model", "mine", folder)
+    assert not (tmp_path / "weights.bin").exists()
+
+
+def test_replica_that_holds_the_lock_too_long_is_not_waited_for(
+    models: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_LOCK_WAIT_S", 0.1)
+    with models._changing(), pytest.raises(DatabaseUnreachable, match="conflicting change"):
+        models.choose_runtime("mine", None)
+    models.choose_runtime("mine", None)
