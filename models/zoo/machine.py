@@ -1,13 +1,15 @@
-"""This machine: name and identity of the CPU, its instruction sets, number of usable CPUs."""
+"""This machine: name and identity of the CPU, instruction sets, number of usable CPUs, running system."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ISA = (
     "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     "avx_vnni", "avx_vnni_int8", "amx_tile", "amx_int8", "amx_bf16",
@@ -43,6 +45,19 @@ def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
         instruction_set=tuple(sorted(set(ISA) & set(flags.split()))),
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
     )
+
+
+def running_system(boot_id: Path = BOOT_ID) -> str:
+    """Return 16 hexadecimal digits that all processes of one running system share, in any of its containers.
+
+    They differ between machines, between virtual machines, and after a restart. They are a hash of the
+    kernel's boot id, or of the host name where there is no boot id (not on Linux).
+    """
+    try:
+        identity = boot_id.read_text().strip()
+    except OSError:
+        identity = platform.node()
+    return hashlib.sha256(f"weighin {identity}".encode()).hexdigest()[:16]
 
 
 def first_cpu(cpuinfo: Path = CPUINFO) -> dict[str, str]:

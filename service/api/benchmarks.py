@@ -20,6 +20,7 @@ from service.api.problems import documented
 from service.api.routers import key_needed, new_router
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json
+from service.bench.fingerprint import Host
 from service.bench.jobs import Benchmark, BenchmarkJobs
 from service.bench.judge.summary import EntrySummary, summarise
 from service.bench.measure import plan
@@ -149,6 +150,9 @@ class BenchmarkOut(BaseModel):
     created_at: str
     finished_at: str | None
     request: dict[str, Any]
+    machine: Host | None = Field(
+        description="The machine that it measures; null for benchmarks of earlier releases"
+    )
     progress: ProgressOut | None
     detail: str | None = Field(description="Reason of a failure or an early end")
     measured: bool = Field(description="Whether /benchmarks/{id}/bundle has results")
@@ -199,7 +203,7 @@ class BenchmarksResponse(BaseModel):
 async def start(
     request: Request, response: Response, configuration: BenchmarkRequest | None = None
 ) -> BenchmarkOut:
-    """Start a benchmark in a separate process; one runs at a time, and none during the demo.
+    """Start a benchmark in a separate process; a machine runs one at a time, and none during the demo.
 
     `Location` is the URL of the benchmark; append `/events` to watch it. If the service answers requests
     during the run, the benchmark is flagged `contaminated`, and `/recommend` does not use it.
@@ -226,7 +230,7 @@ async def newest(request: Request, limit: Limit = 50) -> BenchmarksResponse:
     responses=documented(errors.UnknownBenchmark, errors.StorageUnavailable),
 )
 async def one(request: Request, id: str) -> BenchmarkDetails:
-    """Return a benchmark's state, progress and results."""
+    """Return a benchmark's state, machine, progress and results, also if another replica runs it."""
     jobs = app_part(request, BenchmarkJobs)
     benchmark = await jobs.get(id)
     if not benchmark.row.measured:
@@ -276,7 +280,8 @@ async def bundle(request: Request, id: str) -> Response:
 async def events(request: Request, id: str) -> StreamingResponse:
     """Stream server-sent events: `progress` on every change, then one `end`.
 
-    The data of each event is the benchmark as JSON. The stream ends early if the service stops.
+    The data of each event is the benchmark as JSON. If another replica runs it, changes come every second.
+    The stream ends early if the service stops.
     """
     jobs = app_part(request, BenchmarkJobs)
     await jobs.get(id)
@@ -302,7 +307,8 @@ async def events(request: Request, id: str) -> StreamingResponse:
 async def cancel(request: Request, id: str, response: Response) -> BenchmarkOut:
     """Stop a benchmark and keep its results, flagged `partial`: 202 while it stops, 200 once stopped.
 
-    Idempotent. A benchmark that already ended gets 409 and keeps its results.
+    Idempotent. If another replica runs it, that one stops it within about a second. A benchmark that already
+    ended in another way gets 409 and keeps its results.
     """
     benchmark = await app_part(request, BenchmarkJobs).cancel(id)
     if not benchmark.ended:
@@ -329,6 +335,7 @@ def _facts(benchmark: Benchmark) -> dict[str, Any]:
         "created_at": format_moment(row.created_at),
         "finished_at": None if row.finished_at is None else format_moment(row.finished_at),
         "request": json.loads(row.request),
+        "machine": row.machine,
         "progress": None if progress is None else ProgressOut(**vars(progress)),
         "detail": row.detail,
         "measured": row.measured,

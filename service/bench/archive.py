@@ -8,6 +8,7 @@ import uuid
 
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json, to_json
+from service.bench.fingerprint import this_host
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
@@ -48,14 +49,15 @@ class BenchmarkArchive:
         self._cache: dict[str, StoredBundle | str] = {}
 
     def save(self, bundle: Bundle) -> str:
-        """Save a bundle of another process, and return its id."""
-        identifier = new_id()
+        """Save a bundle of another process on this machine, and return its id."""
+        identifier, machine = new_id(), bundle.fingerprint.machine
         self._store.add(
             identifier,
             request_json(bundle),
             bundle.started_at.timestamp(),
             bundle.finished_at.timestamp(),
             to_json(bundle).encode(),
+            this_host().model_copy(update={"cpu": machine.cpu_model, "cores": machine.cores}),
         )
         return identifier
 

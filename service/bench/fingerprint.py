@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from models.zoo.frozen import Frozen
-from models.zoo.machine import first_cpu, this_machine
+from models.zoo.machine import first_cpu, running_system, this_machine
 from service.inference.cpu import CGROUPS, PROC_CGROUP, cgroup_folders, core_budget, quota_cores
 
 PROC = Path("/proc")
@@ -28,6 +28,18 @@ class Machine(Frozen):
     cpus: int = Field(ge=1, description="Logical CPUs that the process may run on (affinity)")
     quota_cores: float | None = Field(description="Cores that the cgroup's cpu.max allows; null: no limit")
     cores: int = Field(ge=1, description="Whole cores that the process can keep busy")
+
+
+class Host(Frozen):
+    """Machine on which a benchmark runs, as lists of benchmarks name it."""
+
+    cpu: str = Field(description="Model name of the CPU")
+    cores: int = Field(description="Whole cores that the process can keep busy")
+    host: str = Field(description="Host name; in a container, by default its id")
+    id: str = Field(
+        description="Equal for all processes of one running system, also in different containers; changes "
+        "when the machine restarts"
+    )
 
 
 class Software(Frozen):
@@ -97,6 +109,11 @@ def take_fingerprint(
             memory_bytes=_memory(proc),
         ),
     )
+
+
+def this_host() -> Host:
+    """Return the machine of this process."""
+    return Host(cpu=this_machine().cpu, cores=core_budget(), host=platform.node(), id=running_system())
 
 
 def same_machine(one: Fingerprint, other: Fingerprint) -> list[str]:

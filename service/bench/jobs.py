@@ -1,4 +1,8 @@
-"""Run benchmarks as jobs of the service: one at a time, each in a separate process."""
+"""Run benchmarks as jobs of the service: one at a time on a machine, each in a separate process.
+
+Processes that share a database show each other's benchmarks and cancel them. The one that runs a benchmark
+stores its progress once a second, and reads whether it is to be cancelled.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +11,50 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import structlog
+from cachetools import TTLCache
 
 from service.bench.archive import new_id
 from service.bench.bundle import Bundle, Flag
 from service.bench.bundle_file import from_json, to_json
+from service.bench.fingerprint import Host, this_host
 from service.bench.job import BundleReport, FailureReport, JobConfig, JobReport, ProgressReport
 from service.bench.job_process import JobProcess
 from service.bench.judge.summary import recorder_samples
 from service.bench.measure.plan import Repetitions, Request, make_plan
 from service.bench.measure.progress import Progress
-from service.bench.store import BenchmarkRow, BenchmarkState, BenchmarkStore
-from service.errors import BenchmarkEnded, Busy, StorageUnavailable, UnknownBenchmark
+from service.bench.store import CANCELLED, BenchmarkRow, BenchmarkState, BenchmarkStore, cancelled_detail
+from service.errors import BenchmarkEnded, Busy, DatabaseUnreachable, StorageUnavailable, UnknownBenchmark
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
 from service.latency.recorder import Recorder
 
-_HEARTBEAT_INTERVAL_S = 10.0
+HEARTBEAT_S = 1.0
+"""Interval at which a running benchmark is written to a shared database, and its cancellation is read."""
+FOLLOW_S = 0.5
+"""Interval at which the benchmark of another process is read for all who follow it."""
+_RETRY_S = 1.0
+"""Interval at which a result is stored again while the database cannot be reached."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """State of a benchmark. `progress`: if this process runs it; `cancelling`: cancelled, but not ended."""
+    """State of a benchmark. `progress`: None before the first; `cancelling`: cancelled, but not ended."""
 
     row: BenchmarkRow
     progress: Progress | None = None
     cancelling: bool = False
+
+    @classmethod
+    def stored(cls, row: BenchmarkRow) -> Benchmark:
+        """Return the state that the database has."""
+        progress = None if row.progress is None else Progress(**json.loads(row.progress))
+        return cls(row, progress, row.cancelling)
 
     @property
     def ended(self) -> bool:
@@ -46,13 +63,19 @@ class Benchmark:
 
 
 class _Running:
+    """A benchmark of this process. `process_ended`: measured, but perhaps not stored yet."""
+
     def __init__(self, row: BenchmarkRow, process: JobProcess, jobs_before: int) -> None:
         self.row = row
         self.process = process
         self.jobs_before = jobs_before
         self.progress: Progress | None = None
-        self.cancelled = False
         self.cancel_reason: str | None = None
+        self.process_ended = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self.cancel_reason is not None
 
 
 class BenchmarkJobs:
@@ -68,8 +91,12 @@ class BenchmarkJobs:
         *,
         repetitions: Repetitions | None = None,
         demo_runs: Callable[[], bool] = lambda: False,
+        host: Host | None = None,
     ) -> None:
-        """`repetitions` replaces those of the profiles; `demo_runs` returns whether the demo runs."""
+        """`repetitions` replaces those of the profiles; `demo_runs` returns whether the demo runs.
+
+        `host`: the machine that is measured; None: this one.
+        """
         self._registry = registry
         self._pool = pool
         self._recorder = recorder
@@ -77,11 +104,13 @@ class BenchmarkJobs:
         self._model_dirs = tuple(folder.absolute() for folder in model_dirs)
         self._repetitions = repetitions
         self._demo_runs = demo_runs
+        self._host = this_host() if host is None else host
         self._starting = False
         self._running: _Running | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._stopping = False
+        self._followed: TTLCache[str, asyncio.Task[Benchmark]] = TTLCache(maxsize=256, ttl=0.9 * FOLLOW_S)
 
     @property
     def running(self) -> bool:
@@ -91,15 +120,13 @@ class BenchmarkJobs:
     async def open(self) -> None:
         """Mark benchmarks of an earlier process as interrupted, if state can be written."""
         with contextlib.suppress(StorageUnavailable):
-            await asyncio.to_thread(
-                self._store.interrupt_lost, time.time(), detail="the service ended while it ran"
-            )
+            await asyncio.to_thread(self._store.interrupt_lost, time.time())
 
     async def start(self, request: Request) -> Benchmark:
         """Start a benchmark.
 
-        Raises Busy while another one or the demo runs, the errors of `make_plan` for an invalid request, and
-        StorageUnavailable if the result could not be stored.
+        Raises Busy while the demo or another benchmark on this machine runs, the errors of `make_plan` for an
+        invalid request, and StorageUnavailable if the result could not be stored.
         """
         self._check_free()
         self._starting = True
@@ -107,8 +134,10 @@ class BenchmarkJobs:
             await asyncio.to_thread(make_plan, self._registry, request)
             identifier, now = new_id(), time.time()
             request_json = json.dumps(_public_fields(request))
-            await asyncio.to_thread(self._store.begin, identifier, request_json, now)
-            row = BenchmarkRow(identifier, "running", now, None, request_json, None, measured=False)
+            await asyncio.to_thread(self._store.begin, identifier, request_json, now, self._host)
+            row = BenchmarkRow(
+                identifier, "running", now, None, request_json, None, measured=False, machine=self._host
+            )
             # Jobs that are in the pool now will disturb the benchmark, like all later ones.
             before = self._pool.begun - self._pool.running - self._pool.waiting
             config = JobConfig(
@@ -133,15 +162,20 @@ class BenchmarkJobs:
     async def cancel(self, identifier: str) -> Benchmark:
         """Stop a benchmark and keep its results, flagged partial; idempotent.
 
-        Raises UnknownBenchmark, and BenchmarkEnded for a benchmark that ended in another way.
+        A benchmark of another process is stopped by that process, within about a second. Raises
+        UnknownBenchmark, and BenchmarkEnded for a benchmark that ended in another way.
         """
         running = self._running
         if running is not None and running.row.id == identifier:
-            self._cancel(running, "it was cancelled")
+            self._cancel(running, CANCELLED)
             return self._with_progress(running.row)
         benchmark = await self.get(identifier)
         if not benchmark.ended:
-            raise BenchmarkEnded(f"benchmark '{identifier}': runs in another process (cancel it there)")
+            if not (self._store.shared or self.running):  # its result could not be stored
+                await asyncio.to_thread(self._store.interrupt_lost, time.time())
+            elif await asyncio.to_thread(self._store.request_cancel, identifier, time.time()):
+                return replace(benchmark, cancelling=True)
+            benchmark = await self.get(identifier)
         if benchmark.row.state != "cancelled":
             raise BenchmarkEnded(f"benchmark '{identifier}': already ended ({benchmark.row.state})")
         return benchmark
@@ -150,14 +184,20 @@ class BenchmarkJobs:
         """Return a benchmark. Raises UnknownBenchmark."""
         if self._running is not None and self._running.row.id == identifier:
             return self._with_progress(self._running.row)
-        row = await asyncio.to_thread(self._store.row, identifier)
-        if row is None:
+
+        def read() -> list[BenchmarkRow]:
+            row = self._store.row(identifier)
+            return [] if row is None else [row]
+
+        rows = await asyncio.to_thread(self._without_lost, read)
+        if not rows:
             raise UnknownBenchmark(f"no benchmark '{identifier[:64]}'")
-        return Benchmark(row)
+        return self._with_progress(rows[0])
 
     async def newest(self, limit: int) -> list[Benchmark]:
-        """Return the newest benchmarks, including the running one."""
-        return [self._with_progress(row) for row in await asyncio.to_thread(self._store.rows, limit)]
+        """Return the newest benchmarks, including the running ones."""
+        rows = await asyncio.to_thread(self._without_lost, lambda: self._store.rows(limit))
+        return [self._with_progress(row) for row in rows]
 
     async def bundle(self, identifier: str) -> bytes | None:
         """Return the bundle as JSON; None if there is none (yet). Raises UnknownBenchmark."""
@@ -169,19 +209,38 @@ class BenchmarkJobs:
 
         Stops when the benchmark has ended or the service stops. Raises UnknownBenchmark.
         """
+        known: Benchmark | None = None
+        sent_at = 0.0
         while True:
             changed = self._changed
-            benchmark = await self.get(identifier)
-            yield benchmark
-            if benchmark.ended or self._stopping:
+            benchmark = known
+            with contextlib.suppress(DatabaseUnreachable):  # it may be back before the benchmark ends
+                benchmark = await self._follow_once(identifier)
+            if benchmark is not None:
+                if benchmark != known or time.monotonic() - sent_at >= at_least_every_s:
+                    known, sent_at = benchmark, time.monotonic()
+                    yield benchmark
+                if benchmark.ended:
+                    return
+            if self._stopping:
                 return
+            here = self._running is not None and self._running.row.id == identifier
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), at_least_every_s)
+                await asyncio.wait_for(changed.wait(), at_least_every_s if here else FOLLOW_S)
+
+    async def _follow_once(self, identifier: str) -> Benchmark:
+        """Return a benchmark; what another process runs is read once for all who follow it."""
+        if self._running is not None and self._running.row.id == identifier:
+            return self._with_progress(self._running.row)
+        reading = self._followed.get(identifier)
+        if reading is None:
+            reading = self._followed[identifier] = asyncio.create_task(self.get(identifier))
+        return await asyncio.shield(reading)
 
     def stop(self) -> None:
         """Cancel the running benchmark and end all event streams, because the service stops."""
         self._stopping = True
-        if self._running is not None:
+        if self._running is not None and not self._running.process_ended:
             self._cancel(self._running, "the service was stopped")
         self._notify()
 
@@ -203,52 +262,83 @@ class BenchmarkJobs:
     def _cancel(self, running: _Running, reason: str) -> None:
         if running.cancelled:
             return
-        running.cancelled = True
         running.cancel_reason = reason
-        running.process.cancel()
+        if not running.process_ended:
+            running.process.cancel()
         self._notify()
 
     async def _watch(self, running: _Running) -> None:
         state: BenchmarkState = "failed"
         detail: str | None = "unexpected error (see the log)"
         bundle: bytes | None = None
+        heartbeats = asyncio.create_task(self._send_heartbeats(running)) if self._store.shared else None
         try:
             last = await self._listen(running)
             state, detail = "failed", "the benchmark process ended early"
             if isinstance(last, BundleReport):
                 bundle = await asyncio.to_thread(self._finished, last.bundle, running)
-                state, detail = ("cancelled", running.cancel_reason) if running.cancelled else ("done", None)
-            elif running.cancelled:
-                state, detail = "cancelled", f"{running.cancel_reason}, before the first results"
+                state, detail = "done", None
             elif isinstance(last, FailureReport):
                 detail = last.message
         except Exception:
             log.exception("benchmark failed", benchmark=running.row.id)
         finally:
+            running.process_ended = True
             await running.process.end()
         try:
-            await asyncio.to_thread(
-                self._store.finish, running.row.id, state, time.time(), detail=detail, bundle=bundle
-            )
+            await self._keep(running, state, detail, bundle)
         except StorageUnavailable as error:
             log.error("benchmark could not be stored", benchmark=running.row.id, reason=error.detail)
+        if heartbeats is not None:
+            heartbeats.cancel()
         self._running = None
+        self._followed.pop(running.row.id, None)
         self._notify()
+
+    async def _keep(
+        self, running: _Running, state: BenchmarkState, detail: str | None, bundle: bytes | None
+    ) -> None:
+        """Store how a benchmark has ended, as soon as the database can be reached.
+
+        Raises StorageUnavailable if the result cannot be stored, or if the service stops before it is stored.
+        """
+        while True:
+            changed = self._changed
+            if running.cancel_reason is not None:  # perhaps after it had ended
+                state, detail = "cancelled", cancelled_detail(running.cancel_reason, bundle)
+            try:
+                return await asyncio.to_thread(
+                    self._store.finish, running.row.id, state, time.time(), detail=detail, bundle=bundle
+                )
+            except DatabaseUnreachable:
+                if self._stopping:
+                    raise
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), _RETRY_S)
+
+    async def _send_heartbeats(self, running: _Running) -> None:
+        """Store progress and take up cancellations of other processes until this task is cancelled."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            progress = None if running.progress is None else json.dumps(asdict(running.progress))
+            try:
+                asked = await asyncio.to_thread(
+                    self._store.heard, running.row.id, time.time(), progress, cancelling=running.cancelled
+                )
+            except StorageUnavailable:
+                continue
+            if asked:
+                self._cancel(running, CANCELLED)
 
     async def _listen(self, running: _Running) -> JobReport | None:
         """Process reports until the process ends; return the last one that is not a progress report."""
         last: JobReport | None = None
-        last_heartbeat = time.monotonic()
         async for report in running.process.reports():
             if not isinstance(report, ProgressReport):
                 last = report
                 continue
             running.progress = report.progress
             self._notify()
-            if time.monotonic() - last_heartbeat > _HEARTBEAT_INTERVAL_S:
-                last_heartbeat = time.monotonic()
-                with contextlib.suppress(StorageUnavailable):
-                    await asyncio.to_thread(self._store.heard, running.row.id, time.time())
         return last
 
     def _finished(self, text: str, running: _Running) -> bytes:
@@ -267,8 +357,17 @@ class BenchmarkJobs:
     def _with_progress(self, row: BenchmarkRow) -> Benchmark:
         running = self._running
         if running is None or running.row.id != row.id:
-            return Benchmark(row)
+            return Benchmark.stored(row)
         return Benchmark(running.row, running.progress, running.cancelled)
+
+    def _without_lost(self, read: Callable[[], list[BenchmarkRow]]) -> list[BenchmarkRow]:
+        """Return the rows that `read` returns, after those that have lost their process are interrupted."""
+        rows = read()
+        if any(row.lost for row in rows):
+            with contextlib.suppress(StorageUnavailable):
+                self._store.interrupt_lost(time.time())
+                rows = read()
+        return rows
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

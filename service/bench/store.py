@@ -1,35 +1,61 @@
-"""Table of benchmarks: request, state and bundle."""
+"""Table of benchmarks: request, machine, state, progress and bundle, shared by all processes."""
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
+    Connection,
     Engine,
     Index,
     LargeBinary,
     RowMapping,
+    Select,
     String,
     Table,
     Text,
+    and_,
+    case,
+    false,
+    func,
     insert,
+    literal_column,
+    null,
     select,
+    text,
+    true,
     update,
 )
 
-from service.errors import StorageUnavailable
-from service.storage.database import database_file, metadata, reading, writing
+from service.bench.fingerprint import Host
+from service.errors import Busy, StorageUnavailable
+from service.storage.database import (
+    dialect_insert,
+    has_current_schema,
+    metadata,
+    on_server,
+    reading,
+    writing,
+)
 from service.storage.errors import DAMAGED
 
 BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]
 
 SILENT_AFTER_S = 30.0
 """Heartbeat timeout: a running benchmark without a heartbeat for this long has lost its process."""
+
+CANCELLED = "it was cancelled"
+LOST = "the service ended while it ran"
+"""Reasons that are stored in `detail`."""
+
+_RUNNING = text("state = 'running'")
 
 benchmarks = Table(
     "benchmarks",
@@ -42,14 +68,30 @@ benchmarks = Table(
     Column("request", Text, nullable=False, comment="JSON of what was asked"),
     Column("detail", Text, nullable=True, comment="Why it ended as it did, in words"),
     Column("bundle", LargeBinary, nullable=True, comment="The measurement's JSON, zlib"),
+    Column("machine_id", String(32), nullable=True, comment="Running system that it measures"),
+    Column("machine", Text, nullable=True, comment="JSON of the machine"),
+    Column("progress", Text, nullable=True, comment="JSON of the progress while it runs"),
+    Column("cancel_ms", BigInteger, nullable=True, comment="When it was asked to stop"),
     Index("benchmarks_by_time", "created_ms"),
+    Index("benchmarks_running", "machine_id", unique=True, sqlite_where=_RUNNING, postgresql_where=_RUNNING),
 )
-_FACTS = [column for column in benchmarks.c if column.name != "bundle"]
+_FACTS = ("id", "state", "created_ms", "finished_ms", "request", "detail")
+_FACTS_OF_JOBS = ("machine", "progress", "cancel_ms")
+"""Columns that databases of earlier releases lack."""
+
+# A server's clock: those of the machines that share it may differ. While the server was down, no process
+# could be heard, so silence begins with its start at the earliest.
+_SERVER_MS = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+_SERVER_STARTED_MS = "CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000 AS BIGINT)"
 
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """A benchmark without its bundle. Times are seconds since 1970; `request` is JSON."""
+    """A benchmark without its bundle. Times are seconds since 1970; `request` and `progress` are JSON.
+
+    `machine`: None for benchmarks of earlier releases. `cancelling`: asked to stop, but still running.
+    `lost`: running, but its process has been silent for SILENT_AFTER_S.
+    """
 
     id: str
     state: BenchmarkState
@@ -58,6 +100,10 @@ class BenchmarkRow:
     request: str
     detail: str | None
     measured: bool
+    machine: Host | None = None
+    progress: str | None = None
+    cancelling: bool = False
+    lost: bool = False
 
 
 class BenchmarkStore:
@@ -68,24 +114,63 @@ class BenchmarkStore:
         self._engine = engine
         self._obstacle = obstacle
 
-    def begin(self, identifier: str, request: str, now: float) -> None:
-        """Insert a running benchmark."""
-        with writing(self._engine, self._obstacle) as connection:
-            moment = _ms(now)
-            connection.execute(
-                insert(benchmarks).values(
-                    id=identifier, state="running", created_ms=moment, alive_ms=moment, request=request
-                )
-            )
+    @property
+    def shared(self) -> bool:
+        """Whether several processes share the database."""
+        return on_server(self._engine)
 
-    def heard(self, identifier: str, now: float) -> None:
-        """Store a heartbeat: the benchmark's process is alive."""
+    def begin(self, identifier: str, request: str, now: float, machine: Host | None = None) -> None:
+        """Insert a running benchmark. Raises Busy while another one runs on the same machine."""
+        moment = _ms(now)
+        values = {
+            "id": identifier,
+            "state": "running",
+            "created_ms": moment,
+            "alive_ms": self._alive(now),
+            "request": request,
+            **_columns_of(machine),
+        }
         with writing(self._engine, self._obstacle) as connection:
-            connection.execute(
+            if machine is not None:
+                self._interrupt(connection, now, benchmarks.c.machine_id == machine.id)
+            statement = dialect_insert(benchmarks, connection.dialect.name).values(values)
+            statement = statement.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+            if connection.execute(statement).rowcount == 1:
+                return
+            running = select(benchmarks.c.id).where(
+                benchmarks.c.state == "running", benchmarks.c.machine_id == values["machine_id"]
+            )
+            other = connection.execute(running).scalar()
+        raise Busy(
+            f"benchmark: {'another one' if other is None else repr(other)} is running on this machine, in "
+            "another process (limit: 1 per machine)"
+        )
+
+    def heard(
+        self, identifier: str, now: float, progress: str | None = None, *, cancelling: bool = False
+    ) -> bool:
+        """Store a heartbeat of the benchmark's process; return whether the benchmark was asked to stop.
+
+        `progress`: JSON; `cancelling`: the process has been asked already.
+        """
+        values = {"alive_ms": self._alive(now), "progress": progress}
+        if cancelling:
+            values["cancel_ms"] = func.coalesce(benchmarks.c.cancel_ms, _ms(now))
+        running = and_(benchmarks.c.id == identifier, benchmarks.c.state == "running")
+        with writing(self._engine, self._obstacle) as connection:
+            connection.execute(update(benchmarks).where(running).values(values))
+            asked = connection.execute(select(benchmarks.c.cancel_ms).where(running)).scalar()
+        return asked is not None
+
+    def request_cancel(self, identifier: str, now: float) -> bool:
+        """Ask the process that runs a benchmark to stop it; return False if the benchmark has ended."""
+        with writing(self._engine, self._obstacle) as connection:
+            result = connection.execute(
                 update(benchmarks)
                 .where(benchmarks.c.id == identifier, benchmarks.c.state == "running")
-                .values(alive_ms=_ms(now))
+                .values(cancel_ms=func.coalesce(benchmarks.c.cancel_ms, _ms(now)))
             )
+            return result.rowcount == 1
 
     def finish(
         self,
@@ -96,16 +181,30 @@ class BenchmarkStore:
         detail: str | None = None,
         bundle: bytes | None = None,
     ) -> None:
-        """Store the final state, and the bundle's JSON if there is one."""
+        """Store the final state, and the bundle's JSON if there is one.
+
+        A benchmark that was asked to stop is stored as cancelled, also if its process did not hear of that.
+        """
+        values: dict[str, Any] = {"state": state, "detail": detail}
+        if state != "cancelled":
+            asked = benchmarks.c.cancel_ms.is_not(None)
+            values["state"] = case((asked, "cancelled"), else_=state)
+            values["detail"] = case((asked, cancelled_detail(CANCELLED, bundle)), else_=detail)
         with writing(self._engine, self._obstacle) as connection:
             connection.execute(
                 update(benchmarks)
                 .where(benchmarks.c.id == identifier)
-                .values(state=state, finished_ms=_ms(now), detail=detail, bundle=_packed(bundle))
+                .values(finished_ms=_ms(now), bundle=_packed(bundle), progress=None, **values)
             )
 
     def add(
-        self, identifier: str, request: str, started_at: float, finished_at: float, bundle: bytes
+        self,
+        identifier: str,
+        request: str,
+        started_at: float,
+        finished_at: float,
+        bundle: bytes,
+        machine: Host | None = None,
     ) -> None:
         """Insert a finished benchmark of another process, such as the command line."""
         with writing(self._engine, self._obstacle) as connection:
@@ -118,22 +217,23 @@ class BenchmarkStore:
                     finished_ms=_ms(finished_at),
                     request=request,
                     bundle=_packed(bundle),
+                    **_columns_of(machine),
                 )
             )
 
     def rows(self, limit: int, *, measured: bool = False) -> list[BenchmarkRow]:
         """Return up to `limit` benchmarks, newest first; with `measured`, only those with a bundle."""
-        query = select(*_FACTS, benchmarks.c.bundle.is_not(None).label("measured"))
-        if measured:
-            query = query.where(benchmarks.c.bundle.is_not(None))
-        query = query.order_by(benchmarks.c.created_ms.desc(), benchmarks.c.id).limit(limit)
-        with reading(self._engine, benchmarks) as connection:
-            return [] if connection is None else [_row(row) for row in connection.execute(query).mappings()]
+        with self._reading() as (connection, query):
+            if connection is None:
+                return []
+            if measured:
+                query = query.where(benchmarks.c.bundle.is_not(None))
+            query = query.order_by(benchmarks.c.created_ms.desc(), benchmarks.c.id).limit(limit)
+            return [_row(row) for row in connection.execute(query).mappings()]
 
     def row(self, identifier: str) -> BenchmarkRow | None:
         """Return a benchmark, or None."""
-        query = select(*_FACTS, benchmarks.c.bundle.is_not(None).label("measured"))
-        with reading(self._engine, benchmarks) as connection:
+        with self._reading() as (connection, query):
             if connection is None:
                 return None
             row = connection.execute(query.where(benchmarks.c.id == identifier)).mappings().first()
@@ -149,21 +249,48 @@ class BenchmarkStore:
         except zlib.error as error:
             raise StorageUnavailable(DAMAGED) from error
 
-    def interrupt_lost(self, now: float, *, detail: str) -> None:
+    def interrupt_lost(self, now: float) -> None:
         """Mark running benchmarks that have lost their process as interrupted.
 
         With an SQLite file, all of them are lost, because this process has locked the data directory, and
         benchmark processes end with their service. In a shared database, those without recent heartbeats are.
         """
-        lost = [benchmarks.c.state == "running"]
-        if database_file(self._engine) is None:
-            lost.append(benchmarks.c.alive_ms < _ms(now - SILENT_AFTER_S))
         with writing(self._engine, self._obstacle) as connection:
-            connection.execute(
-                update(benchmarks)
-                .where(*lost)
-                .values(state="interrupted", finished_ms=_ms(now), detail=detail)
-            )
+            self._interrupt(connection, now, true())
+
+    def _interrupt(self, connection: Connection, now: float, which: ColumnElement[bool]) -> None:
+        lost = self._silent() if self.shared else true()
+        connection.execute(
+            update(benchmarks)
+            .where(benchmarks.c.state == "running", lost, which)
+            .values(state="interrupted", finished_ms=_ms(now), detail=LOST, progress=None)
+        )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[tuple[Connection | None, Select[Any]]]:
+        """Yield a connection, None without a database, and the query for rows that `_row` takes."""
+        with reading(self._engine, benchmarks) as connection:
+            columns: list[ColumnElement[Any]] = [benchmarks.c[name] for name in _FACTS]
+            columns.append(benchmarks.c.bundle.is_not(None).label("measured"))
+            lost = and_(benchmarks.c.state == "running", self._silent()) if self.shared else false()
+            columns.append(lost.label("lost"))
+            current = connection is not None and has_current_schema(connection)
+            columns += [benchmarks.c[name] if current else null().label(name) for name in _FACTS_OF_JOBS]
+            yield connection, select(*columns)
+
+    def _alive(self, now: float) -> int | ColumnElement[int]:
+        """Return the value of `alive_ms` now."""
+        return literal_column(_SERVER_MS, BigInteger) if self.shared else _ms(now)
+
+    def _silent(self) -> ColumnElement[bool]:
+        """Return the condition that nothing was heard of a process for too long, in a shared database."""
+        heard = func.greatest(benchmarks.c.alive_ms, literal_column(_SERVER_STARTED_MS, BigInteger))
+        return literal_column(_SERVER_MS, BigInteger) - heard > _ms(SILENT_AFTER_S)
+
+
+def cancelled_detail(reason: str, bundle: bytes | None) -> str:
+    """Return the detail of a cancelled benchmark, from the reason of the cancellation."""
+    return reason if bundle is not None else f"{reason}, before the first results"
 
 
 def _row(row: RowMapping) -> BenchmarkRow:
@@ -177,7 +304,18 @@ def _row(row: RowMapping) -> BenchmarkRow:
         request=row["request"],
         detail=row["detail"],
         measured=bool(row["measured"]),
+        machine=None if row["machine"] is None else Host.model_validate_json(row["machine"]),
+        progress=row["progress"],
+        cancelling=state == "running" and row["cancel_ms"] is not None,
+        lost=bool(row["lost"]),
     )
+
+
+def _columns_of(machine: Host | None) -> dict[str, str | None]:
+    return {
+        "machine_id": None if machine is None else machine.id,
+        "machine": None if machine is None else machine.model_dump_json(),
+    }
 
 
 def _ms(seconds: float) -> int:

@@ -29,7 +29,7 @@ from service.errors import StorageUnavailable
 from service.storage.errors import storage_errors
 from service.text.urls import database_url, redacted
 
-SCHEMA = "0008"
+SCHEMA = "0009"
 """Revision of the newest migration; scripts are loaded only if the database has another revision."""
 
 FILE_NAME = "weighin.db"

@@ -9,20 +9,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 from models.zoo.statistics import PercentileBound
+from service.bench.fingerprint import Host
 from service.bench.jobs import Benchmark
 from service.bench.judge.regression import Regression
 from service.bench.judge.summary import EntrySummary
+from service.text.display import counted
 from service.web.site import explained
 from service.web.table import three_digits
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A row of the list of runs. `request`: profile, scenario and models; `detail`: why the run ended."""
+    """A row of the list of runs. `request`: profile, scenario and models; `detail`: why the run ended.
+
+    `machine`: what it measured; empty for runs of earlier releases.
+    """
 
     id: str
     when: str
     state: str
+    machine: str
     request: str
     detail: str
     measured: bool
@@ -45,9 +51,10 @@ class ResultRow:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The results of one run, and its quality warnings."""
+    """The results of one run, the machine that it measured, and its quality warnings."""
 
     id: str
+    machine: str
     rows: Sequence[ResultRow]
     warnings: Sequence[str]
 
@@ -99,6 +106,7 @@ def run_rows(benchmarks: Iterable[Benchmark]) -> list[Run]:
             id=benchmark.row.id,
             when=datetime.fromtimestamp(benchmark.row.created_at, UTC).strftime("%Y-%m-%d %H:%M"),
             state=benchmark.row.state,
+            machine=_machine_text(benchmark.row.machine),
             request=_request_text(json.loads(benchmark.row.request)),
             detail=benchmark.row.detail or "",
             measured=benchmark.row.measured,
@@ -149,6 +157,15 @@ def _request_text(request: dict[str, Any]) -> str:
     models = request.get("models")
     named = "all comparable models" if models is None else ", ".join(models)
     return f"{request.get('profile')}, {request.get('scenario')}: {named}"
+
+
+def _machine_text(host: Host | None) -> str:
+    return "" if host is None else f"{machine_text(host.cpu, host.cores)} ({host.host})"
+
+
+def machine_text(cpu: str, cores: int) -> str:
+    """Return a machine in words."""
+    return f"{cpu}, {counted(cores, 'core', 'cores')}"
 
 
 def _bound(bound: PercentileBound | None) -> str:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, update
 
 import service.state  # noqa: F401  defines the tables of all features
 from service.bench.archive import BenchmarkArchive
+from service.bench.fingerprint import Host, this_host
 from service.bench.store import BenchmarkStore, benchmarks
-from service.errors import StorageUnavailable
+from service.errors import Busy, StorageUnavailable
 from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
 from tests.service.bench import bundles
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 SAMPLES = {"good": [[[5, 6, 7]]]}
+HERE = Host(cpu="Test CPU", cores=2, host="here", id="a" * 16)
+THERE = HERE.model_copy(update={"host": "there", "id": "b" * 16})
 
 
 @pytest.fixture
@@ -65,16 +70,140 @@ def test_order_of_benchmarks(store: BenchmarkStore) -> None:
     assert store.bundle("none") is None
 
 
-def test_interrupted_benchmark(store: BenchmarkStore) -> None:
+def be_silent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all processes have been silent for ten seconds, which is too long."""
+    monkeypatch.setattr("service.bench.store.SILENT_AFTER_S", 0.05)  # the server has run for longer
+    with engine.begin() as connection:
+        connection.execute(update(benchmarks).values(alive_ms=benchmarks.c.alive_ms - 10_000))
+
+
+def test_interrupted_benchmark(
+    store: BenchmarkStore, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.begin("lost", "{}", 1)
+    store.heard("lost", 2, '{"done": 0.5}')
     store.begin("over", "{}", 2)
     store.finish("over", "failed", 3, detail="it broke")
-    store.interrupt_lost(50, detail="the service ended")
+    if store.shared:
+        store.interrupt_lost(40)
+        row = store.row("lost")
+        assert row is not None
+        assert (row.state, row.lost) == ("running", False), "its process was heard a moment ago"
+        be_silent(engine, monkeypatch)
+        row = store.row("lost")
+        assert row is not None
+        assert row.lost
+    store.interrupt_lost(50)
     lost, over = store.row("lost"), store.row("over")
     assert lost is not None
     assert over is not None
-    assert (lost.state, lost.detail, lost.finished_at) == ("interrupted", "the service ended", 50)
+    assert (lost.state, lost.detail) == ("interrupted", "the service ended while it ran")
+    assert (lost.finished_at, lost.progress, lost.lost) == (50, None, False)
     assert (over.state, over.detail) == ("failed", "it broke")
+    assert not store.request_cancel("lost", 60)
+    store.finish("lost", "done", 70, bundle=b"{}")  # its process was only cut off
+    back = store.row("lost")
+    assert back is not None
+    assert (back.state, back.measured) == ("done", True)
+
+
+def test_progress_and_cancellation_by_another_process(store: BenchmarkStore) -> None:
+    store.begin("a", "{}", 1, HERE)
+    assert not store.heard("a", 2, '{"done": 0.25}')
+    row = store.row("a")
+    assert row is not None
+    assert (row.progress, row.machine, row.cancelling) == ('{"done": 0.25}', HERE, False)
+    assert store.request_cancel("a", 3)
+    assert store.request_cancel("a", 4), "idempotent"
+    row = store.row("a")
+    assert row is not None
+    assert (row.state, row.cancelling) == ("running", True)
+    assert store.heard("a", 5, '{"done": 0.5}')
+    store.finish("a", "cancelled", 6, detail="it was cancelled", bundle=b"{}")
+    [row] = store.rows(9)
+    assert (row.state, row.cancelling, row.progress, row.machine) == ("cancelled", False, None, HERE)
+    assert not store.request_cancel("a", 7)
+    assert not store.request_cancel("none", 7)
+    assert not store.heard("a", 8)
+
+
+def test_cancellation_that_another_process_sees(store: BenchmarkStore) -> None:
+    store.begin("a", "{}", 1)
+    assert store.heard("a", 2, cancelling=True)
+    row = store.row("a")
+    assert row is not None
+    assert row.cancelling
+
+
+@pytest.mark.parametrize(
+    ("state", "bundle", "detail"),
+    [
+        ("done", b"{}", "it was cancelled"),
+        ("failed", None, "it was cancelled, before the first results"),
+    ],
+)
+def test_acknowledged_cancellation_at_the_last_moment(
+    store: BenchmarkStore, state: Literal["done", "failed"], bundle: bytes | None, detail: str
+) -> None:
+    store.begin("a", "{}", 1)
+    assert store.request_cancel("a", 2)
+    store.finish("a", state, 3, detail="it broke", bundle=bundle)
+    row = store.row("a")
+    assert row is not None
+    assert (row.state, row.detail, row.measured) == ("cancelled", detail, bundle is not None)
+
+
+def test_one_benchmark_per_machine(
+    store: BenchmarkStore, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.begin("first", "{}", 1, HERE)
+    store.begin("elsewhere", "{}", 2, THERE)
+    if store.shared:
+        with pytest.raises(Busy, match=r"'first' is running on this machine.*limit: 1 per machine"):
+            store.begin("second", "{}", 3, HERE)
+        assert store.row("second") is None
+        be_silent(engine, monkeypatch)
+    # With SQLite, the process that begins one is the only one, so any other on this machine is lost.
+    store.begin("second", "{}", 4, HERE)
+    assert {row.id: row.state for row in store.rows(9)} == {
+        "first": "interrupted",
+        "elsewhere": "running",
+        "second": "running",
+    }
+    store.finish("second", "done", 5)
+    store.begin("third", "{}", 6, HERE)
+
+
+@pytest.mark.databases("postgresql")
+def test_simultaneous_starts_on_a_machine(store: BenchmarkStore) -> None:
+
+    def start(number: int) -> bool:
+        try:
+            store.begin(f"b{number}", "{}", 1, HERE)
+        except Busy:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(start, range(8))) == 1
+    assert len(store.rows(9)) == 1
+
+
+def test_reads_before_the_migration(
+    store: BenchmarkStore, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("service.storage.database.SCHEMA", "0007")
+        prepare(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO benchmarks (id, state, created_ms, alive_ms, request) "
+            "VALUES ('old', 'done', 1, 1, '{}')"
+        )
+    [row] = store.rows(9)
+    assert (row.id, row.machine, row.progress, row.cancelling) == ("old", None, None, False)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0007"
 
 
 def test_a_bundle_is_kept_and_read_once(store: BenchmarkStore, engine: Engine) -> None:
@@ -87,6 +216,7 @@ def test_a_bundle_is_kept_and_read_once(store: BenchmarkStore, engine: Engine) -
     row = store.row(identifier)
     assert row is not None
     assert '"models": ["good"]' in row.request
+    assert row.machine == this_host().model_copy(update={"cpu": "Test CPU", "cores": 2})
     with engine.begin() as connection:
         connection.execute(benchmarks.update().values(bundle=b"\0"))
     assert archive.newest_bundles()[0][0] is kept[0]

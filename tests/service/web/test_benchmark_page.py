@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,14 +105,17 @@ def test_only_measured_runs_can_be_selected(page: httpx.Client, kept: Kept) -> N
     listed = table(text, "Runs")
     assert len(listed) == 5
     assert [row[3] for row in listed].count("done") == 4
-    assert listed[-1][2:5] == ["1970-01-01 00:00", f"failed{EVIL}", f"quick, offline: {EVIL}"]
-    assert listed[0][4] == "standard, single-stream: a, b"
+    assert listed[-1][2:6] == ["1970-01-01 00:00", f"failed{EVIL}", "", f"quick, offline: {EVIL}"]
+    assert listed[0][4:6] == [f"Test CPU, 2 cores ({platform.node()})", "standard, single-stream: a, b"]
+    assert "Other CPU, 2 cores" in text
     assert text.count('name="first"') == text.count('name="second"') == 4
     assert f'href="/benchmarks/{kept.then}/bundle"' in text
 
 
 def test_selected_run_shows_results_and_warnings(page: httpx.Client, kept: Kept) -> None:
-    rows = table(get(page, first=kept.then), "Results of one run")
+    text = get(page, first=kept.then)
+    assert "<p>Measured on Test CPU, 2 cores</p>" in text
+    rows = table(text, "Results of one run")
     assert [row[:2] for row in rows] == [["a", "1600"], ["b", "1600"]]
     assert 1.9 < float(rows[1][2]) < 2.1
     bound, estimate = (float(each) for each in re.findall(r"[\d.]+", rows[1][4]))

@@ -2,7 +2,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0008');
+INSERT INTO "alembic_version" VALUES('0009');
 CREATE TABLE benchmarks (
 	id VARCHAR(32) NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -11,7 +11,7 @@ CREATE TABLE benchmarks (
 	finished_ms BIGINT, 
 	request TEXT NOT NULL, 
 	detail TEXT, 
-	bundle BLOB, 
+	bundle BLOB, machine_id VARCHAR(32), machine TEXT, progress TEXT, cancel_ms BIGINT, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE evaluations (
@@ -155,3 +155,4 @@ CREATE INDEX gallery_fields_by_number ON gallery_fields (name, number, "key");
 CREATE INDEX evaluations_by_time ON evaluations (finished_ms);
 CREATE UNIQUE INDEX shared_models_by_sequence ON shared_models (sequence);
 CREATE INDEX shared_model_files_by_sha256 ON shared_model_files (sha256);
+CREATE UNIQUE INDEX benchmarks_running ON benchmarks (machine_id) WHERE state = 'running';
