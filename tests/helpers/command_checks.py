@@ -33,10 +33,18 @@ from service.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMPOSE = (ROOT / "compose.yaml").read_text()
-OTHER_PROGRAMS = ("base64", "jq", "file", "cut", "grep", "sort", "uniq", "cmp", "cp", "mkdir", "tail", "tee")
+OTHER_PROGRAMS = ("jq", "file", "cut", "grep", "sort", "uniq", "cmp", "cp", "mkdir", "tail", "tee")
 """Programs of the system: recorded like the others, so that they do nothing, and not checked."""
 FOREIGN_MODULES = {"tf2onnx.convert"}
 """Modules of other projects that a reader runs to export a model."""
+RAY_COMMANDS = {
+    ("ray", "start"): r"--head|--address \S+:\d+",
+    ("ray", "stop"): "",
+    ("serve", "deploy"): r"\S+\.yaml",
+    ("serve", "status"): "",
+    ("serve", "shutdown"): "",
+}
+"""Arguments of Ray's commands that documents use."""
 VALUES = {
     "--profile": set(PROFILES),
     "--scenario": set(get_args(Scenario)),
@@ -75,6 +83,12 @@ def check(call: Call, paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
             _check_make(call)
         case "docker":
             _check_docker(call)
+        case "ray" | "serve":  # of Ray, which is installed for `make test-ray` only
+            _check_settings(call.variables, monkeypatch)
+            known = RAY_COMMANDS.get((call.program, call.arguments[0]), r"[^\s\S]")
+            _require(re.fullmatch(known, " ".join(call.arguments[1:])) is not None, call, "unknown arguments")
+            files = [argument for argument in call.arguments if argument.endswith(".yaml")]
+            _require(all((ROOT / file).is_file() for file in files), call, "no such file")
         case _ if call.variables:
             raise WrongCommand(f"{call}: no check for variables of this program")
         case "nohup":

@@ -21,8 +21,7 @@ from tests.helpers.command_checks import OTHER_PROGRAMS, ROOT, Call, WrongComman
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RECORDED = ("weighin", "make", "python", "pip", "docker", "curl", "kubectl", "nohup", "pre-commit")
-FENCES = {"console", "sh", "json", "nginx", "text", "yaml", "python"}
-"""The Python of docs/v2.md is run by tests/service/api/v2/test_triton_client.py."""
+FENCES = {"console", "sh", "json", "nginx", "text", "yaml"}
 
 
 def blocks_of(page: Path) -> Iterator[tuple[str, str]]:
@@ -69,9 +68,9 @@ def recorder(tmp_path: Path) -> Path:
         f"{shutil.which('env')} -0 >'{tmp_path}/calls/'$$.env\necho output\n"
     )
     program.chmod(0o755)
-    for name in (*RECORDED[1:], *OTHER_PROGRAMS):
+    for name in (*RECORDED[1:], "ray", "serve", *OTHER_PROGRAMS):
         (tmp_path / "bin" / name).symlink_to(program)
-    for environment in (".venv", ".venv-models"):
+    for environment in (".venv", ".venv-models", ".venv-ray"):
         (tmp_path / environment).mkdir()
         (tmp_path / environment / "bin").symlink_to(tmp_path / "bin")
     (tmp_path / "calls").mkdir()
