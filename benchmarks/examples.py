@@ -1,4 +1,4 @@
-"""Run the commands of the examples in README.md and docs/api.md, and insert their output below them.
+"""Run the commands of README.md, docs/api.md and docs/v2.md, and insert their output below them.
 
     .venv/bin/python -m benchmarks.examples
 
@@ -30,6 +30,9 @@ SERVICE = "http://127.0.0.1:8000"
 CLASSIFIED_FIRST = 700
 """Number of classifications before the examples; enough for a p99."""
 
+
+PAGES = [ROOT / name for name in ("docs/api.md", "docs/v2.md", "README.md")]
+"""docs/api.md first: the README uses files that its blocks make."""
 
 KEY = "WEIGHIN_API_KEY"
 """Blocks that name this variable run against a service with a key, the others against one without."""
@@ -73,8 +76,7 @@ def rewrite(folder: Path, environment: dict[str, str], *, keyed: bool) -> None:
     def run_block(block: re.Match[str]) -> str:
         return run_all(block.group(), folder, own) if (KEY in block.group()) == keyed else block.group()
 
-    # api.md first: the README uses files that its blocks make
-    for page in (ROOT / "docs/api.md", ROOT / "README.md"):
+    for page in PAGES:
         text = re.sub(
             r"(?<=```console\n)\$ .*?(?=^```$)", run_block, page.read_text(), flags=re.DOTALL | re.MULTILINE
         )

@@ -24,11 +24,11 @@ if not __package__:  # run as a script: this folder's http.py would hide Python'
 from benchmarks import MODEL
 from benchmarks.photos import Photos
 from benchmarks.report import Figure, figure, guarded, has_vnni, machine, table
-from benchmarks.served import REQUESTS, SIX, memory, overload, run_json, startup, throughput
+from benchmarks.served import REQUESTS, SIX, memory, overload, protocol, run_json, startup, throughput
 from models.cost.latency import Effort, measure, measurement
 from models.zoo.files import NETWORKS
 
-PARTS = ("throughput", "preparation", "precision", "recording", "startup", "memory", "overload")
+PARTS = ("throughput", "protocol", "preparation", "precision", "recording", "startup", "memory", "overload")
 PRECISION = Effort(rounds=12, runs=24)
 STARTS_NO_PART_AFTER_S = 6.5 * 60
 
@@ -92,6 +92,7 @@ def main() -> int:
         photos = Photos(Path(folder))
         measures: tuple[Callable[[], list[Figure]], ...] = (
             lambda: throughput(photos, arguments.rounds),
+            lambda: protocol(photos, arguments.rounds),
             lambda: preparation(photos),
             precision,
             recording,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from statistics import median, quantiles
 from typing import Any
@@ -24,6 +27,8 @@ ONE_COMMAND_S = 90
 REQUESTS = 10_000
 MOST_AT_ONCE = 4_000
 """Requests that are completed within the maximum duration of a load, 60 s, also on a slow machine."""
+IN_TURN = 150
+"""Requests of each kind in a round that compares two kinds."""
 SECONDS = 3.0
 """Duration of each measurement in a round."""
 
@@ -113,6 +118,50 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
         figure("8 clients, raw body", "images/s", values("raw 8", "per_s")),
         figure("8 clients, raw body / floor", "×", ratio("raw 8", "floor", "per_s"), 0.82, at_least=True),
         figure("8 clients, multipart", "images/s", values("form 8", "per_s")),
+    ]
+
+
+def protocol(photos: Photos, rounds: int) -> list[Figure]:
+    """Measure one client that sends the encoded image to /v2, in binary, and to /classify, in turn.
+
+    Both return the five most probable classes.
+    """
+    image = photos.small.read_bytes()
+    entry = {"name": "image", "shape": [1], "datatype": "BYTES"}
+    entry["parameters"] = {"binary_data_size": len(image) + 4}
+    wanted = {"name": "probabilities", "parameters": {"binary_data": True, "classification": 5}}
+    header = json.dumps({"inputs": [entry], "outputs": [wanted]}).encode()
+    requests: dict[str, tuple[str, bytes, dict[str, str]]] = {
+        "classify": (f"/classify?model={MODEL}", image, {"Content-Type": "image/jpeg"}),
+        "v2": (
+            f"/v2/models/{MODEL}/infer",
+            header + struct.pack("<I", len(image)) + image,
+            {"Inference-Header-Content-Length": str(len(header))},
+        ),
+    }
+    p50: dict[str, list[float]] = {name: [] for name in requests}
+    with weighin() as service:
+        service.wait_until("/readyz")
+        client = http.client.HTTPConnection("127.0.0.1", service.port)
+        for _ in range(rounds + 1):  # the first one warms up
+            seen: dict[str, list[float]] = {name: [] for name in requests}
+            for _ in range(IN_TURN):
+                for name, (path, body, headers) in random.sample(list(requests.items()), len(requests)):
+                    start = time.perf_counter()
+                    client.request("POST", path, body, headers)
+                    response = client.getresponse()
+                    content = response.read()
+                    seen[name].append((time.perf_counter() - start) * 1e3)
+                    if response.status != 200:
+                        raise RuntimeError(f"{path}: {response.status}: {content[:200]!r}")
+            for name, times in seen.items():
+                p50[name].append(median(times))
+        client.close()
+    pairs = zip(*(values[1:] for values in p50.values()), strict=True)
+    return [
+        figure("1 client, image to /classify, p50", "ms", p50["classify"][1:]),
+        figure("1 client, image to /v2, p50", "ms", p50["v2"][1:]),
+        figure("  / /classify", "×", [v2 / classify for classify, v2 in pairs], 1.1),
     ]
 
 

@@ -40,6 +40,9 @@ from service.api.middleware.cors import Cors
 from service.api.middleware.proxies import ReverseProxy
 from service.api.model_changer import ModelChanger
 from service.api.routers import ApiKey, add_routes
+from service.api.v2 import health as protocol_health
+from service.api.v2 import infer, metadata
+from service.api.v2.runs import BatchRunner
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
 from service.errors import InvalidParameter
@@ -75,7 +78,7 @@ log = structlog.get_logger(__name__)
 OWN_PATHS = frozenset(
     {"benchmarks", "classify", "compare", "dashboard", "demo", "detect", "docs", "evaluations", "explain",
      "gallery", "healthz", "latency", "metrics", "models", "openapi.json", "readyz", "recommend",
-     "retrieve-similar", "static", "static-offline-docs"}
+     "retrieve-similar", "static", "static-offline-docs", "v2"}
 )  # fmt: skip
 """First segments of the service's paths."""
 
@@ -254,6 +257,7 @@ def parts_for_routes(services: Services) -> Iterator[object]:
     yield Classifier(pool, recorder, max_pixels=max_pixels)
     yield Detector(pool, recorder, max_pixels=max_pixels)
     yield Comparer(registry, pool, recorder, max_pixels=max_pixels, budget_s=settings.compare_budget_s)
+    yield BatchRunner(pool, recorder, max_pixels=max_pixels, max_batch=settings.max_batch)
     yield Explainer(registry, pool, max_pixels=max_pixels)
     yield services.gallery
     yield Bulk(services.gallery.writer, pool.threads, bounds)
@@ -289,6 +293,9 @@ API_ROUTERS = (
     evaluations.router,
     recommend.router,
     health.router,
+    infer.router,
+    metadata.router,
+    protocol_health.router,
 )
 """Routers of the HTTP API, in the order in which a request is matched."""
 

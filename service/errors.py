@@ -225,6 +225,18 @@ class InvalidBundle(WeighinError):
     slug = "invalid-bundle"
 
 
+class InvalidInferenceRequest(WeighinError):
+    """The request does not follow the Open Inference Protocol, or its tensors are not the model's."""
+
+    slug = "invalid-inference-request"
+
+
+class UnsupportedEncoding(WeighinError):
+    """The body is compressed, or has another content coding."""
+
+    slug = "unsupported-encoding"
+
+
 class UnknownEvaluation(WeighinError):
     """No evaluation has that id."""
 

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     """Maximum size of the body of `POST /models` and `PUT /models/{name}` in bytes; more gets 413."""
     max_pixels: int = Field(64_000_000, ge=1)
     """Maximum number of pixels of an image, by its header; more gets 413 before decoding."""
+    max_batch: int = Field(64, ge=1)
+    """Maximum number of images, or tensors, in a request to `/v2`; more gets 400."""
     compare_budget_s: float = Field(2.0, gt=0)
     """Maximum duration of one comparison in seconds; a longer one gets 422 before it starts."""
     shutdown_grace_s: float = Field(8.0, ge=0)

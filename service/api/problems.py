@@ -1,4 +1,7 @@
-"""Convert errors, including FastAPI's own, to RFC 9457 problem documents."""
+"""Convert errors, including FastAPI's own, to RFC 9457 problem documents.
+
+Under /v2 they have the form of the Open Inference Protocol instead.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from service import errors
+from service.api.body.request import route_path
 
 MEDIA_TYPE = "application/problem+json"
 
 STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.MalformedRequest: (400, "Malformed request"),
+    errors.InvalidInferenceRequest: (400, "Invalid inference request"),
     errors.Unauthorized: (401, "Key needed"),
     errors.CrossSiteRequest: (403, "Request from another site"),
     errors.NoKeySet: (403, "No key set"),
@@ -38,6 +43,7 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.BodyTooLarge: (413, "Body too large"),
     errors.TooManyPixels: (413, "Too many pixels"),
     errors.UnknownImageType: (415, "Unknown image type"),
+    errors.UnsupportedEncoding: (415, "Unsupported encoding"),
     errors.EmptyBody: (422, "Empty body"),
     errors.UndecodableImage: (422, "Undecodable image"),
     errors.InvalidParameter: (422, "Invalid parameter"),
@@ -81,19 +87,42 @@ class Problem(BaseModel):
     models: list[str] | None = Field(default=None, description="With `unknown-model`: all served models")
 
 
-_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-"""Reference to the schema, because FastAPI would build a `model` for every error of a route."""
+class ProtocolError(BaseModel):
+    """An error in the form of the Open Inference Protocol."""
+
+    error: str = Field(
+        description="The problem, with the value that was given and the allowed ones",
+        examples=["input 'image': shape [1, 3, 32, 32] (allowed: [-1, 3, 224, 224])"],
+    )
+
+
+_SCHEMA, _PROTOCOL_SCHEMA = (
+    {"$ref": f"#/components/schemas/{model.__name__}"} for model in (Problem, ProtocolError)
+)
+"""References to the schemas, because FastAPI would build a `model` for every error of a route."""
 
 
 class ProblemResponse(Response):
     """A problem document; on sending, it stores its slug in the request's state as `problem`."""
 
-    def __init__(self, slug: str, content: bytes, status: int, headers: dict[str, str] | None) -> None:
+    def __init__(
+        self, slug: str, detail: str, content: bytes, status: int, headers: dict[str, str] | None
+    ) -> None:
         super().__init__(content, status, headers, MEDIA_TYPE)
         self._slug = slug
+        self._detail = detail
+
+    def take_form_for(self, scope: Mapping[str, Any]) -> None:
+        """If the request is one of the Open Inference Protocol, take the form of its errors."""
+        if not f"{route_path(scope)}/".startswith("/v2/"):
+            return
+        self.body = orjson.dumps({"error": self._detail})
+        self.headers["Content-Length"] = str(len(self.body))
+        self.headers["Content-Type"] = "application/json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["problem"] = self._slug
+        self.take_form_for(scope)
         await super().__call__(scope, receive, send)
 
 
@@ -104,15 +133,15 @@ def problem(
     title: str,
     detail: str,
     extensions: Mapping[str, object] = MappingProxyType({}),
-) -> Response:
+) -> ProblemResponse:
     """Return a problem document as a response; 503 carries Retry-After."""
     body = {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
     body |= extensions
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return ProblemResponse(slug, orjson.dumps(body), status, headers)
+    return ProblemResponse(slug, detail, orjson.dumps(body), status, headers)
 
 
-def problem_of(request_id: str, error: errors.WeighinError) -> Response:
+def problem_of(request_id: str, error: errors.WeighinError) -> ProblemResponse:
     """Return the problem document of an expected error."""
     status, title = STATUS[type(error)]
     response = problem(request_id, status, error.slug, title, error.detail, error.extensions)
@@ -124,26 +153,27 @@ def problem_of(request_id: str, error: errors.WeighinError) -> Response:
     return response
 
 
-def documented(*kinds: type[errors.WeighinError]) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI `responses` for the errors that an endpoint can raise."""
+def documented(*kinds: type[errors.WeighinError], protocol: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI `responses` for the errors that an endpoint can raise.
+
+    `protocol`: it is one of the Open Inference Protocol.
+    """
+    media_type, schema = ("application/json", _PROTOCOL_SCHEMA) if protocol else (MEDIA_TYPE, _SCHEMA)
     responses: dict[int | str, dict[str, Any]] = {}
     if errors.StorageUnavailable in kinds and errors.DatabaseUnreachable not in kinds:
         kinds = (*kinds, errors.DatabaseUnreachable)
     for kind in kinds:
         status, title = STATUS[kind]
         entry = responses.setdefault(
-            status, {"description": "", "content": {MEDIA_TYPE: {"schema": _SCHEMA, "examples": {}}}}
+            status, {"description": "", "content": {media_type: {"schema": schema, "examples": {}}}}
         )
         entry["description"] = "; ".join(filter(None, [entry["description"], f"{title} (`{kind.slug}`)"]))
-        entry["content"][MEDIA_TYPE]["examples"][kind.slug] = {
-            "summary": (kind.__doc__ or title).strip(),
-            "value": {
-                "type": kind.slug,
-                "title": title,
-                "status": status,
-                "detail": (kind.__doc__ or title).strip(),
-                "request_id": "7f9c2ba4e88f827d",
-            },
+        words = (kind.__doc__ or title).strip()
+        example = {"type": kind.slug, "title": title, "status": status, "detail": words}
+        example |= {"request_id": "7f9c2ba4e88f827d"}
+        entry["content"][media_type]["examples"][kind.slug] = {
+            "summary": words,
+            "value": {"error": words} if protocol else example,
         }
     return responses
 
@@ -204,9 +234,10 @@ def _allowed_methods(request: Request, path: str) -> list[str]:
 
 
 def _describe_problem(document: dict[str, Any]) -> None:
-    """Add the schema that `documented` refers to."""
+    """Add the schemas that `documented` refers to."""
     schemas = document["components"]["schemas"]
-    schemas[Problem.__name__] = Problem.model_json_schema(mode="serialization")
+    for model in (Problem, ProtocolError):
+        schemas[model.__name__] = model.model_json_schema(mode="serialization")
     document["components"]["schemas"] = dict(sorted(schemas.items()))
 
 

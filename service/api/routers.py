@@ -25,14 +25,21 @@ from service.errors import (
 _bearer = Depends(HTTPBearer(auto_error=False, description="WEIGHIN_API_KEY, if it is set"))
 
 
-def new_router(*tags: str, prefix: str = "", route_class: type[APIRoute] = APIRoute) -> APIRouter:
-    """Return a router whose routes refuse unknown query parameters and document the common errors."""
+def new_router(
+    *tags: str, prefix: str = "", route_class: type[APIRoute] = APIRoute, protocol: bool = False
+) -> APIRouter:
+    """Return a router whose routes refuse unknown query parameters and document the common errors.
+
+    `protocol`: its routes are of the Open Inference Protocol.
+    """
     return APIRouter(
         prefix=prefix,
         tags=list(tags),
         route_class=route_class,
         dependencies=[Depends(refuse_unknown_parameters)],
-        responses=documented(MalformedRequest, RequestTimeout, InvalidParameter, HeadersTooLarge),
+        responses=documented(
+            MalformedRequest, RequestTimeout, InvalidParameter, HeadersTooLarge, protocol=protocol
+        ),
     )
 
 

@@ -33,7 +33,7 @@ from service.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMPOSE = (ROOT / "compose.yaml").read_text()
-OTHER_PROGRAMS = ("jq", "file", "cut", "grep", "sort", "uniq", "cmp", "cp", "mkdir", "tail", "tee")
+OTHER_PROGRAMS = ("base64", "jq", "file", "cut", "grep", "sort", "uniq", "cmp", "cp", "mkdir", "tail", "tee")
 """Programs of the system: recorded like the others, so that they do nothing, and not checked."""
 FOREIGN_MODULES = {"tf2onnx.convert"}
 """Modules of other projects that a reader runs to export a model."""

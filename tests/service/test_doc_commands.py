@@ -21,7 +21,8 @@ from tests.helpers.command_checks import OTHER_PROGRAMS, ROOT, Call, WrongComman
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RECORDED = ("weighin", "make", "python", "pip", "docker", "curl", "kubectl", "nohup", "pre-commit")
-FENCES = {"console", "sh", "json", "nginx", "text", "yaml"}
+FENCES = {"console", "sh", "json", "nginx", "text", "yaml", "python"}
+"""The Python of docs/v2.md is run by tests/service/api/v2/test_triton_client.py."""
 
 
 def blocks_of(page: Path) -> Iterator[tuple[str, str]]:

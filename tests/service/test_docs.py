@@ -17,7 +17,8 @@ from tests.helpers.command_checks import template_of
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
-API = (ROOT / "docs/api.md").read_text()
+API = "".join((ROOT / "docs" / name).read_text() for name in ("api.md", "v2.md"))
+"""The pages that describe routes."""
 INDEX = (ROOT / "docs/README.md").read_text()
 EVERYWHERE = "\n".join(page.read_text() for page in PAGES)
 CURLS = sorted(set(re.findall(r"^\$ (curl .+)$", README + API, re.MULTILINE)))
@@ -35,8 +36,8 @@ def test_every_route_is_documented(paths: dict[str, Any]) -> None:
     assert len(paths) >= 9
     for path, operations in paths.items():
         for method in operations:
-            assert f"### `{method.upper()} {path}`" in API, f"docs/api.md has no `{method.upper()} {path}`"
-            assert (method, path) in called, f"docs/api.md has no curl for {method.upper()} {path}"
+            assert f"### `{method.upper()} {path}`" in API, f"docs: no `{method.upper()} {path}`"
+            assert (method, path) in called, f"docs: no curl for {method.upper()} {path}"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ route finds the parts of the service that it needs by `app_part`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,6 +58,12 @@ def app_part(request: Request, kind: type[Kind]) -> Kind:
 def root_of(request: Request) -> str:
     """Return the URL prefix that a proxy adds; empty without one."""
     return str(request.scope.get("root_path", ""))
+
+
+def route_path(scope: Mapping[str, Any]) -> str:
+    """Return the request's path without the prefix that a proxy adds."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:

@@ -338,6 +338,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _write_problem(self, error: WeighinError) -> None:
         request_id = new_request_id()
         response = problem_of(request_id, error)
+        if self._receiving:
+            response.take_form_for(self.cycle.scope)
         response.headers["Connection"] = "close"
         content = [STATUS_LINE[response.status_code]]
         for name, value in (

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.zoo.card import Task
-from service.api.body.request import in_time, is_form, read_body
-from service.api.middleware.context import query_model, route_path
+from service.api.body.request import in_time, is_form, read_body, route_path
+from service.api.middleware.context import named_model
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError
 from service.inference.pool import CorePool, Deadline
@@ -24,8 +24,10 @@ MAX_JSON_BYTES = 100_000
 
 _IMAGE_ROUTES = re.compile(
     r"POST /(classify|compare|detect|explain|retrieve-similar)|PUT /gallery/images/[^/]+"
+    r"|POST /v2/models/[^/]+(/versions/[^/]+)?/infer"
 )
-"""Routes with one image. POST /gallery/images is not among them: its images wait while the queue is full."""
+"""Routes with one image, or with a batch of images or tensors. POST /gallery/images is not among them: its
+images wait while the queue is full."""
 
 _DEFAULT_TASKS: dict[str, Task] = {
     "/classify": "image-classification",
@@ -39,8 +41,9 @@ _JSON_ROUTES = frozenset({"/benchmarks"})
 class LoadShedding:
     """Pure ASGI middleware: while the queue of `pool` is full, answer image requests with 503.
 
-    A refusal is counted under the model in the query. If the query names none, it is counted under the
-    route's default model, or under no model if the body is a form: a form may name a model, but is not read.
+    A refusal is counted under the model in the query, or in a path of /v2. If neither names one, it is
+    counted under the route's default model, or under no model if the body is a form: a form may name a model,
+    but is not read.
     Requests for models that are not served pass, so that the route reports the unknown model.
     """
 
@@ -63,7 +66,7 @@ class LoadShedding:
         try:
             self._pool.ensure_capacity()
         except QueueFull as full:
-            name = query_model(scope)
+            name = named_model(scope)
             if name is None and (path not in _DEFAULT_TASKS or is_form(Request(scope))):
                 return full
             try:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.zoo.card import Task
 from service import errors, logs
 from service.api.body.image import IMAGE_ERRORS
-from service.api.body.request import app_part
+from service.api.body.request import app_part, route_path
 from service.api.problems import INTERNAL_ERROR, STATUS, problem, problem_of
 from service.inference.loading import ServedModel
 from service.inference.registry import Registry
@@ -33,12 +33,17 @@ _READ_HEADERS = frozenset({b"x-request-id", b"origin", b"sec-fetch-site", b"host
 _ALL_METHODS = {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
-MODEL_PATHS = frozenset({"classify", "compare", "detect", "explain", "retrieve-similar", "gallery"})
+MODEL_PATHS = frozenset({"classify", "compare", "detect", "explain", "retrieve-similar", "gallery", "v2"})
 """First path segments of routes that run networks; their errors are also recorded with the latencies."""
 
+_PROTOCOL_MODEL = re.compile(r"/v2/models/([^/]+)(/.*)?")
 _NO_ROUTE = "not-found"
-_WITHOUT_MODEL = frozenset({kind.slug for kind in STATUS} | {INTERNAL_ERROR, "method-not-allowed"})
+_UNEXPECTED = {INTERNAL_ERROR, "method-not-allowed"}
+_WITHOUT_MODEL = frozenset({kind.slug for kind in STATUS} | _UNEXPECTED)
 _OTHER_MODEL_ERRORS = (
+    errors.InvalidInferenceRequest,
+    errors.UnsupportedEncoding,
+    errors.UnknownModel,  # a version of it
     errors.NoExactMap,
     errors.OtherModel,
     errors.OtherTask,
@@ -47,7 +52,7 @@ _OTHER_MODEL_ERRORS = (
     errors.DatabaseUnreachable,
     errors.StorageUnavailable,
 )
-_WITH_MODEL = frozenset({kind.slug for kind in (*IMAGE_ERRORS, *_OTHER_MODEL_ERRORS)} | {INTERNAL_ERROR})
+_WITH_MODEL = frozenset({kind.slug for kind in (*IMAGE_ERRORS, *_OTHER_MODEL_ERRORS)} | _UNEXPECTED)
 
 
 def new_request_id() -> str:
@@ -67,12 +72,6 @@ def own_request_id(client_id: str) -> str:
 def identifying_headers(request_id: str) -> list[tuple[bytes, bytes]]:
     """Return the header fields of every response."""
     return [(b"x-request-id", request_id.encode("latin-1")), _NO_SNIFFING]
-
-
-def route_path(scope: Scope) -> str:
-    """Return the request's path without the prefix that a proxy adds."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 class RequestContext:
@@ -217,8 +216,11 @@ def find_model(request: Request, name: str | None, task: Task = "image-classific
     return registry.get(name, task)
 
 
-def query_model(scope: Scope) -> str | None:
-    """Return the model named in the query, known or not; None if there is none."""
+def named_model(scope: Scope) -> str | None:
+    """Return the model that a path of /v2, or the query, names, known or not; None if there is none."""
+    in_path = _PROTOCOL_MODEL.fullmatch(route_path(scope))
+    if in_path is not None:
+        return in_path[1]
     names = parse_qs(scope["query_string"].decode("latin-1")).get("model")
     return names[-1] if names else None
 
@@ -227,7 +229,7 @@ class ErrorCounting:
     """Outermost pure ASGI middleware: counts every problem document that is sent, once.
 
     If the connection refuses a request while its body arrives, that refusal is counted. The model is the one
-    that the route noted (`note_model`), else a known model named in the query or the form, else none. Paths
+    that the route noted (`note_model`), else a known model named in the path, query or form, else none. Paths
     without a route are not counted.
     """
 
@@ -260,8 +262,8 @@ class ErrorCounting:
         self._recorder.record_error(model, "compare" if route == "compare" else "live", slug)
 
     def _named(self, scope: Scope) -> str | None:
-        """Return the model named in the query or the form if it is known, else None."""
-        name = query_model(scope)
+        """Return the model named in the path, query or form if it is known, else None."""
+        name = named_model(scope)
         form = scope["state"].get("form")
         if name is None and form is not None:
             name = form.fields.get("model")

@@ -15,12 +15,16 @@ from service.errors import CrossSiteRequest
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
-REQUEST_HEADERS = ("Accept", "Authorization", "Content-Type", "If-None-Match", "X-Request-ID")
+REQUEST_HEADERS = (
+    *("Accept", "Authorization", "Content-Type", "If-None-Match", "Inference-Header-Content-Length"),
+    "X-Request-ID",
+)
 """Request headers that the API reads."""
 
 RESPONSE_HEADERS = (
     "Content-Disposition",
     "ETag",
+    "Inference-Header-Content-Length",
     "Location",
     "Retry-After",
     "Server-Timing",

@@ -18,6 +18,9 @@ def test_image_routes_are_refused_early(openapi: dict[str, Any]) -> None:
     }
     assert len(with_image) == 6
     assert all(_IMAGE_ROUTES.fullmatch(route) for route in with_image)
+    infer = [f"POST {path.format(name='x', version='y')}" for path in paths if path.endswith("/infer")]
+    assert len(infer) == 2
+    assert all(_IMAGE_ROUTES.fullmatch(route) for route in infer)
     assert not _IMAGE_ROUTES.fullmatch("POST /gallery/images")  # its images wait for room
 
 

@@ -49,6 +49,7 @@ def recorded(client: httpx.Client, regime: str) -> Counter[Series]:
 
 TEXT: dict[str, Any] = {"content": b"no picture"}
 FORM: dict[str, Any] = {"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+GZIP: dict[str, Any] = {"content": b"x", "headers": {"Content-Encoding": "gzip"}}
 OTHER_SITE: dict[str, Any] = {"content": b"x", "headers": {"Origin": "https://evil.example"}}
 
 
@@ -111,6 +112,16 @@ FAILURES: list[tuple[str, str, dict[str, Any], int, Series]] = [
     ("POST", "/evaluations", TEXT, 422, ("", "invalid-evaluation")),
     ("GET", "/latency?since=never&model=tiny", {}, 422, ("", "invalid-parameter")),
     ("GET", "/models/none", {}, 404, ("", "unknown-model")),
+    ("POST", "/v2/models/tiny-b/infer", TEXT, 400, ("tiny-b", "invalid-inference-request")),
+    ("POST", "/v2/models/tiny-b/infer?x=1", TEXT, 422, ("tiny-b", "invalid-parameter")),
+    ("POST", "/v2/models/tiny-b/infer", {"content": bytes(20_001)}, 413, ("tiny-b", "body-too-large")),
+    ("POST", "/v2/models/tiny-b/infer", GZIP, 415, ("tiny-b", "unsupported-encoding")),
+    ("POST", "/v2/models/tiny-b/infer", OTHER_SITE, 403, ("tiny-b", "cross-site-request")),
+    ("POST", "/v2/models/tiny-b/versions/1/infer", TEXT, 404, ("tiny-b", "unknown-model")),
+    ("POST", "/v2/models/none/infer", TEXT, 404, ("", "unknown-model")),
+    ("POST", "/v2/models/broken/infer", TEXT, 503, ("broken", "model-unavailable")),
+    ("GET", "/v2/models/tiny-b/infer", {}, 405, ("tiny-b", "method-not-allowed")),
+    ("GET", "/v2/models/none", {}, 404, ("", "unknown-model")),
 ]
 
 
@@ -151,7 +162,7 @@ def test_failed_request(
     assert recorded(client, regime) - recorded_before == ({series: 1} if runs_networks else {})
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/classify/x", "/static/none.css", "/gallery/none"])
+@pytest.mark.parametrize("path", ["/nowhere", "/classify/x", "/static/none.css", "/gallery/none", "/v2/x"])
 def test_path_without_a_route(client: httpx.Client, path: str) -> None:
     before = counted(client)
     assert client.get(path).status_code == 404

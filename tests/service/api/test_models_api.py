@@ -82,10 +82,25 @@ def test_documented_errors(openapi: dict[str, Any]) -> None:
             assert operation.get("summary"), (method, path)
             for status, response in operation["responses"].items():
                 if int(status) >= 400 and path != "/readyz":
-                    assert list(response["content"]) == ["application/problem+json"], (method, path, status)
+                    form = "json" if path.startswith("/v2") else "problem+json"
+                    assert list(response["content"]) == [f"application/{form}"], (method, path, status)
                     assert response["description"]
     classify = openapi["paths"]["/classify"]["post"]
     assert set(classify["responses"]) >= {"200", "400", "403", "404", "413", "415", "422", "503", "504"}
+    infer = openapi["paths"]["/v2/models/{name}/infer"]["post"]
+    assert set(infer["responses"]) == {
+        *("200", "400", "403", "404", "408", "413", "415", "422", "431", "503", "504")
+    }
+    for status, response in infer["responses"].items():
+        if status != "200":
+            error = response["content"]["application/json"]
+            assert error["schema"] == {"$ref": "#/components/schemas/ProtocolError"}
+            assert all(list(example["value"]) == ["error"] for example in error["examples"].values())
+    assert openapi["components"]["schemas"]["ProtocolError"]["properties"]["error"]
+    assert set(infer["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
+    asked = infer["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert set(asked) == {"id", "parameters", "inputs", "outputs"}
+    assert "data" in asked["inputs"]["items"]["properties"]
     assert "multipart/form-data" in classify["requestBody"]["content"]
     assert openapi["components"]["schemas"]["ClassifyTimings"]["properties"]["queue"]["examples"]
 

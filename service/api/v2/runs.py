@@ -1,0 +1,242 @@
+"""Run networks for /v2: a job on the pool for each image of a batch, recorded as on the other routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import InputSpec
+from service.api.v2 import tensors
+from service.api.v2.tensors import Wanted
+from service.api.v2.wire import Batch, Values
+from service.errors import InvalidInferenceRequest, ModelUnavailable, QueueFull, WeighinError
+from service.inference.classify import most_probable, probabilities
+from service.inference.detect import DetectPlan, Found, objects_in
+from service.inference.loading import ServedModel
+from service.inference.pipeline import load_image, run_model
+from service.inference.pool import CorePool, Deadline
+from service.latency.recorder import Recorder
+from service.latency.stages import Durations, Stage, Stopwatch
+
+_RETRY_INTERVAL_S = 0.05
+
+_OF_ALL_IMAGES: tuple[Stage, ...] = ("queue", "decode", "preprocess", "inference")
+"""Stages that take as long as on the other routes, whatever outputs are wanted."""
+_OF_TENSORS: tuple[Stage, ...] = ("queue", "inference")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compute of each image. `detection`: how to find objects; None if none are wanted."""
+
+    model: ServedModel
+    wanted: Sequence[Wanted]
+    detection: DetectPlan | None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The outputs of the network that are needed, by their names in the card."""
+        named = dict.fromkeys(one.output.role for one in self.wanted if one.output.role is not None)
+        main = self.model.card.main_outputs
+        computed = any(one.output.role is None for one in self.wanted)
+        return tuple(dict.fromkeys((*(main if computed else ()), *named)))
+
+    @property
+    def like_a_route(self) -> bool:
+        """Whether an image takes the stages of `/classify` or `/detect`."""
+        card = self.model.card
+        return set(self.roles) <= set(card.main_outputs) and (
+            card.detection is None or self.detection is not None
+        )
+
+
+class BatchRunner:
+    """Runs the images, or tensors, of a request; one job each, so that other requests get a core between.
+
+    At most as many jobs of a request as the pool has threads are queued or running. Batches in one run of a
+    network are no faster per image (see docs/measurement.md), and their durations would not be those of
+    images.
+    """
+
+    def __init__(self, pool: CorePool, recorder: Recorder, *, max_pixels: int, max_batch: int) -> None:
+        self.pool = pool
+        self.max_batch = max_batch
+        self._recorder = recorder
+        self._max_pixels = max_pixels
+
+    async def run(
+        self, plan: Plan, batch: Batch, deadline: Deadline
+    ) -> tuple[list[Values], Durations | None]:
+        """Return the wanted outputs of each image, and the durations if there is only one.
+
+        Raises the errors of `decode`, with the number of the image, and those of `CorePool.run`: QueueFull
+        for the first image only, the others wait for room.
+        """
+        if len(batch) == 1:
+            values, durations = await self._one(plan, batch, 0, deadline)
+            return [values], durations
+        results: list[Values] = [{}] * len(batch)
+        numbers = iter(range(len(batch)))
+
+        async def work() -> None:
+            for number in numbers:
+                results[number], _ = await self._one(plan, batch, number, deadline)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.pool.threads, len(batch))):
+                    group.create_task(work())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return results, None
+
+    async def _one(
+        self, plan: Plan, batch: Batch, number: int, deadline: Deadline
+    ) -> tuple[Values, Durations]:
+        while True:
+            stopwatch = Stopwatch()  # starts when it is this image's turn
+            if isinstance(batch, list):
+                job = partial(self._image, plan, batch, number, stopwatch)
+            else:
+                job = partial(self._tensor, plan, batch, number, stopwatch)
+            try:
+                return await self.pool.run(job, deadline)
+            except QueueFull:
+                if number == 0:
+                    raise
+                await asyncio.sleep(_RETRY_INTERVAL_S)  # as in gallery_bulk.py: single requests go first
+
+    def _image(
+        self, plan: Plan, batch: Sequence[bytes], number: int, stopwatch: Stopwatch
+    ) -> tuple[Values, Durations]:
+        stopwatch.lap("queue")
+        model = plan.model
+        try:
+            image = load_image(
+                batch[number], model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch
+            )
+        except WeighinError as error:
+            if len(batch) == 1:
+                raise
+            raise type(error)(f"image {number}: {error.detail}") from None
+        outputs = run_model(model, image, plan.roles, stopwatch)
+        found: tuple[Found, ...] = ()
+        if plan.detection is not None:
+            assert model.decoder is not None
+            found = objects_in(
+                outputs,
+                image,
+                model.card,
+                model.decoder,
+                model.labels,
+                stopwatch,
+                min_score=plan.detection.min_score,
+                max_detections=plan.detection.max_detections,
+                classes=plan.detection.classes,
+            )
+        values = _values(plan, outputs, found)
+        if plan.detection is None:
+            stopwatch.lap("postprocess")
+        return values, self._recorded(plan, stopwatch, None if plan.like_a_route else _OF_ALL_IMAGES)
+
+    def _tensor(
+        self, plan: Plan, batch: NDArray[Any], number: int, stopwatch: Stopwatch
+    ) -> tuple[Values, Durations]:
+        stopwatch.lap("queue")
+        tensor = _images(batch[number : number + 1], plan.model.card.input)
+        stopwatch.lap("preprocess")
+        session = plan.model.session_for(plan.roles)
+        failure = session.failure
+        try:
+            outputs = session.run(tensor, plan.roles)
+        except ModelUnavailable as error:
+            low, high = _range(plan.model.card.input)
+            if ((tensor >= low) & (tensor <= high)).all():
+                raise
+            session.failure = failure  # the client's numbers are to blame, not the model
+            raise InvalidInferenceRequest(
+                f"input '{plan.model.card.input.name}': numbers that no image gives "
+                f"({low:.4g} to {high:.4g}): {error.detail}"
+            ) from None
+        stopwatch.lap("inference")
+        values = _values(plan, {role: value[0] for role, value in outputs.items()}, ())
+        stopwatch.lap("postprocess")
+        return values, self._recorded(plan, stopwatch, _OF_TENSORS)
+
+    def _recorded(self, plan: Plan, stopwatch: Stopwatch, stages: Sequence[Stage] | None) -> Durations:
+        """Record the run: all stages with their total if `stages` is None, else only these."""
+        durations = stopwatch.stop()
+        model = plan.model
+        kept: Durations = durations
+        if stages is not None:
+            kept = {stage: durations[stage] for stage in stages}
+        label = model.session_for(plan.roles).label
+        self._recorder.record(model.name, "live", kept, model.version, label)
+        return durations
+
+
+def _images(tensor: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
+    """Return a copy of a tensor in the graph's layout as float32 (N, channels, height, width), aligned."""
+    moved = tensor.transpose(0, 3, 1, 2) if spec.layout == "nhwc" else tensor
+    return np.array(moved, np.float32, order="C")
+
+
+def _range(spec: InputSpec) -> tuple[float, float]:
+    """Return the least and the greatest number that preprocessing makes of pixels, with some room."""
+    ends = [
+        ((pixel - mean) / std) for mean, std in zip(spec.mean, spec.std, strict=True) for pixel in (0, 255)
+    ]
+    room = 0.01 * (max(ends) - min(ends))
+    return min(ends) - room, max(ends) + room
+
+
+def _values(plan: Plan, outputs: Mapping[str, NDArray[Any]], found: Sequence[Found]) -> Values:
+    """Return the wanted outputs of one image, given those of the network and the objects found."""
+    card = plan.model.card
+    values: Values = {}
+    shares: NDArray[np.float32] | None = None
+    for one in plan.wanted:
+        if one.output.role is None and card.detection is None and shares is None:
+            shares = _probabilities(plan.model, outputs["logits"])
+        if one.output.role is not None:
+            value = outputs[one.output.role]
+        elif card.detection is None:
+            value = cast(NDArray[Any], shares)
+        elif one.name == tensors.LABELS:
+            values[one.name] = [each.label for each in found]
+            continue
+        else:
+            value = _objects(one, found)
+        if one.top:
+            ids = most_probable(outputs["logits"], one.top).tolist()
+            values[one.name] = [f"{value[number]:f}:{number}:{plan.model.labels[number]}" for number in ids]
+        else:
+            values[one.name] = value
+    return values
+
+
+def _probabilities(model: ServedModel, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    every = np.arange(len(logits))
+    multi_label = model.card.outputs.get("multi_label", False)
+    return probabilities(logits, every, model.session.activation, multi_label=multi_label).astype(np.float32)
+
+
+def _objects(wanted: Wanted, found: Sequence[Found]) -> NDArray[Any]:
+    """Return a result of a detector for one image."""
+    match wanted.name:
+        case tensors.COUNTS:
+            return np.array(len(found), np.int64)
+        case tensors.CLASS_IDS:
+            return np.array([each.class_id for each in found], np.int64)
+        case tensors.SCORES:
+            return np.array([each.score for each in found], np.float32)
+        case tensors.BOXES:
+            return np.array([each.box for each in found], np.float32).reshape(-1, 4)
+    points = wanted.output.shape[2]
+    return np.array([each.landmarks for each in found], np.float32).reshape(-1, points, 2)

@@ -1,0 +1,154 @@
+"""Inputs and outputs of a model as tensors of the protocol: what they are, and which ones a request wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.zoo.card import Card, InputSpec
+from service.api.v2.schemas import Datatype, InferRequest, RequestOutput
+from service.errors import InvalidInferenceRequest
+from service.inference.runtimes.base import unbatched_outputs
+
+IMAGES: Datatype = "BYTES"
+"""Datatype of an input of encoded images."""
+
+_DATATYPES: Mapping[str, Datatype] = {"float32": "FP32", "float16": "FP16", "uint8": "UINT8"}
+_NAMED_ONLY = ("embedding", "features")
+"""Outputs of the network that must be asked for: only ONNX Runtime computes them, and they may be large."""
+
+PROBABILITIES = "probabilities"
+"""Result of a classifier, computed from its logits."""
+
+BOXES, SCORES, CLASS_IDS, LABELS, COUNTS, LANDMARKS = (
+    *("detected_boxes", "detected_scores", "detected_class_ids", "detected_labels"),
+    *("detected_counts", "detected_landmarks"),
+)
+"""Results of a detector: the objects in images. No graph's outputs are called so, other than `boxes`."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output that a request can ask for.
+
+    `role`: its name in the card if it is one of the network; None if it is computed from those. `shape`: with
+    the number of images first; -1: varies.
+    """
+
+    name: str
+    role: str | None
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An output that a request asks for. `top`: so many most probable classes instead; 0: the tensor."""
+
+    output: Output
+    binary: bool
+    top: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the output."""
+        return self.output.name
+
+
+def input_datatype(spec: InputSpec) -> Datatype:
+    """Return the datatype of the graph's input."""
+    return _DATATYPES[spec.dtype]
+
+
+def outputs_of(card: Card) -> dict[str, Output]:
+    """Return all outputs of a model by name: those of the network under the graph's names, then results.
+
+    A result whose name the graph itself uses is left out.
+    """
+    varying = unbatched_outputs(card)
+    found: dict[str, Output] = {}
+    for role, shape in card.output_shapes.items():
+        if role == "logits":
+            shape = (card.classes,)  # without a background class
+        elif role in varying:
+            shape = (-1, *shape)
+        elif card.detection is None and role != "features":
+            shape = (math.prod(shape),)
+        name = card.output_name(role)
+        datatype: Datatype = "INT64" if role == "selected" else "FP32"
+        found[name] = Output(name, role, datatype, (-1, *shape))
+    for result in _results(card):
+        found.setdefault(result.name, result)
+    return found
+
+
+def _results(card: Card) -> tuple[Output, ...]:
+    if card.detection is None:
+        return (Output(PROBABILITIES, None, "FP32", (-1, card.classes)),)
+    points = getattr(card.detection.decoder, "landmarks", 0)
+    return (
+        Output(BOXES, None, "FP32", (-1, -1, 4)),
+        Output(SCORES, None, "FP32", (-1, -1)),
+        Output(CLASS_IDS, None, "INT64", (-1, -1)),
+        Output(LABELS, None, "BYTES", (-1, -1)),
+        Output(COUNTS, None, "INT64", (-1,)),
+        *((Output(LANDMARKS, None, "FP32", (-1, -1, points, 2)),) if points else ()),
+    )
+
+
+def wanted_outputs(request: InferRequest, card: Card, *, images: bool) -> tuple[Wanted, ...]:
+    """Return the outputs that a request asks for, in its order.
+
+    By default these are all, except `embedding` and `features`, and except the objects of a detector if the
+    request has tensors in place of `images`. Raises InvalidInferenceRequest.
+    """
+    known = outputs_of(card)
+    binary = _flag(request.parameters, "binary_data_output", "request", default=False)
+    if not request.outputs:
+        return tuple(
+            Wanted(output, binary)
+            for output in known.values()
+            if output.role not in _NAMED_ONLY and (images or card.detection is None or output.role)
+        )
+    found: dict[str, Wanted] = {}
+    for given in request.outputs:
+        output = known.get(given.name)
+        if output is None:
+            raise InvalidInferenceRequest(
+                f"output '{given.name[:100]}': unknown to model '{card.name}' (allowed: {', '.join(known)})"
+            )
+        if given.name in found:
+            raise InvalidInferenceRequest(f"output '{given.name}': asked for twice")
+        if card.detection is not None and output.role is None and not images:
+            raise InvalidInferenceRequest(
+                f"output '{given.name}': of images only, because its unit is their pixels (allowed: input "
+                f"'{card.input.name}' of datatype {IMAGES}, or the outputs of the network)"
+            )
+        found[given.name] = _wanted(given, output, card, binary=binary)
+    return tuple(found.values())
+
+
+def _wanted(given: RequestOutput, output: Output, card: Card, *, binary: bool) -> Wanted:
+    where = f"output '{given.name}'"
+    if "shared_memory_region" in given.parameters:
+        raise InvalidInferenceRequest(f"{where}: shared memory is not supported (allowed: binary_data)")
+    binary = _flag(given.parameters, "binary_data", where, default=binary)
+    top = given.parameters.get("classification", 0)
+    if top == 0 and not isinstance(top, bool):
+        return Wanted(output, binary)
+    if output.role != "logits" and (output.role is not None or output.name != PROBABILITIES):
+        raise InvalidInferenceRequest(f"{where}: classification: not an output of classes")
+    if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= card.classes:
+        raise InvalidInferenceRequest(
+            f"{where}: classification {str(top)[:50]} (allowed: 1 to {card.classes}, the number of classes)"
+        )
+    return Wanted(output, binary, top)
+
+
+def _flag(parameters: Mapping[str, Any], name: str, where: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInferenceRequest(f"{where}: {name} {str(value)[:50]!r} (allowed: true, false)")
+    return value
