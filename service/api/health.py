@@ -37,7 +37,8 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "loading", "no-models"]
     degraded: str | None = Field(
-        description="Reason if storage is unavailable (inference continues); null otherwise"
+        description="Reason if storage is unavailable, or models of other replicas cannot be taken up "
+        "(inference continues); null otherwise"
     )
     models_loaded: int
     models_broken: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace as changed
 from pathlib import Path
@@ -135,7 +136,13 @@ class ModelChanger:
             raise
 
     async def delete(self, name: str) -> None:
-        """Delete the model. Raises ModelInUse, UnknownModel and StorageUnavailable."""
+        """Delete the model, also one that only other replicas can serve.
+
+        Raises NotReady, ModelInUse, UnknownModel and StorageUnavailable.
+        """
+        await self.catch_up()
+        if name not in self._shared.refusals:
+            self._registry.entry(name)  # raises UnknownModel
         self.check_own(name)
         if name == self._registry.default_model:
             raise errors.ModelInUse(
@@ -159,8 +166,8 @@ class ModelChanger:
                         f"model '{name}': '{card.name}' uses its last linear layer "
                         f"(allowed: delete '{card.name}' first)"
                     )
-            self._shared.remove(name)
-            remove(name, root=self.root)
+            if not self._shared.remove(name) or os.path.lexists(self.root / name):
+                remove(name, root=self.root)
             self._registry.refresh(name)
             self._registry.forget_runtime(name)
 

@@ -157,8 +157,8 @@ async def add_model(
 ) -> AddedModelOut:
     """Add an ONNX file as `weighin add` does: find out its preprocessing, run it once, serve it.
 
-    The model is served before the response is sent. `card.provenance` says where each fact comes from;
-    `assumed` means that no source states it.
+    The model is served before the response is sent, by other replicas on one PostgreSQL soon after.
+    `card.provenance` says where each fact comes from; `assumed` means that no source states it.
     """
     changer = app_part(request, ModelChanger)
     if name is not None and name in app_part(request, Registry).names():
@@ -213,9 +213,7 @@ async def replace_model(
 )
 async def delete_model(request: Request, name: str) -> None:
     """Delete an added model. The default model and those that the gallery needs cannot be deleted."""
-    changer = app_part(request, ModelChanger)
-    await changer.catch_up()
-    await changer.delete(app_part(request, Registry).entry(name).name)
+    await app_part(request, ModelChanger).delete(name)
 
 
 @router.put(
@@ -248,6 +246,7 @@ async def choose_runtime(
     ] = None,
 ) -> ModelOut:
     """Choose what runs the model's predictions; kept in the data directory, by the model's name.
+    Replicas on one PostgreSQL follow.
 
     Requests in progress finish in the old runtime; requests after the response get the new one.
     """

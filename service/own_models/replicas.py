@@ -185,10 +185,9 @@ class SharedModels:
         with contextlib.suppress(OSError):  # the next look finds the same digest
             _mark(folder, digest, committed=True)
 
-    def remove(self, name: str) -> None:
-        """Delete a model in the database. Raises StorageUnavailable."""
-        if self._store is not None:
-            self._store.remove(name)
+    def remove(self, name: str) -> bool:
+        """Delete a model in the database; return whether it was there. Raises StorageUnavailable."""
+        return self._store is not None and self._store.remove(name)
 
     def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
         """Choose a model's runtime on all replicas; raises the errors of `Registry.choose_runtime`."""

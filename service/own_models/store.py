@@ -133,16 +133,18 @@ class ModelStore:
                 raise ModelExists(f"model '{name}': exists (allowed: another name, or replace it)")
             return _save(connection, "model", name, contents)
 
-    def remove(self, name: str) -> None:
-        """Delete a model, and forget the runtime that was chosen for it. Nothing changes if there is none."""
+    def remove(self, name: str) -> bool:
+        """Delete a model, and forget its chosen runtime; return False if there is no such model."""
         with self._changing() as connection:
             stored = _find(connection, "model", name)
-            if stored is not None and stored.digest is not None:
+            is_there = stored is not None and stored.digest is not None
+            if is_there:
                 _drop_files(connection, "model", name)
                 _put_row(connection, "model", name)
             chosen = _find(connection, "runtime", name)
             if chosen is not None and chosen.detail is not None:
                 _put_row(connection, "runtime", name)
+            return is_there
 
     def choose_runtime(self, name: str, detail: str | None) -> None:
         """Store the runtime that was chosen for a model, as JSON; None: the choice is taken back."""

@@ -14,10 +14,13 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import event
 
 from models.zoo.card import read_card
 from service.errors import DatabaseUnreachable, ModelUnavailable
+from service.inference.registry import Registry
 from service.own_models import store
+from service.own_models.replicas import SharedModels
 from service.own_models.store import MARKER, ModelStore, digest_of_folder
 from service.settings import Settings
 from service.storage.database import open_database
@@ -194,6 +197,13 @@ def test_replica_that_was_away_catches_up_before_it_is_ready(
     assert one.client.delete(f"/models/{stays}").status_code == 204
 
 
+def damage(settings: Settings, sha256: str) -> None:
+    """Change a byte of a file in the database."""
+    changed = "set_byte(content, 100, 255 - get_byte(content, 100))"
+    statement = f"UPDATE shared_model_chunks SET content = {changed} WHERE sha256 = '{sha256}'"
+    run_sql(str(settings.database_url), statement)
+
+
 def test_damaged_row_is_refused_by_name(
     pair: tuple[Replica, Replica],
     shared: Settings,
@@ -205,11 +215,7 @@ def test_damaged_row_is_refused_by_name(
     one, _ = pair
     whole, damaged = f"{name}.whole", add(one, name, networks[0])
     add(one, whole, networks[1])
-    run_sql(
-        str(shared.database_url),
-        "UPDATE shared_model_chunks SET content = set_byte(content, 100, 255 - get_byte(content, 100))"
-        f" WHERE sha256 = '{damaged}'",
-    )
+    damage(shared, damaged)
     with replica(shared, tmp_path / "c") as late:
         broken = {each["model"]: each["reason"] for each in late.client.get("/readyz").json()["broken"]}
         assert f"model '{name}': its file model.onnx in the database is damaged" in broken[name]
@@ -220,6 +226,12 @@ def test_damaged_row_is_refused_by_name(
         assert put(one, name, networks[0]) == damaged  # the same file, which mends it
         taken_up(late, name, damaged)
         assert late.client.get("/readyz").json()["broken"] == []
+    damage(shared, damaged)
+    with replica(shared, tmp_path / "d") as late:
+        assert late.version(name) is None
+        assert late.client.delete(f"/models/{name}").status_code == 204, "though it was never served here"
+        until(lambda: one.version(name) is None, "deleted")
+        until(lambda: late.client.get("/readyz").json()["broken"] == [], "it is not missed any more")
     assert one.client.delete(f"/models/{whole}").status_code == 204
 
 
@@ -409,6 +421,20 @@ def test_files_are_stored_once_and_in_chunks(
     models.drop_copies([])
     assert (rows(models, "shared_model_files"), rows(models, "shared_model_chunks")) == (0, 0)
     assert [(row.name, row.digest) for row in models.all()] == [("mine", None)], "the deletion stays"
+
+
+def test_look_without_news_is_one_query(models: ModelStore, tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "zoo", "tiny")
+    shared = SharedModels(Registry([tmp_path / "zoo"], "tiny", added=tmp_path / "models"), models)
+    models.choose_runtime("tiny", None)
+    shared.look()
+    statements: list[str] = []
+    event.listen(models._engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    for _ in range(3):
+        shared.look()
+    assert statements == ["SELECT max(shared_models.sequence) AS max_1 \nFROM shared_models"] * 3
+    assert shared.problem is None
+    assert not (tmp_path / "models").exists(), "nothing is written"
 
 
 def test_numbers_grow_in_the_order_of_commits(models: ModelStore) -> None:
