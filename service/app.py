@@ -50,7 +50,7 @@ from service.gallery.gallery import Gallery
 from service.gallery.records import Quota
 from service.inference.classify import Classifier
 from service.inference.compare import Comparer
-from service.inference.cpu import core_budget
+from service.inference.cpu import core_budget, machine_name
 from service.inference.demo import Demo
 from service.inference.detect import Detector
 from service.inference.explain import Explainer
@@ -66,7 +66,6 @@ from service.own_models.replicas import SharedModels
 from service.own_models.watch import ModelWatcher
 from service.settings import Settings
 from service.state import State, open_state, storage_problem
-from service.text.display import counted
 from service.web import benchmarks as benchmark_pages
 from service.web import dashboard, docs, playground
 from service.web.cache import DashboardCache
@@ -164,8 +163,12 @@ def build(settings: Settings, *, registry: Registry | None = None, address: str 
     registry = open_registry(settings) if registry is None else registry
     pool = CorePool(threads, settings.max_waiting)
     versions: dict[str, str] = {name: runtime_version(name) for name in RUNTIMES if is_installed(name)}
-    metrics = Metrics({"version": version("weighin"), **versions})
-    machine = f"{this_machine().cpu}, {counted(core_budget(), 'core', 'cores')}"
+    cpu, cores = this_machine().cpu, core_budget()
+    machine = machine_name(cpu, cores)
+    metrics = Metrics(
+        {"version": version("weighin"), **versions},
+        machine={"machine": machine, "cpu": cpu, "cores": str(cores)},
+    )
     state = open_state(settings.data_dir, settings.database_url, address=address, machine=machine)
     problem = None if state.directory is None else state.directory.claim()
     if problem is not None:  # inference works without state

@@ -19,7 +19,7 @@ from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.registry import Registry
 from service.latency.histogram import EMPTY_SUMMARY
-from service.latency.query import CURRENT, Latencies, Window
+from service.latency.query import CURRENT, UNKNOWN_MACHINE, Latencies, Window
 from service.latency.series import Figures
 from service.latency.stages import STAGES, Regime, Stage
 
@@ -30,6 +30,7 @@ _WINDOW: dict[str, JsonValue] = {
     "to": "2026-01-31T12:00:00.250Z",
     "resolution_s": 60,
     "machines": ["AMD EPYC 9R14, 2 cores"],
+    "other_machines": [],
 }
 _ROW: dict[str, JsonValue] = {
     "model": "efficientnet-lite0-int8",
@@ -58,9 +59,10 @@ class LatencyWindow(BaseModel):
     to: datetime = Field(description="End: the time of the request")
     resolution_s: int = Field(description="Length of the first bucket in seconds; in a history, of a step")
     machines: list[str] = Field(
-        description="Machines with runs since the start of the day on which the window begins, also if all "
-        "their runs were before the window; `unknown` for runs of earlier releases"
+        description="Machines whose runs are pooled: those with runs since the start of the day on which the "
+        "window begins, also if all their runs were before the window; `unknown` for runs of earlier releases"
     )
+    other_machines: list[str] = Field(description="Machines whose runs `machine` leaves out")
 
 
 class Latency(BaseModel):
@@ -205,6 +207,15 @@ RuntimeLabel = Annotated[
         examples=["openvino"],
     ),
 ]
+MachineName = Annotated[
+    str | None,
+    Query(
+        max_length=200,
+        description="Runs and errors of machines of one kind only: its name (CPU and cores) as listed in "
+        "`machines` and `other_machines` of `window`; by default all, pooled",
+        examples=["AMD EPYC 9R14, 2 cores"],
+    ),
+]
 Step = Annotated[
     str | None,
     Query(
@@ -229,6 +240,7 @@ async def latency(
     since: Since = "24h",
     version: VersionName = CURRENT,
     runtime: RuntimeLabel = None,
+    machine: MachineName = None,
 ) -> Response:
     """Return count, mean, percentiles and maximum per model and stage, from `since` until now.
 
@@ -240,24 +252,25 @@ async def latency(
 
     def compute() -> dict[str, object]:
         check_model(request, model)
+        check_machine(request, machine)
         begin = parse_since(since, latencies.now())
         window, figures = latencies.window(
-            regime, begin, model=model, stage=stage, version=version, runtime=runtime
+            regime, begin, model=model, stage=stage, version=version, runtime=runtime, machine=machine
         )
         return {
             "window": window_out(window),
             "version": version,
             "other_versions": [
                 {"model": name, "version": sha256}
-                for name, sha256 in latencies.left_out(regime, begin, model, version)
+                for name, sha256 in latencies.left_out(regime, begin, model, version, machine)
             ],
-            "runtimes": runtimes_out(latencies, regime, begin, model, version),
+            "runtimes": runtimes_out(latencies, regime, begin, model, version, machine),
             "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
             "errors_without_model": figures.errors.get("", {}),
             "degraded": window.degraded,
         }
 
-    key = ("latency", model, stage, regime, since, version, runtime)
+    key = ("latency", model, stage, regime, since, version, runtime, machine)
     return await app_part(request, LatencyAnswers).answer(key, compute)
 
 
@@ -276,6 +289,7 @@ async def history(
     step: Step = None,
     version: VersionName = CURRENT,
     runtime: RuntimeLabel = None,
+    machine: MachineName = None,
 ) -> Response:
     """Return the figures of `GET /latency` per time step, oldest first; empty steps are left out.
 
@@ -287,10 +301,11 @@ async def history(
 
     def compute() -> dict[str, object]:
         check_model(request, model)
+        check_machine(request, machine)
         step_s = None if step is None else parse_step(step)
         begin = parse_since(since, latencies.now())
         window, steps = latencies.history(
-            regime, begin, step_s, model=model, stage=stage, version=version, runtime=runtime
+            regime, begin, step_s, model=model, stage=stage, version=version, runtime=runtime, machine=machine
         )
         points: list[dict[str, object]] = []
         for at, figures in steps:
@@ -304,12 +319,12 @@ async def history(
         return {
             "window": window_out(window),
             "version": version,
-            "runtimes": runtimes_out(latencies, regime, begin, model, version),
+            "runtimes": runtimes_out(latencies, regime, begin, model, version, machine),
             "points": points,
             "degraded": window.degraded,
         }
 
-    key = ("history", model, stage, regime, since, step, version, runtime)
+    key = ("history", model, stage, regime, since, step, version, runtime, machine)
     return await app_part(request, LatencyAnswers).answer(key, compute)
 
 
@@ -318,6 +333,22 @@ def check_model(request: Request, model: str | None) -> None:
     names = app_part(request, Registry).names()
     if model is not None and model not in names and not app_part(request, Latencies).knows(model):
         raise errors.UnknownModel(model, names)
+
+
+def check_machine(request: Request, machine: str | None) -> None:
+    """Raise InvalidParameter for a machine that no process has stored latencies of. Reads the database.
+
+    While the database cannot be read, other machines are unknown, and every name is accepted.
+    """
+    if machine is None or machine == UNKNOWN_MACHINE:
+        return
+    try:
+        known = app_part(request, Latencies).machines()
+    except errors.StorageUnavailable:
+        return
+    if machine not in known:
+        allowed = "; ".join(sorted(known | {UNKNOWN_MACHINE}))
+        raise errors.InvalidParameter(f"machine {machine[:100]!r}: unknown (allowed: {allowed})")
 
 
 class LatencyAnswers:
@@ -360,14 +391,15 @@ def window_out(window: Window) -> dict[str, object]:
         "to": format_moment(window.end),
         "resolution_s": window.resolution_s,
         "machines": list(window.machines),
+        "other_machines": list(window.other_machines),
     }
 
 
 def runtimes_out(
-    latencies: Latencies, regime: Regime, begin: float, model: str | None, version: str
+    latencies: Latencies, regime: Regime, begin: float, model: str | None, version: str, machine: str | None
 ) -> list[dict[str, str]]:
     """Return the JSON objects of ModelRuntime."""
-    found = latencies.runtimes(regime, begin, model, version)
+    found = latencies.runtimes(regime, begin, model, version, machine)
     return [{"model": name, "runtime": runtime} for name, runtime in found]
 
 

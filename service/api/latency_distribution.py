@@ -12,11 +12,13 @@ from service.api.latency import (
     RUNTIMES,
     VERSION,
     LatencyWindow,
+    MachineName,
     ModelRuntime,
     RegimeName,
     RuntimeLabel,
     Since,
     VersionName,
+    check_machine,
     check_model,
     runtimes_out,
     window_out,
@@ -83,6 +85,7 @@ def distribution(  # not async: reads the database and merges histograms
     since: Since = "24h",
     version: VersionName = CURRENT,
     runtime: RuntimeLabel = None,
+    machine: MachineName = None,
 ) -> DistributionResponse:
     """Return the percentile curve and a histogram of one model and stage, from `since` until now.
 
@@ -90,15 +93,16 @@ def distribution(  # not async: reads the database and merges histograms
     size supports.
     """
     check_model(request, model)
+    check_machine(request, machine)
     latencies = app_part(request, Latencies)
     begin = parse_since(since, latencies.now())
-    window, samples = latencies.distribution(regime, begin, model, stage, version, runtime)
+    window, samples = latencies.distribution(regime, begin, model, stage, version, runtime, machine)
     response.headers["Cache-Control"] = "no-store"
     return DistributionResponse.model_validate(
         {
             "window": window_out(window),
             "version": version,
-            "runtimes": runtimes_out(latencies, regime, begin, model, version),
+            "runtimes": runtimes_out(latencies, regime, begin, model, version, machine),
             "model": model,
             "stage": stage,
             "regime": regime,

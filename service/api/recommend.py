@@ -1,4 +1,4 @@
-"""GET /recommend: recommend a model for a budget, from benchmarks of this machine."""
+"""GET /recommend: recommend a model for a budget, from benchmarks of machines of one kind."""
 
 from typing import Annotated, Any, Literal
 
@@ -117,9 +117,37 @@ class EvidenceOut(BaseModel):
     evaluate: str | None = Field(description="Command that evaluates the missing models on the data")
 
 
+class MachineOut(BaseModel):
+    """What is recommended for machines of one kind."""
+
+    machine: str = Field(description="CPU and cores", examples=["AMD EPYC 9R14, 2 cores"])
+    here: bool = Field(description="Whether the machine that answers is of this kind")
+    benchmarks: int = Field(description="Number of stored measurements of this kind that were considered")
+    recommended: str | None
+    why: str
+
+    @classmethod
+    def of(cls, advice: Advice) -> "MachineOut":
+        """Build the response."""
+        return cls(
+            machine=advice.name,
+            here=advice.is_here,
+            benchmarks=advice.benchmarks,
+            recommended=advice.recommendation.recommended,
+            why=advice.recommendation.why,
+        )
+
+
 class RecommendResponse(BaseModel):
     """The recommended model, others that fit, and the reasons against the rest."""
 
+    machine: str = Field(
+        description="The kind of machine that the recommendation is for: CPU and cores",
+        examples=["AMD EPYC 9R14, 2 cores"],
+    )
+    machines: list[MachineOut] = Field(
+        description="What is recommended for `machine`, and for each other kind of machine with benchmarks"
+    )
     recommended: str | None
     why: str
     accuracy_of: str = Field(
@@ -162,10 +190,20 @@ def recommend(  # not async: reads the database and compares models
     data: Annotated[
         str | None, Query(description="Id of an evaluation: rank by the accuracy on its pictures")
     ] = None,
+    machine: Annotated[
+        str | None,
+        Query(
+            max_length=500,
+            description="Recommend for this kind of machine, as named in `machines`; by default for that of "
+            "the machine that answers",
+            examples=["AMD EPYC 9R14, 2 cores"],
+        ),
+    ] = None,
 ) -> RecommendResponse:
     """Recommend the most accurate model within the bounds, by inference latency on one thread.
 
-    Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files. With
+    Uses clean benchmarks of one kind of machine, with this version of ONNX Runtime and these model files.
+    Benchmarks of different kinds of machines are never compared: `machines` has the answer for each. With
     `data`, accuracies are those on your pictures: one half of them ranks the models, and the figures are
     from the other half. Without `data`, accuracies are those of the model cards, on other pictures.
     """
@@ -175,7 +213,7 @@ def recommend(  # not async: reads the database and compares models
     )
     bundles, unreadable = app_part(request, BenchmarkArchive).newest_bundles()
     registry = app_part(request, Registry)
-    advice = advise_here(constraints, registry, bundles, unreadable, this_machine(), evaluation)
+    advice = advise_here(constraints, registry, bundles, unreadable, this_machine(), evaluation, machine)
     return answer(advice, data)
 
 
@@ -184,6 +222,8 @@ def answer(advice: Advice, data: str | None) -> RecommendResponse:
     recommendation, machine = advice.recommendation, advice.machine
     unused = [UnusedOut(benchmark=name, reason=reason) for name, reason in advice.evidence.unused.items()]
     return RecommendResponse(
+        machine=advice.name,
+        machines=[MachineOut.of(each) for each in (advice, *advice.others)],
         recommended=recommendation.recommended,
         why=recommendation.why,
         accuracy_of=recommendation.accuracy_of,

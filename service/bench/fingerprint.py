@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from models.zoo.frozen import Frozen
 from models.zoo.machine import first_cpu, running_system, this_machine
-from service.inference.cpu import CGROUPS, PROC_CGROUP, cgroup_folders, core_budget, quota_cores
+from service.inference.cpu import CGROUPS, PROC_CGROUP, cgroup_folders, core_budget, machine_name, quota_cores
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -28,6 +28,11 @@ class Machine(Frozen):
     cpus: int = Field(ge=1, description="Logical CPUs that the process may run on (affinity)")
     quota_cores: float | None = Field(description="Cores that the cgroup's cpu.max allows; null: no limit")
     cores: int = Field(ge=1, description="Whole cores that the process can keep busy")
+
+    @property
+    def name(self) -> str:
+        """CPU and cores: the name of the machine beside recorded latencies."""
+        return machine_name(self.cpu_model, self.cores)
 
 
 class Host(Frozen):

@@ -1,4 +1,4 @@
-"""`weighin recommend`: recommend a model for a budget, from benchmarks of this or another machine."""
+"""`weighin recommend`: recommend a model for a budget, from benchmarks of this or another kind of machine."""
 
 from __future__ import annotations
 
@@ -64,6 +64,12 @@ def recommend(
         list[Path] | None,
         typer.Option("--bundle", help="Bundle that was measured on the target device, repeatable"),
     ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            help="Kind of machine to recommend for, as the answer names it [default: this machine's]"
+        ),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Recommend a model for a budget, from benchmarks of this machine or from bundle files.
@@ -92,10 +98,11 @@ def recommend(
         )
         if bundles:
             stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]
-            advice = advise_from(constraints, stored, registry, evaluation)
+            advice = advise_from(constraints, stored, registry, evaluation, machine)
         else:
             stored, unreadable = BenchmarkArchive(BenchmarkStore(engine)).newest_bundles()
-            advice = advise_here(constraints, registry, stored, unreadable, this_machine(), evaluation)
+            here = this_machine()
+            advice = advise_here(constraints, registry, stored, unreadable, here, evaluation, machine)
     if json_file is not None:
         from service.api.recommend import answer  # imported here, because it takes half a second
 
@@ -126,11 +133,8 @@ def _bytes(megabytes: float) -> int:
 
 def _show(out: Console, advice: Advice) -> None:
     recommendation = advice.recommendation
-    machine = advice.machine
-    out.print(
-        f"For {shown(machine.machine.cpu_model)}, {machine.machine.cores} cores, "
-        f"onnxruntime {machine.software.runtimes.get('onnxruntime', '?')}, labels {recommendation.labels}:"
-    )
+    version = advice.machine.software.runtimes.get("onnxruntime", "?")
+    out.print(f"For {shown(advice.name)}, onnxruntime {version}, labels {recommendation.labels}:")
     name = recommendation.recommended or "no recommendation"
     out.print(styled((name, "bold"), f": {recommendation.why}"))
     out.print(f"Accuracies: {shown(recommendation.accuracy_of)}")
@@ -151,6 +155,11 @@ def _show(out: Console, advice: Advice) -> None:
             by_reason.setdefault(rejected.reason, []).append(rejected.model)
         for reason, models in by_reason.items():
             out.print(f"  {', '.join(models)}: {shown(reason)}")
+    if advice.others:
+        out.print("Other machines with benchmarks (--machine):")
+        for other in advice.others:
+            name = other.recommendation.recommended or "no recommendation"
+            out.print(f"  {shown(other.name)}: {name}: {shown(other.recommendation.why)}")
     for bundle, reason in advice.evidence.unused.items():
         out.print(f"Benchmark {bundle} not used: {shown(reason)}")
     if recommendation.run is not None:

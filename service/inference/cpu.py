@@ -1,9 +1,11 @@
-"""Number of cores that this process may use, from CPU affinity and cgroup quota."""
+"""Number of cores that this process may use, from CPU affinity and cgroup quota, and the machine's name."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from service.text.display import counted
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC_CGROUP = Path("/proc/self/cgroup")
@@ -19,6 +21,11 @@ def core_budget(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = quota_cores(cgroups, own)
     return max(1, affinity if quota is None else min(affinity, int(quota)))
+
+
+def machine_name(cpu: str, cores: int) -> str:
+    """Return the name of a kind of machine: the model name of its CPU, and the cores."""
+    return f"{cpu}, {counted(cores, 'core', 'cores')}"
 
 
 def quota_cores(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> float | None:

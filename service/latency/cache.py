@@ -124,8 +124,9 @@ class LatencyCache:
     def _memory(self, scope: Scope) -> tuple[Mapping[Bucket, Pooled], frozenset[tuple[Bucket, str]]]:
         parts = self._recorder.memory()
         pooled: defaultdict[Bucket, list[Pooled]] = defaultdict(list)
+        is_ours = scope.machine in (None, self._recorder.machine)
         for part in parts:
-            pooled[part.bucket].append(part.pooled(scope))
+            pooled[part.bucket].append(part.pooled(scope) if is_ours else Pooled())
         in_memory = frozenset((part.bucket, part.instance) for part in parts)
         return {bucket: combine(same) for bucket, same in pooled.items()}, in_memory
 

@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -35,8 +36,14 @@ class Metrics(Collector):
     only names of existing models, because each name creates about a hundred series.
     """
 
-    def __init__(self, build: Mapping[str, str], registry: CollectorRegistry | None = None) -> None:
-        """`build`: labels of `weighin_build_info`; `registry`: by default a new one."""
+    def __init__(
+        self,
+        build: Mapping[str, str],
+        registry: CollectorRegistry | None = None,
+        machine: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`build`: labels of `weighin_build_info`; `machine`: those of `weighin_machine_info`, which is left
+        out if there are none; `registry`: by default a new one."""
         self._lock = threading.Lock()
         self._observed: dict[tuple[str, Regime, Stage], _Observed] = {}
         self._errors: dict[tuple[str, str], int] = {}
@@ -46,6 +53,8 @@ class Metrics(Collector):
         self._registry = CollectorRegistry(auto_describe=False) if registry is None else registry
         ProcessCollector(namespace="weighin", registry=self._registry)
         Info("weighin_build", "Versions in use", registry=self._registry).info(dict(build))
+        if machine:
+            Info("weighin_machine", "Machine of this process", registry=self._registry).info(dict(machine))
         self._registry.register(self)
 
     def before_collecting(self, callback: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,8 +16,9 @@ from service.latency.buckets import DAY_S, HOUR_S, KEEP_DAYS_S, MINUTE_S, Bucket
 from service.latency.cache import LatencyCache, Question
 from service.latency.histogram import Distribution, merge
 from service.latency.recorder import Recorder
-from service.latency.series import Figures, Scope, Versions
+from service.latency.series import Figures, Run, Scope, Versions
 from service.latency.stages import Regime, Stage
+from service.latency.store import StoreView
 
 T = TypeVar("T")
 
@@ -40,7 +41,8 @@ class Window:
 
     `resolution_s`: the start is a multiple of it; in a history also the length of the steps. `degraded`:
     reason, for clients, why only data in memory was read; None otherwise. `machines`: those that recorded
-    the runs since the start of the first day, UNKNOWN_MACHINE for runs of earlier releases.
+    the runs since the start of the first day that the question selects, UNKNOWN_MACHINE for runs of earlier
+    releases; `other_machines`: those whose runs it leaves out.
     """
 
     start: int
@@ -48,6 +50,7 @@ class Window:
     resolution_s: int
     degraded: str | None = None
     machines: tuple[str, ...] = ()
+    other_machines: tuple[str, ...] = ()
 
 
 class Latencies:
@@ -57,15 +60,15 @@ class Latencies:
     selects the runs of the file that is served, the runs that an earlier release recorded without a version,
     and all runs of models that no longer exist. `runtime` is a `Session.label`, or UNKNOWN_RUNTIME for
     the runs that an earlier release recorded; None: all, pooled. Errors have no runtime and belong to each.
+    `machine` is one of `machines`, or UNKNOWN_MACHINE; None: all, pooled.
     """
 
     def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
         """`current` returns the version of each existing model."""
         self._recorder = recorder
         self._current = current
-        self._stored: TTLCache[tuple[object, ...], set[tuple[str, str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
+        self._stored: TTLCache[tuple[object, ...], set[Run]] = TTLCache(64, _VERSIONS_FOR_S)
         self._stored_last_runs: TTLCache[tuple[object, ...], dict[str, int]] = TTLCache(64, _VERSIONS_FOR_S)
-        self._stored_machines: TTLCache[tuple[object, ...], frozenset[str]] = TTLCache(64, _VERSIONS_FOR_S)
         self._cache = LatencyCache(recorder)
         self._lock = threading.Lock()
 
@@ -76,6 +79,22 @@ class Latencies:
     def revision(self) -> int:
         """Return a number that changes whenever this process records something."""
         return self._recorder.revision()
+
+    @property
+    def machine(self) -> str:
+        """Name of this machine; empty if unknown."""
+        return self._recorder.machine
+
+    def machines(self) -> set[str]:
+        """Return the names of all machines with recorded latencies, and of this one.
+
+        Raises StorageUnavailable if the database cannot be read.
+        """
+        store, names = self._recorder.store, {self.machine} - {""}
+        if store is None:
+            return names
+        with store.view() as view:
+            return names | view.read_machines()
 
     def has_history(self) -> bool:
         """Return whether the database has any latency; False if it cannot be read."""
@@ -94,6 +113,7 @@ class Latencies:
         stage: Stage | None = None,
         version: str = CURRENT,
         runtime: str | None = None,
+        machine: str | None = None,
         totals_only: bool = False,
     ) -> tuple[Window, Figures]:
         """Return the figures since `since` (seconds since 1970); with `totals_only`, without percentiles."""
@@ -102,7 +122,7 @@ class Latencies:
             window = self._window(question, since, degraded)
             return window, self._cache.figures(question, window.start, math.inf)
 
-        scope = self._scope(regime, model, stage, version, runtime)
+        scope = self._scope(regime, model, stage, version, runtime, machine)
         return self._answer(scope._replace(totals_only=totals_only), answer)
 
     def distribution(
@@ -113,18 +133,19 @@ class Latencies:
         stage: Stage,
         version: str = CURRENT,
         runtime: str | None = None,
+        machine: str | None = None,
     ) -> tuple[Window, Distribution]:
         """Return the distribution of one model and stage since `since`; empty without samples."""
-        window, distributions = self._distributions(
-            self._scope(regime, model, stage, version, runtime), since
-        )
+        scope = self._scope(regime, model, stage, version, runtime, machine)
+        window, distributions = self._distributions(scope, since)
         return window, distributions.get((model, stage)) or merge([])
 
     def distributions(
-        self, regime: Regime, since: float, stage: Stage, version: str = CURRENT
+        self, regime: Regime, since: float, stage: Stage, version: str = CURRENT, machine: str | None = None
     ) -> dict[str, Distribution]:
         """Return the distribution of one stage since `since`, of each model that has any."""
-        _, distributions = self._distributions(self._scope(regime, None, stage, version), since)
+        scope = self._scope(regime, None, stage, version, machine=machine)
+        _, distributions = self._distributions(scope, since)
         return {model: found for (model, _), found in distributions.items()}
 
     def _distributions(
@@ -148,6 +169,7 @@ class Latencies:
         stage: Stage | None = None,
         version: str = CURRENT,
         runtime: str | None = None,
+        machine: str | None = None,
     ) -> tuple[Window, list[tuple[int, Figures]]]:
         """Return start and figures of each step that has data.
 
@@ -169,45 +191,59 @@ class Latencies:
                 if figures.summaries or figures.errors:
                     points.append((step.start, figures))
             machines = self._machines(question, steps[0].start)
-            return Window(steps[0].start, question.now, steps[0].resolution_s, degraded, machines), points
+            return Window(steps[0].start, question.now, steps[0].resolution_s, degraded, *machines), points
 
-        return self._answer(self._scope(regime, model, stage, version, runtime), answer)
+        return self._answer(self._scope(regime, model, stage, version, runtime, machine), answer)
 
     def left_out(
-        self, regime: Regime, since: float, model: str | None = None, version: str = CURRENT
+        self,
+        regime: Regime,
+        since: float,
+        model: str | None = None,
+        version: str = CURRENT,
+        machine: str | None = None,
     ) -> list[tuple[str, str]]:
         """Return (model, version) of runs since the start of the day of `since` that `version` leaves out."""
-        scope = self._scope(regime, model, None, version)
+        scope = self._scope(regime, model, None, version, machine=machine)
         return sorted(
             {
-                (name, version_run)
-                for name, version_run, runtime in self._recorded(regime, since, model)
-                if version_run and not scope.admits(name, version_run, runtime)
+                (run.model, run.version)
+                for run in self._recorded(regime, since, model)
+                if run.version
+                and scope.machine in (None, run.machine)
+                and not scope.admits(run.model, run.version, run.runtime)
             }
         )
 
     def runtimes(
-        self, regime: Regime, since: float, model: str | None = None, version: str = CURRENT
+        self,
+        regime: Regime,
+        since: float,
+        model: str | None = None,
+        version: str = CURRENT,
+        machine: str | None = None,
     ) -> list[tuple[str, str]]:
-        """Return (model, runtime) of the runs since the start of the day of `since` that `version` selects.
+        """Return (model, runtime) of the runs since the start of the day of `since` that are selected.
 
         The runtime of runs that an earlier release recorded is UNKNOWN_RUNTIME.
         """
-        scope = self._scope(regime, model, None, version)
+        scope = self._scope(regime, model, None, version, machine=machine)
         return sorted(
             {
-                (name, runtime or UNKNOWN_RUNTIME)
-                for name, version_run, runtime in self._recorded(regime, since, model)
-                if scope.admits(name, version_run, runtime)
+                (run.model, run.runtime or UNKNOWN_RUNTIME)
+                for run in self._recorded(regime, since, model)
+                if scope.admits_run(run)
             }
         )
 
-    def versions(self, regime: Regime, since: float, model: str) -> list[str]:
+    def versions(self, regime: Regime, since: float, model: str, machine: str | None = None) -> list[str]:
         """Return the versions of a model with runs since the start of the day of `since`.
 
-        The served one first, then by the time of their last runs, newest first.
+        The served one first, then by the time of their last runs on any machine, newest first.
         """
-        names = {version for _, version, _ in self._recorded(regime, since, model) if version}
+        scope = self._scope(regime, model, None, ALL, machine=machine)
+        runs = self._recorded(regime, since, model)
+        names = {run.version for run in runs if run.version and scope.admits_run(run)}
         last, served = self._last_runs(regime, since, model), self.served(model)
         return sorted(names, key=lambda version: (version != served, -last.get(version, 0), version))
 
@@ -217,7 +253,7 @@ class Latencies:
 
     def _last_runs(self, regime: Regime, since: float, model: str) -> dict[str, int]:
         """Return the start of the last bucket with runs of each version, in seconds since 1970."""
-        start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
+        start = self._day_of(since)
         key = (regime, start, model)
         with self._lock:
             last = dict(self._stored_last_runs.get(key, {}))
@@ -234,26 +270,34 @@ class Latencies:
                         last[series.version] = max(last.get(series.version, 0), part.bucket.start)
         return last
 
-    def _recorded(self, regime: Regime, since: float, model: str | None) -> set[tuple[str, str, str]]:
-        """Return (model, version, runtime) of runs since the start of the day of `since`."""
-        start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
+    def _recorded(self, regime: Regime, since: float, model: str | None) -> set[Run]:
+        """Return what the runs since the start of the day of `since` have in common."""
+        day, store = self._day_of(since), self._recorder.store
         with self._lock:
-            recorded = {
-                (series.model, series.version, series.runtime)
-                for part in self._recorder.memory()
-                if part.bucket.end > start
-                for series in part.distributions
-                if series.regime == regime and model in (None, series.model)
-            }
-            stored = self._stored.get((regime, start, model))
-            if stored is None and self._recorder.store is not None:
+            if (regime, day, model) not in self._stored and store is not None:
                 try:
-                    with self._recorder.store.view() as view:
-                        stored = view.read_recorded(regime, start, model)
-                    self._stored[regime, start, model] = stored
+                    with store.view() as view:
+                        return self._runs(regime, day, model, view)
                 except StorageUnavailable:
                     pass  # the window of the figures has the reason
-        return recorded | (stored or set())
+            return self._runs(regime, day, model, None)
+
+    def _runs(self, regime: Regime, day: int, model: str | None, view: StoreView | None) -> set[Run]:
+        """Return what the runs in memory and in the store since `day`, its start, have in common."""
+        runs = {
+            Run(series.model, series.version, series.runtime, self.machine)
+            for part in self._recorder.memory()
+            if part.bucket.end > day
+            for series in part.distributions
+            if series.regime == regime and model in (None, series.model)
+        }
+        stored = self._stored.get((regime, day, model))
+        if stored is None and view is not None:
+            stored = self._stored[regime, day, model] = view.read_recorded(regime, day, model)
+        return runs | (stored or set())
+
+    def _day_of(self, since: float) -> int:
+        return bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
 
     def _scope(
         self,
@@ -262,9 +306,11 @@ class Latencies:
         stage: Stage | None,
         version: str,
         runtime: str | None = None,
+        machine: str | None = None,
     ) -> Scope:
         runtime = "" if runtime == UNKNOWN_RUNTIME else runtime
-        scope = Scope(regime, model, stage, runtime=runtime)
+        machine = "" if machine == UNKNOWN_MACHINE else machine
+        scope = Scope(regime, model, stage, runtime=runtime, machine=machine)
         if version == ALL:
             return scope
         if version != CURRENT:
@@ -280,21 +326,16 @@ class Latencies:
         begin = max(since, question.now - KEEP_DAYS_S)
         resolution_s = question.resolution_at(begin)
         start = bucket_of(resolution_s, begin).start
-        return Window(start, question.now, resolution_s, degraded, self._machines(question, start))
+        return Window(start, question.now, resolution_s, degraded, *self._machines(question, start))
 
-    def _machines(self, question: Question, since: int) -> tuple[str, ...]:
-        """Return the names of the machines that recorded runs since the start of the day of `since`."""
-        scope, start = question.scope, bucket_of(DAY_S, since).start
-        key = ("machines", scope.regime, start, scope.model)
-        names: set[str] = set(self._stored_machines.get(key, ()))
-        if question.view is not None and key not in self._stored_machines:
-            names = question.view.read_machines(scope.regime, start, scope.model)
-            self._stored_machines[key] = frozenset(names)
-        if self._recorder.store is not None and any(
-            pooled.distributions for pooled in question.memory.values()
-        ):
-            names.add(self._recorder.store.machine)
-        return tuple(sorted(name or UNKNOWN_MACHINE for name in names))
+    def _machines(self, question: Question, since: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the machines of the runs since the start of the day of `since` that the scope admits, and
+        those of the runs that it leaves out."""
+        scope = question.scope
+        runs = self._runs(scope.regime, self._day_of(since), scope.model, question.view)
+        pooled = {run.machine for run in runs if scope.admits_run(run)}
+        others = {run.machine for run in runs if scope._replace(machine=None).admits_run(run)} - pooled
+        return _names(pooled), _names(others)
 
     def knows(self, model: str) -> bool:
         """Return whether there is any latency or error of this model in memory or in a readable store."""
@@ -314,6 +355,10 @@ class Latencies:
                 if self._recorder.problem is None:  # otherwise the recorder has logged it
                     _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
                 return answer(self._cache.ask_memory(scope), self._recorder.problem or error.detail)
+
+
+def _names(machines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(machine or UNKNOWN_MACHINE for machine in machines))
 
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:

@@ -108,6 +108,11 @@ class Recorder:
         """Store of latencies, or None."""
         return self._store
 
+    @property
+    def machine(self) -> str:
+        """Name of this machine, as stored with what it records; empty if unknown."""
+        return "" if self._store is None else self._store.machine
+
     def now(self) -> float:
         """Return seconds since 1970 by the clock that timestamps runs."""
         moment = self._clock()

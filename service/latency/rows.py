@@ -22,7 +22,7 @@ from service.latency.buckets import (
     kept_from,
 )
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
-from service.latency.series import Figures, Part, Pooled, Scope, pool
+from service.latency.series import Figures, Part, Pooled, Run, Scope, pool
 from service.latency.stages import REGIMES, Regime, Stage
 from service.latency.tables import latency_errors, latency_histograms, latency_instances, latency_pooled
 from service.storage.database import upsert
@@ -38,6 +38,8 @@ _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
 _OF_RUNTIME = " AND runtime = :runtime"
 _ERROR_OF_RUNTIME = " AND runtime IN (:runtime, '')"
+_OF_MACHINE = " AND instance IN (SELECT instance FROM latency_instances WHERE machine = :machine)"
+_OF_UNKNOWN_MACHINE = " AND instance NOT IN (SELECT instance FROM latency_instances)"
 _TOTALS = "start, instance, model, stage, count, sum_ns, max_ns FROM latency_histograms"
 _HISTOGRAMS = "start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms"
 _SUMS = (
@@ -48,20 +50,18 @@ _PER_SERIES = " GROUP BY start, model, stage"
 _POOLED = f"start, model, stage, count, {', '.join(_PERCENTILES)}"
 
 _RECORDED = (
-    "SELECT DISTINCT model, version, runtime FROM latency_histograms WHERE resolution_s = :day_s "
-    "AND regime = :regime AND start >= :start"
+    "SELECT DISTINCT model, version, runtime, COALESCE(latency_instances.machine, '') "
+    "FROM latency_histograms "
+    "LEFT JOIN latency_instances ON latency_instances.instance = latency_histograms.instance "
+    "WHERE resolution_s = :day_s AND regime = :regime AND start >= :start"
 )
+_MACHINES = text("SELECT DISTINCT machine FROM latency_instances")
 
 _LAST_RUNS = text(
     "SELECT version, MAX(start) FROM latency_histograms WHERE resolution_s IN (:hour_s, :day_s) "
     "AND regime = :regime AND start >= :start AND model = :model AND version <> '' GROUP BY version"
 )
 
-_MACHINES = (
-    "SELECT DISTINCT COALESCE(latency_instances.machine, '') FROM latency_histograms LEFT JOIN "
-    "latency_instances ON latency_instances.instance = latency_histograms.instance "
-    "WHERE resolution_s = :day_s AND regime = :regime AND start >= :start"
-)
 _FORGET_INSTANCES = text(
     "DELETE FROM latency_instances WHERE since < :before AND instance NOT IN "
     "(SELECT instance FROM latency_histograms WHERE resolution_s = :day_s)"
@@ -195,16 +195,13 @@ def read_figures(
 
     None for buckets whose histograms must be merged: percentiles are missing or outdated.
     """
-    pooled = {
-        (start, model, stage): (count, percentiles)
-        for start, model, stage, count, *percentiles in _rows(
-            connection,
-            f"{_POOLED} FROM latency_pooled",
-            scope._replace(versions=None, runtime=None),
-            first,
-            end,
-        )
-    }
+    pooled: dict[tuple[int, str, Stage], tuple[int, list[int]]] = {}
+    if scope.machine is None:  # stored percentiles are pooled over all machines
+        of_all = scope._replace(versions=None, runtime=None)
+        rows = _rows(connection, f"{_POOLED} FROM latency_pooled", of_all, first, end)
+        pooled = {
+            (start, model, stage): (count, percentiles) for start, model, stage, count, *percentiles in rows
+        }
     summaries: defaultdict[int, dict[tuple[str, Stage], Summary]] = defaultdict(dict)
     unknown: set[int] = set()
     for start, model, stage, parts, *sums in _rows(
@@ -240,7 +237,7 @@ def _rows(
 ) -> Sequence[Any]:
     of_versions, parameters = _of_versions(scope)
     wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "")
-    wanted += of_versions + ("" if scope.runtime is None else _OF_RUNTIME)
+    wanted += of_versions + ("" if scope.runtime is None else _OF_RUNTIME) + _of_machine(scope)
     statement = _text(f"SELECT {columns}{_WHERE}{wanted}{group}")
     return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 
@@ -249,15 +246,24 @@ def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -
     columns = "SELECT start, instance, model, slug, count FROM latency_errors"
     of_versions, parameters = _of_versions(scope)
     of_runtime = "" if scope.runtime is None else _ERROR_OF_RUNTIME
-    statement = _text(columns + _WHERE + (_OF_MODEL if scope.model else "") + of_versions + of_runtime)
+    wanted = (_OF_MODEL if scope.model else "") + of_versions + of_runtime + _of_machine(scope)
+    statement = _text(columns + _WHERE + wanted)
     return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 
 
 def _parameters(scope: Scope, first: Bucket, end: int) -> dict[str, Any]:
     wanted = {
-        "regime": scope.regime, "model": scope.model, "stage": scope.stage, "runtime": scope.runtime
+        "regime": scope.regime, "model": scope.model, "stage": scope.stage, "runtime": scope.runtime,
+        "machine": scope.machine,
     }  # fmt: skip
     return {**wanted, **first._asdict(), "end": end}
+
+
+def _of_machine(scope: Scope) -> str:
+    """Return the SQL condition on the machine of a row's instance."""
+    if scope.machine is None:
+        return ""
+    return _OF_MACHINE if scope.machine else _OF_UNKNOWN_MACHINE
 
 
 def _of_versions(scope: Scope) -> tuple[str, dict[str, str]]:
@@ -280,13 +286,16 @@ def _of_versions(scope: Scope) -> tuple[str, dict[str, str]]:
     return f" AND ({condition} OR model NOT IN ({others}))", current | models
 
 
-def read_recorded(
-    connection: Connection, regime: Regime, start: int, model: str | None
-) -> set[tuple[str, str, str]]:
-    """Return the models, versions and runtimes with runs since the day that begins at `start`."""
+def read_recorded(connection: Connection, regime: Regime, start: int, model: str | None) -> set[Run]:
+    """Return the models, versions, runtimes and machines with runs since the day that begins at `start`."""
     statement = text(_RECORDED + (_OF_MODEL if model else ""))
     wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
-    return {(row[0], row[1], row[2]) for row in connection.execute(statement, wanted)}
+    return {Run(*row) for row in connection.execute(statement, wanted)}
+
+
+def read_machines(connection: Connection) -> set[str]:
+    """Return the machines of all instances with rows, and of those that started in the last year."""
+    return {str(row[0]) for row in connection.execute(_MACHINES)}
 
 
 def read_last_runs(connection: Connection, regime: Regime, start: int, model: str) -> dict[str, int]:
@@ -296,13 +305,6 @@ def read_last_runs(connection: Connection, regime: Regime, start: int, model: st
     """
     wanted = {"regime": regime, "start": start, "model": model, "hour_s": HOUR_S, "day_s": DAY_S}
     return {row[0]: int(row[1]) for row in connection.execute(_LAST_RUNS, wanted)}
-
-
-def read_machines(connection: Connection, regime: Regime, start: int, model: str | None) -> set[str]:
-    """Return the machines of runs since the day that begins at `start`; "" is an unknown machine."""
-    statement = text(_MACHINES + (_OF_MODEL if model else ""))
-    wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
-    return {str(row[0]) for row in connection.execute(statement, wanted)}
 
 
 def note_instances(connection: Connection, starts: Mapping[str, int], machine: str) -> None:

@@ -30,10 +30,20 @@ class Versions(NamedTuple):
         return not version or version in self.current or model not in self.models
 
 
+class Run(NamedTuple):
+    """What recorded runs have in common; all but the model are empty if unknown."""
+
+    model: str
+    version: str
+    runtime: str
+    machine: str
+
+
 class Scope(NamedTuple):
-    """Scope of a query; None: all models, stages, versions or runtimes.
+    """Scope of a query; None: all models, stages, versions, runtimes or machines.
 
     `totals_only`: without histograms, which take most of the time to read, and hence without percentiles.
+    `machine`: name of a kind of machine; empty: machines that are unknown.
     """
 
     regime: Regime
@@ -42,9 +52,14 @@ class Scope(NamedTuple):
     versions: Versions | None = None
     runtime: str | None = None
     totals_only: bool = False
+    machine: str | None = None
+
+    def admits_run(self, run: Run) -> bool:
+        """Whether these runs are part of the answer."""
+        return self.machine in (None, run.machine) and self.admits(run.model, run.version, run.runtime)
 
     def admits(self, model: str, version: str, runtime: str) -> bool:
-        """Whether runs of that version of the model in that runtime are part of the answer."""
+        """Whether runs of a version of the model in a runtime are part of the answer, on any machine."""
         return (
             self.model in (None, model)
             and self.runtime in (None, runtime)
@@ -107,7 +122,7 @@ class Part:
     errors: Mapping[ErrorSeries, int]
 
     def pooled(self, scope: Scope) -> Pooled:
-        """Return the series within a scope, pooled."""
+        """Return the series within a scope, pooled, whatever machine the scope is of."""
         return pool(
             (
                 (

@@ -25,7 +25,7 @@ from service.latency.rows import (
     read_recorded,
     write_parts,
 )
-from service.latency.series import Figures, Part, Pooled, Scope
+from service.latency.series import Figures, Part, Pooled, Run, Scope
 from service.latency.stages import Regime
 from service.latency.tables import latency_errors, latency_histograms
 from service.storage.database import READING, database_file, inode_of, prepare
@@ -53,12 +53,12 @@ class StoreView:
         """Read figures of buckets; None for buckets whose histograms must be merged."""
         return read_figures(self.connection, scope, first, end)
 
-    def read_machines(self, regime: Regime, start: int, model: str | None) -> set[str]:
-        """Return the machines of runs since the day that begins at `start`; "" is an unknown machine."""
-        return read_machines(self.connection, regime, start, model)
+    def read_machines(self) -> set[str]:
+        """Return the machines of all processes that recorded latencies, see `read_machines`."""
+        return read_machines(self.connection)
 
-    def read_recorded(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str, str]]:
-        """Return the models, versions and runtimes with runs since the day that begins at `start`."""
+    def read_recorded(self, regime: Regime, start: int, model: str | None) -> set[Run]:
+        """Return what the runs since the day that begins at `start` have in common."""
         return read_recorded(self.connection, regime, start, model)
 
     def read_last_runs(self, regime: Regime, start: int, model: str) -> dict[str, int]:

@@ -30,12 +30,13 @@ FIRST_VIEWS = tuple(View(since=since) for since in ("24h", "7d", "30d"))
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Rendered `figures.html`, the selectable models (served ones, then others with recorded runs), and the
-    runs and errors of each regime.
+    """Rendered `figures.html`, the selectable models (served ones, then others with recorded runs), the
+    machines with runs, and the runs and errors of each regime.
     """
 
     html: Markup
     models: tuple[str, ...]
+    machines: tuple[str, ...]
     regimes: Mapping[Regime, Activity]
 
 
@@ -100,7 +101,7 @@ class DashboardCache:
             return cached
         built = self._builder.build(view, base_url)
         html = self._site.render("figures.html", built.figures)
-        rendered = Rendered(html, built.models, built.regimes)
+        rendered = Rendered(html, built.models, built.machines, built.regimes)
         self._cache = {key: entry for key, entry in self._cache.items() if entry[0] > started - SHARED_FOR_S}
         self._cache[view, base_url] = (started, rendered)
         return rendered

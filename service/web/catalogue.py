@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+from cachetools import LRUCache
 
 from models.zoo.card import Task
 from service.bench.archive import BenchmarkArchive
@@ -28,8 +29,20 @@ _log = structlog.get_logger(__name__)
 Labels = tuple[Task, str]
 """A task and a label set; accuracies are only compared within one."""
 
+_MOST_MACHINES = 16
+"""Number of machines whose judged benchmarks are kept."""
+
 MOST_EVALUATIONS = 20
 """Number of newest evaluations in which a label set's accuracies are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Benchmarks of one machine. `measured`: None while they are judged; `key`: what they were judged of."""
+
+    key: object
+    measured: Mapping[str, Measured] | None
+    failed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +79,9 @@ class Catalogue:
         self._documents: dict[str, tuple[EvaluationSummary, Evaluation]] = {}
         self._unreadable: frozenset[str] = frozenset()
         self._lock = threading.Lock()
-        self._judged: tuple[object, Mapping[str, Measured] | None] = (None, {})
-        self._failed_at: float | None = None
-        self._thread: threading.Thread | None = None
+        self._one_at_a_time = threading.Lock()
+        self._judged: LRUCache[str, _Judged] = LRUCache(_MOST_MACHINES)
+        self._threads: list[threading.Thread] = []
 
     @property
     def defaults(self) -> tuple[str, ...]:
@@ -106,11 +119,11 @@ class Catalogue:
         evaluations = self._newest_evaluations()
         return {key: _accuracies(models, evaluations) for key, models in groups.items()}
 
-    def measured(self, facts: Mapping[str, ModelFacts]) -> Mapping[str, Measured] | None:
-        """Return the newest usable benchmark of each model on this machine; None while they are judged.
+    def measured(self, facts: Mapping[str, ModelFacts], machine: str = "") -> Mapping[str, Measured] | None:
+        """Return the newest usable benchmark of each model on one machine; None while they are judged.
 
-        Starts judging if there are other benchmarks or other models than the last time, or some time after
-        it failed.
+        `machine`: name of a kind of machine; empty: this machine. Starts judging if there are other
+        benchmarks or other models than the last time, or some time after it failed.
         """
         newest = self._archive.newest()
         if not newest:
@@ -119,27 +132,29 @@ class Catalogue:
         running = {(name, each.runtime, each.precision) for name, each in self._registry.servings().items()}
         key = (newest, frozenset(hashes.items()), frozenset(running))
         with self._lock:
-            failed_at = self._failed_at
+            judged = self._judged.get(machine, _Judged(None, {}))
+            failed_at = judged.failed_at
             is_due = failed_at is not None and time.monotonic() - failed_at >= self._retry_s
-            if self._judged[0] != key or is_due:
-                self._judged = (key, None)
-                self._failed_at = None
-                self._thread = threading.Thread(
-                    target=self._judge, args=(key, dict(facts)), name="weighin-judge", daemon=True
+            if judged.key != key or is_due:
+                judged = self._judged[machine] = _Judged(key, None)
+                thread = threading.Thread(
+                    target=self._judge, args=(key, dict(facts), machine), name="weighin-judge", daemon=True
                 )
-                self._thread.start()
-            return self._judged[1]
+                self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+                thread.start()
+            return judged.measured
 
     def close(self) -> None:
         """Wait until no benchmark is being read."""
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _judge(self, key: object, facts: Mapping[str, ModelFacts]) -> None:
+    def _judge(self, key: object, facts: Mapping[str, ModelFacts], machine: str) -> None:
         measured: Mapping[str, Measured] = {}
         failed_at = None
         try:
-            measured = self._usable(facts)
+            with self._one_at_a_time:
+                measured = self._usable(facts, machine)
         except StorageUnavailable as error:
             failed_at = time.monotonic()
             _log.warning("dashboard: benchmarks cannot be read", reason=error.detail)
@@ -147,15 +162,22 @@ class Catalogue:
             failed_at = time.monotonic()
             _log.exception("dashboard: benchmarks cannot be judged")
         with self._lock:
-            if self._judged[0] == key:
-                self._judged = (key, measured)
-                self._failed_at = failed_at
+            judged = self._judged.get(machine)
+            if judged is not None and judged.key == key:
+                self._judged[machine] = _Judged(key, measured, failed_at)
 
-    def _usable(self, facts: Mapping[str, ModelFacts]) -> dict[str, Measured]:
+    def _usable(self, facts: Mapping[str, ModelFacts], machine: str) -> dict[str, Measured]:
         """Return the newest usable benchmark of each model, with the comparisons of `front` cached."""
         hashes = {name: each.sha256 for name, each in facts.items()}
         bundles, _ = self._archive.newest_bundles()
-        evidence = weigh_evidence(bundles, this_machine(), hashes, self._registry.servings())
+        here = this_machine()
+        kind = here.machine
+        if machine not in ("", kind.name):
+            of_kind = [each.bundle for each in bundles if each.bundle.fingerprint.machine.name == machine]
+            if not of_kind:
+                return {}
+            kind = max(of_kind, key=lambda bundle: bundle.started_at).fingerprint.machine
+        evidence = weigh_evidence(bundles, here, hashes, self._registry.servings(), kind)
         found = {name: evidence.best(name, 0.5) for name in evidence.usable}
         measured = {name: each for name, each in found.items() if each is not None and name in hashes}
         groups: dict[Labels, list[Candidate]] = {}

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.api.body.request import app_part, ignores_unknown_parameters, root_of
-from service.api.latency import VersionName, check_model
+from service.api.latency import MachineName, VersionName, check_machine, check_model
 from service.api.problems import documented
 from service.api.routers import ApiKey, new_router
 from service.errors import InvalidParameter, UnknownModel
@@ -60,11 +60,15 @@ async def view_of(
     baseline: Annotated[
         str, Query(description="Model that others are compared with; empty for the default")
     ] = "",
+    machine: MachineName = None,
 ) -> View:
     for name in filter(None, (model, baseline)):  # reads the database
         await run_in_threadpool(check_model, request, name)
-    view = View(regime, model, "" if stage == "total" else stage, since, version, sort, baseline)
-    if not (model or baseline):  # names may become unknown
+    if machine:
+        await run_in_threadpool(check_machine, request, machine)
+    stage = "" if stage == "total" else stage
+    view = View(regime, model, stage, since, version, sort, baseline, machine or "")
+    if not (model or baseline or machine):  # names may become unknown
         app_part(request, DashboardCache).valid_views[request.scope["query_string"]] = view
     return view
 
@@ -84,7 +88,9 @@ async def dashboard(request: Request, view: Annotated[View, Depends(view_of)]) -
     """
     rendered = await app_part(request, DashboardCache).rendered(view, _base_url(request))
     key_needed = app_part(request, ApiKey).secret is not None
-    page = dashboard_page(view, rendered.models, rendered.regimes, rendered.html, key_needed=key_needed)
+    page = dashboard_page(
+        view, rendered.models, rendered.regimes, rendered.machines, rendered.html, key_needed=key_needed
+    )
     site = app_part(request, Site)
     return site.page("dashboard.html", page, here="/dashboard", root=root_of(request), charts=True)
 

@@ -108,7 +108,14 @@ class Figures:
     other_regimes: Sequence[Choice] = field(
         metadata=explained("Other regimes that have runs or errors, with URLs")
     )
-    machines: str = field(metadata=explained("Warning if runs of several machines are pooled; else empty"))
+    machines: str = field(
+        metadata=explained(
+            "Whether runs of several machines are pooled, or the one that is shown; empty if there is one"
+        )
+    )
+    other_machines: Sequence[Choice] = field(
+        metadata=explained("Machines to show alone, with URLs; if one is shown, the others, and all")
+    )
     table: Table = field(metadata=explained("The models side by side; in a detail, one and its baseline"))
     columns: Sequence[Column] = field(metadata=explained("The columns that models can be sorted by"))
     answers: Sequence[Answers] = field(
@@ -144,12 +151,13 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Figures, the selectable models (served ones, then others with runs), and the runs and errors of each
-    regime.
+    """Figures, the selectable models (served ones, then others with runs), the machines with runs, and the
+    runs and errors of each regime.
     """
 
     figures: Figures
     models: tuple[str, ...]
+    machines: tuple[str, ...]
     regimes: Mapping[Regime, Activity]
 
 
@@ -168,7 +176,9 @@ class FiguresBuilder:
         """Return the figures of a view. Reads the database."""
         since = self._latencies.now() - WINDOWS[asked.since].length_s
         by_regime = {
-            regime: self._latencies.window(regime, since, version=asked.version, totals_only=True)
+            regime: self._latencies.window(
+                regime, since, version=asked.version, machine=asked.machine or None, totals_only=True
+            )
             for regime in REGIMES
         }
         counts = {
@@ -180,7 +190,8 @@ class FiguresBuilder:
         facts = self._catalogue.facts()
         names = (*facts, *sorted({name for name, _ in recorded.summaries} - facts.keys()))
         view = replace(asked, regime=regime)
-        return Built(self._figures(asked, view, base_url, counts, window, recorded), names, counts)
+        machines = tuple(sorted({*window.machines, *window.other_machines}))
+        return Built(self._figures(asked, view, base_url, counts, window, recorded), names, machines, counts)
 
     def _figures(
         self,
@@ -199,7 +210,12 @@ class FiguresBuilder:
         is_stacked = view.stage == "all" and not view.model
         begin, end = _utc(window.start), _utc(window.end)
         facts = self._catalogue.facts()
-        measured = self._catalogue.measured(facts)
+        known_machines = [name for name in window.machines if name != UNKNOWN_MACHINE]
+        source = SOURCES[view.regime]
+        if len(known_machines) > 1:
+            source += f", pooled over {len(known_machines)} machines"
+        benchmarked_on = view.machine or (self._latencies.machine if len(known_machines) > 1 else "")
+        measured = self._catalogue.measured(facts, view.machine)
         of_other_files = self._of_other_files(view, since, facts)
         stages = {stage_of(recorded, name, stage) for name, _ in recorded.summaries} | {stage}
         recorded, problem = self._with_percentiles(view, since, stages, recorded)
@@ -211,7 +227,8 @@ class FiguresBuilder:
         known = Known(
             recorded=recorded,
             distributions={
-                of: self._latencies.distributions(view.regime, since, of, view.version) for of in stages
+                of: self._latencies.distributions(view.regime, since, of, view.version, view.machine or None)
+                for of in stages
             },
             facts=facts,
             accuracies=self._catalogue.accuracies(compared),
@@ -219,6 +236,7 @@ class FiguresBuilder:
             assumed=self._catalogue.assumed(),
             defaults=self._catalogue.defaults,
             of_other_files=of_other_files,
+            machine=benchmarked_on or "this machine",
         )
         table = build_table(known, stage, view.sort, view.baseline, stacked_stages=is_stacked)
         if view.model:
@@ -226,8 +244,11 @@ class FiguresBuilder:
         detail = self._detail(asked, view, stage, since, recorded) if view.model else None
         lines = () if detail is None else (*detail.stages, *detail.versions)
         withholds = table.withholds or any(cell.note for line in lines for cell in line.percentiles)
-        left_out = self._latencies.left_out(view.regime, since, view.model or None, view.version)
+        left_out = self._latencies.left_out(
+            view.regime, since, view.model or None, view.version, view.machine or None
+        )
         charts, step_s = self._charts(view, stage, since)
+        charts["machines"] = sorted({*window.machines, *window.other_machines})
         root = urlsplit(base_url).path
         is_mixed = not view.model and len(stages) > 1
         of_stage: dict[str, str] = {"stage": "" if is_stacked or is_mixed else stage}
@@ -246,12 +267,13 @@ class FiguresBuilder:
                 for other, each in counts.items()
                 if any(each) and other != view.regime
             ],
-            machines=_machines_text(window),
+            machines=_machines_text(asked, window),
+            other_machines=_other_machines(asked, window),
             table=table,
             columns=_columns(asked),
             answers=[answers(group) for group in table.groups if group.baseline] if not view.model else [],
-            caveat=_caveat(table.groups, view.regime),
-            source=SOURCES[view.regime],
+            caveat=_caveat(table.groups, source),
+            source=source,
             parts=PARTS if is_stacked else (),
             toggle=Choice(asked.page_url(stage=""), "show percentiles")
             if is_stacked
@@ -288,7 +310,9 @@ class FiguresBuilder:
         some of them could not be read from the store, or None.
         """
         assert view.regime
-        window = partial(self._latencies.window, view.regime, since, version=view.version)
+        window = partial(
+            self._latencies.window, view.regime, since, version=view.version, machine=view.machine or None
+        )
         found = [window(stage=stage) for stage in stages] + ([window(model=view.model)] if view.model else [])
         summaries = {key: summary for _, each in found for key, summary in each.summaries.items()}
         problem = next((each.degraded for each, _ in found if each.degraded), None)
@@ -300,14 +324,15 @@ class FiguresBuilder:
         if view.version == CURRENT:
             return frozenset()
         prefix = "" if view.version == ALL else view.version
-        others = self._latencies.left_out(view.regime, since)
+        others = self._latencies.left_out(view.regime, since, machine=view.machine or None)
         return frozenset(name for name, version in others if name in facts and version.startswith(prefix))
 
     def _charts(self, view: View, stage: Stage, since: float) -> tuple[dict[str, object], int]:
         """Return the data of the charts, and the step of the charts over time in seconds."""
         assert view.regime
         span, now = WINDOWS[view.since], self._latencies.now()
-        history = partial(self._latencies.history, view.regime, version=view.version)
+        machine = view.machine or None
+        history = partial(self._latencies.history, view.regime, version=view.version, machine=machine)
         all_models_history = history(since, span.overview_s, stage=stage)
         if all_models_history[1]:
             since = max(since, all_models_history[1][0][0])
@@ -327,7 +352,7 @@ class FiguresBuilder:
             one_history = history(since, span.step_s, model=view.model, stage=stage)
             stages_history = history(since, span.overview_s, model=view.model)
             _, distribution = self._latencies.distribution(
-                view.regime, since, view.model, stage, view.version
+                view.regime, since, view.model, stage, view.version, machine=machine
             )
             charts |= as_json(
                 ("over_time", over_time(one_history, view.model, stage)),
@@ -349,12 +374,13 @@ class FiguresBuilder:
             for name in STAGES
             if (summary := recorded.summaries.get((view.model, name))) is not None
         )
-        versions = self._latencies.versions(view.regime, since, view.model)
+        machine = view.machine or None
+        versions = self._latencies.versions(view.regime, since, view.model, machine)
         served = self._latencies.served(view.model)
         lines = []
         for version in versions[:_MOST_VERSIONS] if len(versions) > 1 else []:
             _, found = self._latencies.window(
-                view.regime, since, model=view.model, stage=stage, version=version
+                view.regime, since, model=view.model, stage=stage, version=version, machine=machine
             )
             summary = found.summaries.get((view.model, stage), EMPTY_SUMMARY)
             lines.append(
@@ -373,7 +399,8 @@ class FiguresBuilder:
             return Detail(view.model, stages, tuple(lines), more, "")
         runs_in = self._catalogue.runs_in(view.model)
         recorded_in = [
-            name for _, name in self._latencies.runtimes(view.regime, since, view.model, view.version)
+            name
+            for _, name in self._latencies.runtimes(view.regime, since, view.model, view.version, machine)
         ]
         text = _facts_text(facts) + (f"; runs in {runs_in}" if runs_in else "")
         if len(recorded_in) > 1:
@@ -388,7 +415,7 @@ def _facts_text(facts: ModelFacts) -> str:
     )
 
 
-def _caveat(groups: Sequence[Group], regime: Regime) -> str:
+def _caveat(groups: Sequence[Group], source: str) -> str:
     """Return in words what the answers are from: recorded runs.
 
     For some label sets, benchmarks answer which models are dominated.
@@ -399,7 +426,7 @@ def _caveat(groups: Sequence[Group], regime: Regime) -> str:
         if group.front and group.front.source == "benchmarks"
     ]
     exception = f"; who is dominated in {joined(judged)}: by benchmarks" if judged else ""
-    return f"{SOURCES[regime]}{exception}"
+    return f"{source}{exception}"
 
 
 def _runs(recorded: Recorded) -> int:
@@ -440,15 +467,23 @@ def _version_note(view: View, of_other_files: Collection[str]) -> str:
     )
 
 
-def _machines_text(window: Window) -> str:
-    """Return a warning if the figures pool runs of several machines; else an empty text."""
+def _machines_text(view: View, window: Window) -> str:
+    """Return a warning if the figures pool runs of several machines, or the machine that was chosen."""
+    if view.machine:
+        return f"Only runs of {'unknown machines' if view.machine == UNKNOWN_MACHINE else view.machine}"
     if len(window.machines) < 2:
         return ""
     known = [name for name in window.machines if name != UNKNOWN_MACHINE]
     if len(known) == 1:
-        return f"The machine of earlier runs is unknown; later ones are of: {known[0]}."
+        return "The machine of earlier runs is unknown"
     unknown = "; the machine of earlier runs is unknown" if len(known) < len(window.machines) else ""
-    return f"Pooled runs of {len(known)} machines, which may differ in speed: {'; '.join(known)}{unknown}."
+    return f"Pooled runs of {len(known)} machines, which may differ in speed{unknown}"
+
+
+def _other_machines(view: View, window: Window) -> list[Choice]:
+    names = window.other_machines if view.machine else window.machines if len(window.machines) > 1 else ()
+    choices = [Choice(view.page_url(machine=name), name) for name in names]
+    return [Choice(view.page_url(machine=""), "all, pooled"), *choices] if view.machine else choices
 
 
 def _has_runs(recorded: Recorded, name: str) -> bool:

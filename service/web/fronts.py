@@ -52,6 +52,8 @@ class Behind:
 class GroupFront:
     """The front of one label set: where its latencies are from, who is dominated, and the chart, if any.
 
+    `machine`: in words, the machine of the benchmarks that they are from, if they are.
+
     `behind`: models on the front that another one beats by every estimate, though not surely. `absent`: why
     others are not compared, by model.
     """
@@ -62,6 +64,7 @@ class GroupFront:
     behind: Mapping[str, Behind]
     absent: Mapping[str, str]
     chart: Chart | None
+    machine: str
 
     @property
     def needs_accuracy(self) -> bool:
@@ -75,11 +78,12 @@ def front_of(
     accuracies: Accuracies,
     recorded: Mapping[str, Distribution],
     measured: Mapping[str, Measured],
+    machine: str = "this machine",
 ) -> GroupFront:
     """Return the front of a label set: of its benchmarks, if at least two models have one, else as recorded.
 
     `facts`: the models with runs or benchmarks. `recorded`: distributions by model. Only models whose
-    accuracies are of the same pictures are compared.
+    accuracies are of the same pictures are compared. `machine`: that of the benchmarks, in words.
     """
     benchmarked = [each for each in facts if each.name in measured]
 
@@ -93,8 +97,8 @@ def front_of(
             _front_model(each, dominated, each.measured.p50_ms, each.measured.median_interval_ns)
             for each in candidates
         ]
-        absent = _absent(facts, measured, "no benchmark on this machine yet", accuracies)
-        return _group("benchmarks", labels, models, [each.name for each in best], dominated, absent)
+        absent = _absent(facts, measured, f"no benchmark on {machine} yet", accuracies)
+        return _group("benchmarks", labels, models, [each.name for each in best], dominated, absent, machine)
     contenders = [
         Recorded(
             each.name,
@@ -109,7 +113,7 @@ def front_of(
     live_best, dominated = front(contenders)
     models = [_front_model(each, dominated, each.median_ns / 1e6, each.interval_ns) for each in contenders]
     absent = _absent(facts, recorded, "no runs of this stage", accuracies)
-    return _group("recorded", labels, models, [each.name for each in live_best], dominated, absent)
+    return _group("recorded", labels, models, [each.name for each in live_best], dominated, absent, machine)
 
 
 def _absent(
@@ -168,11 +172,12 @@ def _group(
     best: Sequence[str],
     dominated: Sequence[Dominated],
     absent: Mapping[str, str],
+    machine: str,
 ) -> GroupFront:
     known = {each.entry for each in models if each.accuracy is not None}
     beaten = {each.model: each for each in dominated}
     chart = _draw(Front(task=labels[0], labels=labels[1], models=tuple(models))) if len(known) > 1 else None
-    return GroupFront(source, frozenset(best) & known, beaten, _behind(models), absent, chart)
+    return GroupFront(source, frozenset(best) & known, beaten, _behind(models), absent, chart, machine)
 
 
 def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:

@@ -144,7 +144,8 @@ class Known:
     """What the table combines: recorded figures, distributions of the stages shown, and the models' facts.
 
     `of_other_files`: models some of whose runs are of another file than the served one. Their `facts`,
-    `accuracies` and `measured` are of the served file, and are withheld.
+    `accuracies` and `measured` are of the served file, and are withheld. `machine`: that of the benchmarks in
+    `measured`, in words.
     """
 
     recorded: Figures
@@ -155,6 +156,7 @@ class Known:
     assumed: Mapping[str, tuple[str, ...]]
     defaults: Sequence[str]
     of_other_files: frozenset[str] = frozenset()
+    machine: str = "this machine"
 
 
 def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
@@ -228,7 +230,7 @@ def _group(
                 if name in known.measured and name not in names and (each.task, each.labels) == labels
             ]
             recorded = known.distributions.get(stage, {})
-            front = front_of(labels, compared, accuracies, recorded, known.measured)
+            front = front_of(labels, compared, accuracies, recorded, known.measured, known.machine)
     baseline = _baseline(known, stage, wanted, names)
     base = _summary(known, baseline, stage)
     short = short_names(names)

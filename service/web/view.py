@@ -83,7 +83,8 @@ class View:
     """What the page shows, as in its URL; an empty model means all, side by side.
 
     `version`: the model files' versions as in `GET /latency`: `current`, `all` or the beginning of one.
-    `baseline`: the model that others of its label set are compared with; empty for the default.
+    `baseline`: the model that others of its label set are compared with; empty for the default. `machine`:
+    name of the kind of machine whose runs are shown; empty: all, pooled.
     """
 
     regime: RegimeChoice = ""
@@ -93,13 +94,14 @@ class View:
     version: str = CURRENT
     sort: Sort = DEFAULT_SORT
     baseline: str = ""
+    machine: str = ""
 
     def url(self, path: str, **more: str) -> str:
         """Return `path` with this view's parameters of `GET /latency` and `more`, without empty values."""
         stage = "" if self.stage == "all" else self.stage
         version = "" if self.version == CURRENT else self.version
         parameters = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since}
-        return _url(path, parameters | {"version": version} | more)
+        return _url(path, parameters | {"version": version, "machine": self.machine} | more)
 
     def page_url(self, **changed: str) -> str:
         """Return the page's relative URL of this view with the values `changed`, without default values."""
@@ -137,6 +139,9 @@ class DashboardPage:
     baselines: Sequence[Choice] = field(
         metadata=explained("Options of the baseline; the empty value means the default")
     )
+    machines: Sequence[Choice] = field(
+        metadata=explained("Options of the machine; the empty value means all, pooled")
+    )
     view: View = field(metadata=explained("The selected values"))
     key_needed: bool = field(metadata=explained("Whether `POST /demo` needs the API key"))
     figures: Markup = field(
@@ -148,13 +153,15 @@ def dashboard_page(
     view: View,
     names: Sequence[str],
     regimes: Mapping[Regime, Activity],
+    machines: Sequence[str],
     figures: Markup,
     *,
     key_needed: bool,
 ) -> DashboardPage:
     """Build the page around `figures`. `names`: the selectable models; `regimes`: each with its number of
-    runs and errors.
+    runs and errors; `machines`: those with runs.
     """
+    machines = sorted({*machines, *filter(None, [view.machine])})
     names = list(dict.fromkeys([*names, *filter(None, (view.model, view.baseline))]))
     most = f"most runs ({busiest(regimes)})" if any(map(any, regimes.values())) else "most runs"
     with_runs = [regime for regime, each in regimes.items() if any(each) or regime == view.regime]
@@ -169,6 +176,7 @@ def dashboard_page(
         windows=[Choice(name, span.text) for name, span in WINDOWS.items()],
         versions=_versions(view.version),
         baselines=[Choice("", "default"), *(Choice(name, name) for name in names)],
+        machines=[Choice("", "all"), *(Choice(name, name) for name in machines)],
         view=view,
         key_needed=key_needed,
         figures=figures,

@@ -23,6 +23,7 @@ from service.bench.recommend.advice import this_machine
 from service.bench.store import BenchmarkStore
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
+from service.latency.store import LatencyStore
 from service.state import open_state
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
@@ -452,6 +453,40 @@ def test_front_of_benchmarks(visit: Visit, weighed: str) -> None:
     assert one.page.locator("tr[data-model=tiny-b]").get_by_text("most accurate").is_visible()
     assert one.violations() == []
     assert one.overflow() == 0
+
+
+def test_a_machine_is_chosen(visit: Visit, tiny_models_dir: Path, cat_jpeg: bytes, tmp_path: Path) -> None:
+    """The choice appears once another machine has runs, and stays chosen when another value changes."""
+    slow = "Slow CPU, 3 cores"
+    with service_process(tiny_models_dir, tmp_path / "data") as process, process.client() as client:
+        assert client.post("/classify?model=tiny", content=cat_jpeg).status_code == 200
+        one = visit(f"{str(client.base_url).rstrip('/')}/dashboard")
+        page = one.page
+        drawn(page)
+        choice = page.get_by_label("Machine")
+        expect(choice).to_be_hidden()
+        engine = open_database(None, tmp_path / "data")
+        replica = Recorder(LatencyStore(engine, machine=slow), Metrics({}))
+        for _ in range(3):
+            replica.record("tiny", "live", {"inference": 900_000_000, "total": 1_000_000_000})
+        replica.flush()
+        engine.dispose()
+        expect(choice).to_be_visible(timeout=SOON_MS)
+        expect(page.locator("#figures .warn")).to_contain_text("Pooled runs of 2 machines")
+        choice.select_option(slow)
+        expect(page.locator("#figures")).to_contain_text(f"Only runs of {slow}; show instead: all, pooled")
+        assert cells(page, "tiny")[3] == "3"
+        page.get_by_label("Window").select_option("1h")
+        expect(page.locator(".said").first).to_contain_text("last 1 hour")
+        assert cells(page, "tiny")[3] == "3"
+        assert "machine=Slow+CPU" in page.url
+        page.get_by_role("link", name="all, pooled").click()
+        expect(page.locator("#figures .warn")).to_contain_text("Pooled runs of 2 machines")
+        expect(choice).to_have_value("")
+        page.locator("#figures .warn").get_by_role("link", name=slow).click()
+        expect(choice).to_have_value(slow)
+        assert one.overflow() == 0
+        assert one.violations() == []
 
 
 def test_without_benchmarks_it_says_so(visit: Visit, served: Served) -> None:

@@ -1,14 +1,15 @@
-"""Recommend a model for this machine, or for the machine of a bundle."""
+"""Recommend a model for this machine, for another kind of machine, or for the machine of a bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.zoo.card import Task
 from service.bench.bundle import ModelFacts
-from service.bench.fingerprint import Fingerprint, same_machine, take_fingerprint
+from service.bench.fingerprint import Fingerprint, Machine, same_machine, take_fingerprint
 from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evidence
+from service.bench.recommend.machines import chosen, kinds_of
 from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidBundle
 from service.evaluation.result import Evaluation
@@ -20,11 +21,20 @@ from service.inference.runtimes.opening import is_installed, runtime_version, se
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommendation with its evidence. `machine`: the machine that it is for."""
+    """A recommendation with its evidence, for machines of one kind.
+
+    `name`: name of the kind; `machine`: a machine of it; `is_here`: whether this machine is one;
+    `benchmarks`: number of benchmarks of the kind; `others`: what is recommended for other kinds that have
+    benchmarks, each without `others`.
+    """
 
     recommendation: Recommendation
     evidence: Evidence
+    name: str
     machine: Fingerprint
+    is_here: bool
+    benchmarks: int
+    others: tuple[Advice, ...] = ()
 
 
 def this_machine() -> Fingerprint:
@@ -55,36 +65,48 @@ def advise_here(
     unreadable: dict[str, str],
     here: Fingerprint,
     evaluation: Evaluation | None = None,
+    machine: str | None = None,
 ) -> Advice:
-    """Recommend a model of the zoo for this machine, from benchmarks of this machine.
+    """Recommend a model of the zoo for machines of one kind, from benchmarks of such machines.
 
-    `evaluation`: rank by the accuracy on its pictures.
+    `machine`: name of the kind; None: that of this machine. `evaluation`: rank by the accuracy on its
+    pictures. Raises InvalidParameter for a kind without benchmarks.
     """
-    facts = [ModelFacts.of(card) for card in registry.served_cards().values()]
-    running = registry.servings()
+    kinds = kinds_of(bundles, here.machine)
+    wanted = here.machine if machine is None else chosen(kinds, machine)
     broken = {
         entry.name: entry.reason
         for entry in registry.entries
         if entry.model is None and entry.reason is not None and entry.reason != LOADING
     }
-    hashes = {each.name: each.sha256 for each in facts}
-    evidence = weigh_evidence(bundles, here, hashes, running)
-    evidence.unused |= unreadable
-    usable = [each for each in facts if each.name not in broken]
-    return Advice(
-        recommend(
+
+    def advise(name: str, kind: Machine) -> Advice:
+        is_here = kind == here.machine
+        facts = [ModelFacts.of(card) for card in registry.served_cards().values()]
+        running, unknown = registry.servings(), _unknown_accuracies(registry)
+        if not is_here:  # what runs there is not known here: by default, what the card says
+            facts = [ModelFacts.of(entry.card) for entry in registry.entries if entry.card is not None]
+            running, unknown = {}, {}
+        evidence = weigh_evidence(bundles, here, {each.name: each.sha256 for each in facts}, running, kind)
+        evidence.unused |= unreadable
+        recommendation = recommend(
             constraints,
-            usable,
+            [each for each in facts if each.name not in broken],
             evidence,
             _default_labels(registry, constraints.task),
             broken,
             evaluation,
             servings=running,
-            unknown_accuracies=_unknown_accuracies(registry),
-        ),
-        evidence,
-        machine=here,
-    )
+            unknown_accuracies=unknown,
+            machine=None if is_here else name,
+        )
+        benchmarks = sum(stored.bundle.fingerprint.machine == kind for stored in bundles)
+        machine = here.model_copy(update={"machine": kind})
+        return Advice(recommendation, evidence, name, machine, is_here, benchmarks)
+
+    advice = [advise(name, kind) for name, kind in kinds.items()]
+    (asked,) = (each for each in advice if each.machine.machine == wanted)
+    return replace(asked, others=tuple(each for each in advice if each is not asked and each.benchmarks))
 
 
 def advise_from(
@@ -92,18 +114,25 @@ def advise_from(
     bundles: Sequence[StoredBundle],
     registry: Registry,
     evaluation: Evaluation | None = None,
+    machine: str | None = None,
 ) -> Advice:
     """Recommend a model of the bundles for the machine that they were measured on.
 
-    `evaluation`: rank by the accuracy on its pictures. Raises InvalidBundle if the bundles are from several
-    machines. Models whose file in the zoo differs are rejected as stale.
+    `machine`: name of the kind of machine, if they are from several. `evaluation`: rank by the accuracy on
+    its pictures. Raises InvalidBundle if the bundles are from several machines and none is named, and
+    InvalidParameter for one that none is from. Models whose file in the zoo differs are rejected as stale.
     """
+    kinds = kinds_of(bundles)
+    if machine is not None:
+        kind = chosen(kinds, machine)
+        bundles = [stored for stored in bundles if stored.bundle.fingerprint.machine == kind]
     first = bundles[0]
     for other in bundles[1:]:
         differences = same_machine(first.bundle.fingerprint, other.bundle.fingerprint)
         if differences:
             raise InvalidBundle(
-                f"{first.id} and {other.id}: from different machines ({'; '.join(differences)})"
+                f"{first.id} and {other.id}: from different machines ({'; '.join(differences)}); choose one "
+                f"with --machine (allowed: {'; '.join(kinds)})"
             )
     facts = {each.name: each for stored in reversed(bundles) for each in stored.bundle.models}
     hashes = {
@@ -115,7 +144,9 @@ def advise_from(
     sets = {each.labels for each in facts.values() if each.task == constraints.task}
     labels = sets.pop() if len(sets) == 1 else _default_labels(registry, constraints.task)
     recommendation = recommend(constraints, list(facts.values()), evidence, labels, evaluation=evaluation)
-    return Advice(recommendation, evidence, machine=first.bundle.fingerprint)
+    fingerprint = first.bundle.fingerprint
+    (name,) = (name for name, kind in kinds.items() if kind == fingerprint.machine)
+    return Advice(recommendation, evidence, name, fingerprint, is_here=False, benchmarks=len(bundles))
 
 
 def _default_labels(registry: Registry, task: Task) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.zoo.statistics import PercentileBound, binomial_cdf, percentile_bound
 from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, Entry, FlagKind, ModelFacts
-from service.bench.fingerprint import Fingerprint, same_machine, same_software
+from service.bench.fingerprint import Fingerprint, Machine, same_machine, same_software
 from service.inference.runtimes.choice import Serving
 
 _NO_EVIDENCE: tuple[FlagKind, ...] = ("dirty", "void", "partial", "contaminated")
@@ -158,14 +158,19 @@ def weigh_evidence(
     here: Fingerprint | None,
     hashes: Mapping[str, str],
     servings: Mapping[str, Serving] = MappingProxyType({}),
+    machine: Machine | None = None,
 ) -> Evidence:
     """Sort benchmarks into usable ones and unusable ones, with reasons.
 
     `here`: fingerprint of this machine; None if the recommendation is for the machine of the bundles.
     `hashes`: SHA-256 of the model files in the zoo, by name. `servings`: what runs the models in the service,
-    by name; by default ONNX Runtime, in the precision of the card.
+    by name; by default ONNX Runtime, in the precision of the card. `machine`: the kind of machine that the
+    recommendation is for; by default this one. What other machines run the models in is not known here, so it
+    is taken to be the default.
     """
     evidence = Evidence()
+    if here is not None and machine is not None and machine != here.machine:
+        here, servings = here.model_copy(update={"machine": machine}), {}
     for stored in sorted(bundles, key=lambda stored: stored.bundle.started_at, reverse=True):
         bundle = stored.bundle
         problem = _problem(bundle, here)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 
 from models.zoo.card import Task
@@ -86,7 +87,7 @@ class Recommendation:
     """Recommendation with its reasons.
 
     `why`: reason for `recommended`; `accuracy_of`: description of the pictures that the accuracies are of;
-    `measured`: all models that `pareto` is computed from; `run`: command that measures the missing models;
+    `measured`: all models with a usable benchmark; `run`: command that measures the missing models;
     `evaluate`: command that evaluates the missing models on the data.
     """
 
@@ -97,11 +98,25 @@ class Recommendation:
     task: Task
     fits: tuple[Fit, ...]
     measured: tuple[Candidate, ...]
-    pareto: tuple[Candidate, ...]
-    dominated: tuple[Dominated, ...]
     rejected: tuple[Rejected, ...]
     run: str | None
     evaluate: str | None
+
+    @property
+    def pareto(self) -> tuple[Candidate, ...]:
+        """The models of `measured` that no other one dominates."""
+        return self._front[0]
+
+    @property
+    def dominated(self) -> tuple[Dominated, ...]:
+        """The models of `measured` that another one dominates."""
+        return self._front[1]
+
+    @cached_property
+    def _front(self) -> tuple[tuple[Candidate, ...], tuple[Dominated, ...]]:
+        """Computed only when it is asked for, because it takes long."""
+        best, dominated = front(self.measured)
+        return tuple(best), tuple(dominated)
 
 
 def recommend(
@@ -114,11 +129,12 @@ def recommend(
     *,
     servings: Mapping[str, Serving] = MappingProxyType({}),
     unknown_accuracies: Mapping[str, str] = MappingProxyType({}),
+    machine: str | None = None,
 ) -> Recommendation:
     """Recommend the best of `models` within `constraints`. `broken`: why models are not served, by name.
 
     `servings`: what runs the models, by name; by default ONNX Runtime. `unknown_accuracies`: why the accuracy
-    of what runs is unknown, by name.
+    of what runs is unknown, by name. `machine`: name of the machine that the evidence is of; None: this one.
 
     Only models of one task and one label set are compared, by default `default_labels`, because accuracies on
     different label sets are not comparable. With an `evaluation`, which must be of the task, accuracies are
@@ -132,10 +148,11 @@ def recommend(
     unmeasured: list[str] = []
     unevaluated: list[str] = []
     comparable: list[Candidate] = []
+    where = "here" if machine is None else f"on {machine}"
     runtimes = {name: serving.runtime for name, serving in servings.items()}
 
     def run_of(model: str) -> str:
-        return f"run `{command([model], runtimes)}`"
+        return f"run `{command([model], runtimes)}`" + ("" if machine is None else " there")
 
     for facts in known.values():
         if facts.task != constraints.task:
@@ -152,7 +169,7 @@ def recommend(
         reasons = _size(constraints, facts)
         if not isinstance(estimate, str):
             reasons += _accuracy(constraints, estimate, unknown_accuracies.get(facts.name))
-        latency, missing = _latency(constraints, facts.name, measured, evidence, run_of(facts.name))
+        latency, missing = _latency(constraints, facts.name, measured, evidence, where, run_of(facts.name))
         if missing and not reasons:
             unmeasured.append(facts.name)
         if isinstance(estimate, str):
@@ -164,12 +181,12 @@ def recommend(
             rejected.append(Rejected(facts.name, "; ".join(reasons)))
         else:
             unknown = unknown_accuracies.get(facts.name)
-            fits.append(_fit(constraints, facts, accuracy, measured, unknown, run_of(facts.name)))
+            missing_words = f"not measured {where}: {run_of(facts.name)}"
+            fits.append(_fit(constraints, facts, accuracy, measured, unknown, missing_words))
     fits.sort(key=_rank)
     if evaluation is not None and fits:
         fits[0] = _with_similar(evaluation, fits)
     compared = [facts for facts in known.values() if (facts.task, facts.labels) == (constraints.task, labels)]
-    on_front, dominated = front(comparable)
     return Recommendation(
         recommended=fits[0].facts.name if fits else None,
         why=_why(constraints, fits, nothing_measured=bool(unmeasured) and not comparable),
@@ -180,8 +197,6 @@ def recommend(
         task=constraints.task,
         fits=tuple(fits),
         measured=tuple(comparable),
-        pareto=tuple(on_front),
-        dominated=tuple(dominated),
         rejected=tuple(sorted(rejected, key=lambda rejection: rejection.model)),
         run=command(sorted(unmeasured), runtimes) if unmeasured else None,
         evaluate=evaluate_command(evaluation, sorted(unevaluated)) if evaluation and unevaluated else None,
@@ -243,7 +258,12 @@ def _unknown(reason: str | None) -> str:
 
 
 def _latency(
-    constraints: Constraints, model: str, measured: Measured | None, evidence: Evidence, run: str
+    constraints: Constraints,
+    model: str,
+    measured: Measured | None,
+    evidence: Evidence,
+    where: str,
+    run: str,
 ) -> tuple[list[str], bool]:
     """Return the reasons why the latency is not within the bounds, and whether a benchmark is missing."""
     bounds = constraints.latency_bounds
@@ -252,7 +272,7 @@ def _latency(
     if measured is None:
         unusable = evidence.unusable.get(model, [])
         if not unusable:
-            return [f"not measured here: {run}"], True
+            return [f"not measured {where}: {run}"], True
         others = f" (and {len(unusable) - 1} older)" if len(unusable) > 1 else ""
         return [f"no usable benchmark: {unusable[0]}{others}; {run}"], True
     reasons, missing = [], False
@@ -279,7 +299,7 @@ def _fit(
     accuracy: AccuracyEstimate | None,
     measured: Measured | None,
     unknown: str | None,
-    run: str,
+    not_measured: str,
 ) -> Fit:
     notes = []
     if accuracy is None:
@@ -294,7 +314,7 @@ def _fit(
             )
         notes.append(f"accuracy may be as low as {accuracy.low:.1%} (95 % interval)")
     if measured is None:
-        notes.append(f"not measured here: {run}")
+        notes.append(not_measured)
         return Fit(facts, accuracy, None, None, tuple(notes))
     confidences = [
         measured.confidence(fraction, limit * 1e6) for fraction, limit in constraints.latency_bounds

@@ -32,10 +32,19 @@ function draw() {
   if (chartData !== null && !form.elements.regime.value) {
     form.elements.regime.options[0].textContent = `most runs (${drawn.regime})`;
   }
+  offerMachines(drawn.machines);
   const isUsed = document.querySelector("table.models") !== null;
   if (demo.dataset.running === undefined) demo.hidden = isUsed && drawn.regime !== "demo";
   if (chartData !== null) drawFigures(chartData);
   else document.body.dataset.drawn = "yes";
+}
+
+// Offer the machines that have runs, if there are several.
+function offerMachines(names) {
+  const select = form.elements.machine;
+  const offered = [...select.options].map((option) => option.value);
+  for (const name of names) if (!offered.includes(name)) select.add(new Option(name, name));
+  select.parentElement.hidden = names.length < 2 && !select.value;
 }
 
 // Return the query of the form's view, without values that are the default.

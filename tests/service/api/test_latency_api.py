@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,12 @@ from service.api.latency import HistoryResponse, LatencyResponse
 from service.api.latency_distribution import DistributionResponse
 from service.api.periods import format_moment, parse_since, parse_step
 from service.errors import InvalidParameter
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
 from service.latency.stages import STAGES
+from service.latency.store import LatencyStore
 from service.settings import Settings
+from service.storage.database import open_database
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem
@@ -204,6 +208,49 @@ def test_model_that_is_no_longer_served(png: bytes, tmp_path: Path) -> None:
             client.post("/classify", content=png)
             rows = latencies(client, "?model=old&stage=total")
             assert [(row["model"], row["count"]) for row in rows] == [("old", 1)]
+
+
+SLOW = "Slow CPU, 2 cores"
+
+
+@pytest.fixture
+def slow_replica(tiny_settings: Settings) -> Iterator[Recorder]:
+    """A process on another kind of machine, with the database of the service."""
+    engine = open_database(tiny_settings.database_url, tiny_settings.data_dir)
+    yield Recorder(LatencyStore(engine, machine=SLOW), Metrics({}))
+    engine.dispose()
+
+
+def test_machines_are_pooled_or_chosen(
+    serve: Callable[..., httpx.Client], png: bytes, slow_replica: Recorder
+) -> None:
+    client = serve()
+    assert client.post("/classify", content=png).status_code == 200
+    for _ in range(3):
+        slow_replica.record("tiny", "live", {"total": 500_000_000})
+    slow_replica.record_error("tiny", "live", "queue-full")
+    slow_replica.flush()
+    window = client.get("/latency").json()["window"]
+    (own,) = set(window["machines"]) - {SLOW}
+    assert (sorted(window["machines"]), window["other_machines"]) == (sorted([own, SLOW]), [])
+    for machine, other, count, failures in ((SLOW, own, 3, {"queue-full": 1}), (own, SLOW, 1, {})):
+        asked = {"machine": machine, "model": "tiny", "stage": "total"}
+        body = client.get("/latency", params=asked).json()
+        (row,) = LatencyResponse.model_validate(body).latencies
+        assert (row.count, row.errors) == (count, failures)
+        history = HistoryResponse.model_validate(client.get("/latency/history", params=asked).json())
+        assert sum(point.count for point in history.points) == count
+        told = DistributionResponse.model_validate(client.get("/latency/distribution", params=asked).json())
+        assert told.count == count
+        for answer in (body["window"], history.window.model_dump(), told.window.model_dump()):
+            assert (answer["machines"], answer["other_machines"]) == ([machine], [other])
+    assert latencies(client, "?machine=unknown") == []
+
+
+@pytest.mark.parametrize("route", ["/latency", "/latency/history", "/latency/distribution", "/dashboard"])
+def test_unknown_machine(client: httpx.Client, route: str) -> None:
+    response = client.get(f"{route}?model=tiny&machine=Abacus")
+    assert_problem(response, 422, "invalid-parameter", "machine 'Abacus': unknown (allowed: ", "; unknown)")
 
 
 def test_concurrent_requests(serve: Callable[..., httpx.Client], png: bytes) -> None:

@@ -227,8 +227,8 @@ def test_recommend_without_bounds(serve: Serve) -> None:
     assert all(fit["confidence"] is None and fit["latency_ms"] is None for fit in body["fits"])
     assert all("not measured here" in note for fit in body["fits"] for note in fit["notes"][-1:])
     assert set(body) == {
-        "recommended", "why", "accuracy_of", "data", "task", "labels", "fits", "measured", "pareto",
-        "dominated", "rejected", "evidence",
+        "machine", "machines", "recommended", "why", "accuracy_of", "data", "task", "labels", "fits",
+        "measured", "pareto", "dominated", "rejected", "evidence",
     }  # fmt: skip
 
 

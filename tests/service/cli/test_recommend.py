@@ -99,6 +99,25 @@ def test_benchmark_of_another_machine_is_not_used(tiny_models_dir: Path, tmp_pat
     assert "there Another CPU" in done.stdout
 
 
+def test_recommend_for_another_kind_of_machine(tiny_models_dir: Path, tmp_path: Path) -> None:
+    here = this_machine()
+    other = bundles.fingerprint(cpu="Another CPU").model_copy(update={"software": here.software})
+    store(tmp_path, benchmark_of_zoo(tiny_models_dir, here))
+    store(tmp_path, benchmark_of_zoo(tiny_models_dir, other))
+    ours = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2")
+    assert ours.stdout.startswith(f"For {here.machine.name}, onnxruntime ")
+    assert "with benchmarks (--machine):\n  Another CPU, 2 cores: tiny: the only one that fits" in ours.stdout
+    theirs = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2", "--machine", "Another CPU, 2 cores")
+    assert theirs.returncode == 0, theirs.stderr
+    assert theirs.stdout.startswith("For Another CPU, 2 cores, onnxruntime ")
+    assert f"  {here.machine.name}: tiny: the only one that fits" in theirs.stdout
+    wrong = weighin(tiny_models_dir, tmp_path, "--machine", "Abacus")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith(
+        "weighin: machine 'Abacus': no benchmarks (allowed: Another CPU, 2 cores; "
+    )
+
+
 def test_recommend_from_bundle_files(tiny_models_dir: Path, tmp_path: Path) -> None:
     pi = tmp_path / "pi.json"
     write_bundle(pi, benchmark_of_zoo(tiny_models_dir, bundles.fingerprint(cpu="Cortex-A76")))
@@ -116,7 +135,17 @@ def test_recommend_from_bundle_files(tiny_models_dir: Path, tmp_path: Path) -> N
     mixed = weighin(tiny_models_dir, tmp_path, "--bundle", str(pi), "--bundle", str(other))
     assert mixed.returncode == 1
     assert mixed.stderr == (
-        "weighin: pi.json and other.json: from different machines (cpu model: Cortex-A76, there Cortex-A53)\n"
+        "weighin: pi.json and other.json: from different machines (cpu model: Cortex-A76, there Cortex-A53); "
+        "choose one with --machine (allowed: Cortex-A53, 2 cores; Cortex-A76, 2 cores)\n"
+    )
+    both = ("--bundle", str(pi), "--bundle", str(other), "--machine")
+    one = weighin(tiny_models_dir, tmp_path, *both, "Cortex-A53, 2 cores")
+    assert one.stdout.startswith("For Cortex-A53, 2 cores, onnxruntime 1.32.0, ")
+    assert "not used" not in one.stdout
+    none = weighin(tiny_models_dir, tmp_path, *both, "Cortex-A7")
+    assert none.returncode == 1
+    assert none.stderr == (
+        "weighin: machine 'Cortex-A7': no benchmarks (allowed: Cortex-A53, 2 cores; Cortex-A76, 2 cores)\n"
     )
 
 

@@ -48,6 +48,14 @@ def test_errors_are_counted_with_and_without_a_model() -> None:
     assert shown[key("weighin_errors_total", model="", kind="unknown-model")] == 1
 
 
+def test_machine_is_named_beside_the_build() -> None:
+    machine = {"machine": "Fast CPU, 8 cores", "cpu": "Fast CPU", "cores": "8"}
+    shown = scrape(Metrics({"version": "1"}, machine=machine))
+    assert shown[key("weighin_machine_info", **machine)] == 1
+    assert shown[key("weighin_build_info", version="1")] == 1
+    assert not any(name == "weighin_machine_info" for name, _ in scrape(Metrics({})))
+
+
 def test_gauges_are_read_when_shown() -> None:
     metrics = Metrics({"version": "1.2", "onnxruntime": "1.32"})
     waiting = [0]

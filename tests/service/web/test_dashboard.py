@@ -12,8 +12,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -27,6 +29,7 @@ from service.api.body.request import add_parts
 from service.api.middleware.context import RequestContext
 from service.api.routers import ApiKey, add_routes
 from service.bench.archive import BenchmarkArchive
+from service.bench.recommend.advice import this_machine
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
@@ -47,6 +50,7 @@ from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
 from tests.helpers.pages import Code, names_in
 from tests.helpers.until import until
+from tests.service.bench import bundles
 from tests.service.conftest import NewTables
 from tests.service.web.test_fronts import steady_benchmark
 
@@ -269,7 +273,7 @@ def test_form_and_url_hold_the_view(instrument: Instrument) -> None:
     instrument.record(2, "tiny-b")
     view = {"regime": "live", "model": "tiny-b", "stage": "decode", "since": "1h", "baseline": "tiny"}
     page = instrument.page(**view, sort="-runs")
-    assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {*view.values(), "current"}
+    assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {*view.values(), "current", ""}
     assert '<input type="hidden" name="sort" value="-runs">' in page
     assert [row[0] for row in rows(page)] == ["tiny baseline fastest", "tiny-b fastest"]
     assert (charts(page)["model"], charts(page)["stage"]) == ("tiny-b", "decode")
@@ -504,35 +508,100 @@ def test_facts_of_the_served_file_are_not_shown_beside_runs_of_another(rated: In
     assert "withheld of" not in same
 
 
-def test_pooled_machines_are_named(instrument: Instrument, tmp_path: Path) -> None:
-    assert "Pooled runs" not in instrument.page()
-    engine = open_database(None, tmp_path / "data")
-    for machine in ("Fast CPU, 8 cores", "Slow CPU, 2 cores"):
-        store = LatencyStore(engine, machine=machine)
-        replica = Recorder(store, Metrics({}), clock=lambda: instrument.at)
-        replica.record("tiny", "live", RUN)
-        replica.flush()
-        instrument.at += 60
-    warning = "Pooled runs of 2 machines, which may differ in speed: Fast CPU, 8 cores; Slow CPU, 2 cores."
+FAST, SLOW = "Fast CPU, 8 cores", "Slow CPU, 2 cores"
+
+
+@contextmanager
+def on_machine(instrument: Instrument, folder: Path, machine: str) -> Iterator[Recorder]:
+    """Yield the recorder of a process on another machine that shares the instrument's database."""
+    engine = open_database(None, folder / "data")
+    replica = Recorder(LatencyStore(engine, machine=machine), Metrics({}), clock=lambda: instrument.at)
+    yield replica
+    replica.flush()
+    engine.dispose()
+    instrument.at += 60
+
+
+def machine_words(page: str) -> str:
+    """Return what the page says about machines, without markup."""
+    found = re.findall(r'<p class="(?:warn|quiet)">([^<]*machine.*?|Only runs of.*?)</p>', page)
+    return html.unescape(re.sub(r"<[^>]+>", "", found[0])) if found else ""
+
+
+def offered(page: str) -> list[str]:
+    """Return the machines that can be chosen; empty if the choice is hidden."""
+    hidden, options = re.findall(r"<label( hidden)?>Machine <select[^>]*>(.*?)</select>", page)[0]
+    return [] if hidden else re.findall(r"<option value=\"([^\"]*)\"", options)
+
+
+def test_pooled_machines_are_named_and_one_can_be_chosen(instrument: Instrument, tmp_path: Path) -> None:
+    for machine, runs, ms in ((FAST, 3, 1), (SLOW, 4, 9)):
+        with on_machine(instrument, tmp_path, machine) as replica:
+            for _ in range(runs):
+                replica.record("tiny", "live", {"inference": ms * 900_000, "total": ms * 1_000_000})
+    warning = f"Pooled runs of 2 machines, which may differ in speed; show one: {FAST}; {SLOW}."
     latencies = Latencies(instrument.recorder)  # with nothing cached
     cache = DashboardCache(Site(), latencies, instrument.catalogue, lambda: None)
     for view in (View(), View(model="tiny")):
-        assert warning in asyncio.run(cache.rendered(view, "")).html
+        assert machine_words(asyncio.run(cache.rendered(view, "")).html) == warning
     cache.close()
-    engine.dispose()
+    pooled = instrument.page()
+    assert offered(pooled) == ["", FAST, SLOW]
+    assert [row[5] for row in rows(pooled)] == ["7"]
+    (link,) = re.findall(rf'<a href="([^"]*)">{SLOW}</a>', pooled)
+    assert link == f"./dashboard?{urlencode({'machine': SLOW})}"
+    for model in ("", "tiny"):
+        page = instrument.page(model=model, machine=SLOW)
+        assert machine_words(page) == f"Only runs of {SLOW}; show instead: all, pooled; {FAST}."
+        assert f'<option value="{SLOW}" selected>' in page
+        assert [(row[2], row[5]) for row in rows(page)] == [("9.00", "4")]
+        assert sum(charts(page)["traffic"]["per_second"]["tiny"]) > 0
+        assert charts(page)["machines"] == [FAST, SLOW]
+        (json_link, *_) = re.findall(r'href="(/latency\?[^"]*)"', page)
+        assert urlencode({"machine": SLOW}) in html.unescape(json_link)
+    detail = instrument.page(model="tiny", machine=FAST)
+    assert charts(detail)["shape"]["count"] == 3
+    assert [line[:2] for line in lines(detail, "Stages of tiny")] == [["inference", "3"], ["total", "3"]]
+
+
+def test_one_machine_is_no_choice(instrument: Instrument) -> None:
+    instrument.record(1)
+    assert (machine_words(instrument.page()), offered(instrument.page())) == ("", [])
+
+
+def test_front_of_a_machine_is_of_its_benchmarks(rated: Instrument, tmp_path: Path) -> None:
+    here = this_machine()
+    other = bundles.fingerprint("Slow CPU").model_copy(update={"software": here.software})
+    facts = rated.catalogue.facts()
+    rated.archive.save(steady_benchmark(facts, {"tiny": 3.0, "tiny-b": 1.0}))
+    rated.archive.save(steady_benchmark(facts, {"tiny": 20.0, "tiny-b": 90.0}, other))
+    for machine in (FAST, SLOW):
+        with on_machine(rated, tmp_path, machine) as replica:
+            for name in ("tiny", "tiny-b"):
+                replica.record(name, "live", RUN)
+    for machine in ("", FAST, SLOW):
+        rated.catalogue.measured(facts, machine)
+    rated.catalogue.close()
+    pooled = rated.page()
+    assert "by controlled benchmarks of inference on this machine" in pooled
+    assert "(live, not a controlled benchmark, pooled over 2 machines" in pooled.replace("; ", " (")
+    slow = rated.page(machine=SLOW)
+    assert f"by controlled benchmarks of inference on {SLOW}" in slow
+    drawn = re.findall(r"<title>(\S+): .*?, ([0-9.]+) ms", slow)
+    assert {name: round(float(ms), -1) for name, ms in drawn} == {"tiny": 20, "tiny-b": 90}
+    assert "pooled over" not in slow
+    fast = rated.page(machine=FAST)
+    assert "live, not a controlled benchmark: its intervals" in fast, "it has no benchmarks"
 
 
 def test_one_unknown_machine_is_no_second_one(instrument: Instrument, tmp_path: Path) -> None:
-    engine = open_database(None, tmp_path / "data")
-    for machine in ("", "Fast CPU, 8 cores"):
-        replica = Recorder(LatencyStore(engine, machine=machine), Metrics({}), clock=lambda: instrument.at)
-        replica.record("tiny", "live", RUN)
-        replica.flush()
-        instrument.at += 60
+    for machine in ("", FAST):
+        with on_machine(instrument, tmp_path, machine) as replica:
+            replica.record("tiny", "live", RUN)
     page = instrument.page()
-    assert "The machine of earlier runs is unknown; later ones are of: Fast CPU, 8 cores." in page
+    assert machine_words(page) == f"The machine of earlier runs is unknown; show one: {FAST}; unknown."
     assert "Pooled runs" not in page
-    engine.dispose()
+    assert "Only runs of unknown machines; show instead: " in instrument.page(machine="unknown")
 
 
 def test_detail_has_the_newest_versions(instrument: Instrument) -> None:

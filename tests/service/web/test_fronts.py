@@ -13,6 +13,7 @@ from sqlalchemy import text
 from models.zoo.card import Accuracy, read_card, write_card
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Bundle, ModelFacts
+from service.bench.fingerprint import Fingerprint
 from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.advice import this_machine
 from service.bench.recommend.evidence import Measured
@@ -46,8 +47,10 @@ def accuracies(values: Mapping[str, float], n: int = 10_000) -> Accuracies:
     return Accuracies("test", known, frozenset(known))
 
 
-def steady_benchmark(facts: Mapping[str, ModelFacts], medians_ms: Mapping[str, float]) -> Bundle:
-    """Return a benchmark of this machine with steady latencies around these medians."""
+def steady_benchmark(
+    facts: Mapping[str, ModelFacts], medians_ms: Mapping[str, float], on: Fingerprint | None = None
+) -> Bundle:
+    """Return a benchmark of this machine, or `on` another, with steady latencies around these medians."""
     random = np.random.default_rng(0)
     samples = {
         name: [
@@ -56,7 +59,7 @@ def steady_benchmark(facts: Mapping[str, ModelFacts], medians_ms: Mapping[str, f
         ]
         for name, ms in medians_ms.items()
     }
-    made = bundles.bundle(samples, on=this_machine())
+    made = bundles.bundle(samples, on=on or this_machine())
     return made.model_copy(update={"models": tuple(facts[name] for name in samples)})
 
 
@@ -259,6 +262,28 @@ def test_benchmarks_are_judged_again_after_a_failure(zoo: Zoo, damaged: bytes | 
     with zoo.engine.begin() as connection:
         connection.execute(text("UPDATE benchmarks SET bundle = :bundle"), {"bundle": packed})
     assert set(zoo.measured()) == {"a", "b"}
+
+
+def test_benchmarks_are_judged_per_machine(zoo: Zoo) -> None:
+    """Each machine has its own, so that dashboards of several do not judge again and again."""
+    here = this_machine()
+    cpu = here.machine.model_copy(update={"cpu_model": "Other CPU", "cores": 3})
+    other = here.model_copy(update={"machine": cpu})
+    facts = zoo.catalogue.facts()
+    zoo.archive.save(steady_benchmark(facts, {"a": 3.0, "b": 1.0}))
+    zoo.archive.save(steady_benchmark(facts, {"a": 5.0, "c": 7.0}, other))
+    for machine in ("", "Other CPU, 3 cores", "Unknown CPU, 1 core", here.machine.name):
+        zoo.catalogue.measured(facts, machine)
+    zoo.catalogue.close()
+
+    def medians(machine: str) -> dict[str, float]:
+        measured = zoo.catalogue.measured(facts, machine)
+        assert measured is not None, "judged again"
+        return {name: round(each.p50_ms) for name, each in measured.items()}
+
+    assert medians("") == medians(here.machine.name) == {"a": 3, "b": 1}
+    assert medians("Other CPU, 3 cores") == {"a": 5, "c": 7}
+    assert medians("Unknown CPU, 1 core") == {}
 
 
 def test_every_new_benchmark_is_judged(zoo: Zoo) -> None:

@@ -1,0 +1,48 @@
+"""Kinds of machines that benchmarks are of, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from service.bench.fingerprint import Machine
+from service.bench.recommend.evidence import StoredBundle
+from service.errors import InvalidParameter
+
+_DETAILS = ("architecture", "cpu_id", "isa", "cpus", "quota_cores")
+
+
+def kinds_of(bundles: Iterable[StoredBundle], here: Machine | None = None) -> dict[str, Machine]:
+    """Return the kinds of machine that the bundles are of, and `here`, by name, in order of their names.
+
+    Machines are of one kind if all their fields are equal. A kind has the name of its machines; if other
+    kinds have the same one, the fields in which they differ are added.
+    """
+    by_name: dict[str, list[Machine]] = {}
+    for machine in {*(stored.bundle.fingerprint.machine for stored in bundles), *([here] if here else [])}:
+        by_name.setdefault(machine.name, []).append(machine)
+    kinds = {
+        f"{name} ({details})" if (details := _details(machine, alike)) else name: machine
+        for name, alike in by_name.items()
+        for machine in alike
+    }
+    return dict(sorted(kinds.items()))
+
+
+def chosen(kinds: Mapping[str, Machine], name: str) -> Machine:
+    """Return the kind of this name. Raises InvalidParameter."""
+    if name not in kinds:
+        raise InvalidParameter(f"machine {name[:200]!r}: no benchmarks (allowed: {'; '.join(kinds)})")
+    return kinds[name]
+
+
+def _details(machine: Machine, alike: Iterable[Machine]) -> str:
+    """Return the fields in which the machines differ, with the values of one; empty if they do not differ."""
+    details = []
+    for field in _DETAILS:
+        values = [getattr(each, field) for each in alike]
+        value = getattr(machine, field)
+        if isinstance(value, tuple):  # what not all of them have
+            value = " ".join(item for item in value if not all(item in other for other in values))
+        if len(set(values)) > 1:
+            details.append(f"{field.replace('_', ' ')}: {value or 'none'}")
+    return ", ".join(details)

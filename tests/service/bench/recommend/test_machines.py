@@ -1,0 +1,125 @@
+"""Recommendations per kind of machine: benchmarks of unlike machines are never in one comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.recommend import RecommendResponse
+from service.bench.archive import BenchmarkArchive
+from service.bench.bundle import ModelFacts
+from service.bench.fingerprint import Fingerprint
+from service.bench.recommend.advice import this_machine
+from service.bench.recommend.evidence import StoredBundle
+from service.bench.recommend.machines import chosen, kinds_of
+from service.bench.store import BenchmarkStore
+from service.errors import InvalidParameter
+from service.inference.registry import Registry
+from service.settings import Settings
+from service.storage.database import open_database
+from tests.helpers.problems import assert_problem
+from tests.service.bench import bundles
+from tests.service.web.test_fronts import steady_benchmark
+
+FAST = "Fast CPU, 2 cores"
+
+
+def machine(**changes: Any) -> Fingerprint:
+    """This machine with other facts, and the software that is installed here."""
+    here = this_machine()
+    made = bundles.fingerprint("Fast CPU").machine.model_copy(update=changes)
+    return here.model_copy(update={"machine": made})
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+class TestRoute:
+    """GET /recommend of one replica, with benchmarks of several machines in its database."""
+
+    @pytest.fixture
+    def save(self, tiny_settings: Settings) -> Callable[..., str]:
+        """Store a benchmark of this machine or `on` another, of the median in milliseconds of each model."""
+        registry = Registry(tiny_settings.model_dirs, "tiny")
+        facts = {name: ModelFacts.of(card) for name, card in registry.served_cards().items()}
+
+        def store(medians_ms: dict[str, float], on: Fingerprint | None = None) -> str:
+            engine = open_database(tiny_settings.database_url, tiny_settings.data_dir)
+            identifier = BenchmarkArchive(BenchmarkStore(engine)).save(
+                steady_benchmark(facts, medians_ms, on)
+            )
+            engine.dispose()
+            return identifier
+
+        return store
+
+    def test_each_kind_has_its_own_answer(
+        self, serve: Callable[..., httpx.Client], save: Callable[..., str]
+    ) -> None:
+        ours, theirs = save({"tiny": 1, "tiny-b": 5}), save({"tiny": 9, "tiny-b": 2}, machine())
+        client, own = serve(), this_machine().machine.name
+        told = client.get("/recommend?p99_ms=3").json()
+        RecommendResponse.model_validate(told)
+        assert (told["machine"], told["recommended"]) == (own, "tiny")
+        for each, kind, here, best in zip(
+            told["machines"], (own, FAST), (True, False), ("tiny", "tiny-b"), strict=True
+        ):
+            assert (each["machine"], each["here"], each["benchmarks"]) == (kind, here, 1)
+            assert (each["recommended"], each["why"][:19]) == (best, "the only one that f")
+        assert told["evidence"]["benchmarks"] == [ours]
+        assert {each["benchmark"] for each in told["measured"]} == {ours}
+        other = client.get("/recommend", params={"p99_ms": 3, "machine": FAST}).json()
+        assert (other["machine"], other["recommended"]) == (FAST, "tiny-b")
+        assert other["evidence"]["machine"] == "Fast CPU"
+        assert other["evidence"]["benchmarks"] == [theirs]
+        assert {each["benchmark"] for each in other["measured"]} == {theirs}
+        (unused,) = other["evidence"]["unused"]
+        assert (unused["benchmark"], unused["reason"][:29]) == (ours, "measured on another machine (")
+        assert [each["recommended"] for each in other["machines"]] == ["tiny-b", "tiny"]
+        assert client.get("/recommend", params={"p99_ms": 3, "machine": own}).json() == told
+        for fits in (told, other):
+            assert not {each["by"] for each in fits["dominated"]}, "without accuracies no one is"
+
+    def test_own_kind_without_benchmarks(
+        self, serve: Callable[..., httpx.Client], save: Callable[..., str]
+    ) -> None:
+        save({"tiny": 2}, machine())
+        client, own = serve(), this_machine().machine.name
+        told = client.get("/recommend?p99_ms=3").json()
+        assert (told["machine"], told["recommended"]) == (own, None)
+        assert told["why"].startswith("no usable benchmark")
+        assert [(each["machine"], each["benchmarks"], each["recommended"]) for each in told["machines"]] == [
+            (own, 0, None),
+            (FAST, 1, "tiny"),
+        ]
+        other = client.get("/recommend", params={"p99_ms": 3, "machine": FAST}).json()
+        reasons = {each["model"]: each["reason"] for each in other["rejected"]}
+        command = "run `weighin bench --profile standard --models tiny-b` there"
+        assert reasons == {"tiny-b": f"not measured on {FAST}: {command}"}
+        assert [each["machine"] for each in other["machines"]] == [FAST], "the own kind has no benchmarks"
+        response = client.get("/recommend?machine=Abacus")
+        words = f"machine 'Abacus': no benchmarks (allowed: {'; '.join(sorted([own, FAST]))})"
+        assert_problem(response, 422, "invalid-parameter", words)
+
+
+def stored(*machines: Fingerprint) -> list[StoredBundle]:
+    return [
+        StoredBundle(f"run{number}", bundles.bundle({"a": [[[1_000_000]]]}, on=each))
+        for number, each in enumerate(machines)
+    ]
+
+
+def test_kinds_of_one_name_have_what_tells_them_apart() -> None:
+    plain, limited, newer = machine(), machine(quota_cores=2.5, cpus=8), machine(isa=("avx2", "avx512f"))
+    assert list(kinds_of(stored(plain, plain))) == [FAST]
+    assert kinds_of([], plain.machine) == {FAST: plain.machine}
+    assert kinds_of(stored(plain, limited)) == {
+        f"{FAST} (cpus: 2, quota cores: none)": plain.machine,
+        f"{FAST} (cpus: 8, quota cores: 2.5)": limited.machine,
+    }
+    kinds = kinds_of(stored(plain, newer, machine(cpu_model="Slow CPU", cores=1)))
+    assert list(kinds) == [f"{FAST} (isa: avx512f)", f"{FAST} (isa: none)", "Slow CPU, 1 core"]
+    assert chosen(kinds, f"{FAST} (isa: none)") == plain.machine
+    with pytest.raises(InvalidParameter, match=r"machine 'Fast CPU, 2 cores': no benchmarks \(allowed: Fast"):
+        chosen(kinds, FAST)
