@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections import Counter
 
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json, to_json
@@ -14,7 +15,10 @@ from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
 
 MAX_BUNDLES = 50
-"""Number of newest benchmarks that a recommendation uses."""
+"""Number of newest benchmarks that a recommendation uses, of each kind of machine: CPU and cores."""
+
+_MOST_ROWS = 8 * MAX_BUNDLES
+"""Number of newest benchmarks among which they are looked for."""
 
 
 def new_id() -> str:
@@ -62,8 +66,9 @@ class BenchmarkArchive:
         return identifier
 
     def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
-        """Return the newest bundles that can be read, and for each other one the reason, by id."""
-        identifiers = [row.id for row in self._store.rows(MAX_BUNDLES, measured=True)]
+        """Return the MAX_BUNDLES newest bundles of each kind of machine that can be read, and for each other
+        one the reason, by id."""
+        identifiers = self._newest()
         with self._lock:
             results = {name: self._cache[name] for name in identifiers if name in self._cache}
         for identifier in identifiers:
@@ -75,11 +80,21 @@ class BenchmarkArchive:
         return bundles, {name: reason for name, reason in results.items() if isinstance(reason, str)}
 
     def newest(self) -> tuple[str, ...]:
-        """Return the ids of the newest bundles, newest first; empty if the database cannot be used."""
+        """Return the ids of these bundles, newest first; empty if the database cannot be used."""
         try:
-            return tuple(row.id for row in self._store.rows(MAX_BUNDLES, measured=True))
+            return tuple(self._newest())
         except StorageUnavailable:
             return ()
+
+    def _newest(self) -> list[str]:
+        kinds: Counter[tuple[str, int] | None] = Counter()
+        identifiers = []
+        for row in self._store.rows(_MOST_ROWS, measured=True):
+            kind = None if row.machine is None else (row.machine.cpu, row.machine.cores)
+            kinds[kind] += 1
+            if kinds[kind] <= MAX_BUNDLES:
+                identifiers.append(row.id)
+        return identifiers
 
     def _load(self, identifier: str) -> StoredBundle | str:
         content = self._store.bundle(identifier)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from service.api.recommend import RecommendResponse
-from service.bench.archive import BenchmarkArchive
+from service.bench.archive import MAX_BUNDLES, BenchmarkArchive
 from service.bench.bundle import ModelFacts
-from service.bench.fingerprint import Fingerprint
+from service.bench.fingerprint import Fingerprint, Host
 from service.bench.recommend.advice import this_machine
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.machines import chosen, kinds_of
@@ -101,6 +102,23 @@ class TestRoute:
         response = client.get("/recommend?machine=Abacus")
         words = f"machine 'Abacus': no benchmarks (allowed: {'; '.join(sorted([own, FAST]))})"
         assert_problem(response, 422, "invalid-parameter", words)
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+def test_many_benchmarks_of_one_machine_leave_room_for_others(
+    migrated_url: str | None, tmp_path: Path
+) -> None:
+    engine = open_database(migrated_url, tmp_path)
+    store, archive = BenchmarkStore(engine), BenchmarkArchive(BenchmarkStore(engine))
+    for number in range(MAX_BUNDLES + 12):
+        cpu = "Slow CPU" if number in (3, 5) else "Fast CPU"
+        host = None if number == 4 else Host(cpu=cpu, cores=2, host=f"host{number}", id="0")
+        store.add(f"run{number}", "{}", number, number + 1, b"no bundle", host)
+    considered = archive.newest()
+    engine.dispose()
+    assert [name for name in considered if name in ("run3", "run4", "run5")] == ["run5", "run4", "run3"]
+    assert len(considered) == MAX_BUNDLES + 3
+    assert considered[0] == f"run{MAX_BUNDLES + 11}"
 
 
 def stored(*machines: Fingerprint) -> list[StoredBundle]:
