@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test_start_and_watch_a_run(visit: Visit, service: Service) -> None:
     page.get_by_role("checkbox", name="tiny", exact=True).check()
     page.get_by_role("button", name="Start").click()
     page.get_by_text("process 2 of 3").wait_for(timeout=60_000)
+    page.get_by_role("heading", name=f"Running on {platform.node()}: ").wait_for()
     assert 0 < page.evaluate("document.getElementById('bar').value") < 1
     assert one.violations() == []
     other = visit(service.page).page
@@ -74,6 +76,7 @@ def test_start_and_watch_a_run(visit: Visit, service: Service) -> None:
     newest = page.locator("#runs tbody tr").first
     newest.get_by_text("done").wait_for()
     assert "quick, single-stream: tiny" in newest.inner_text()
+    assert platform.node() in newest.inner_text()
     assert page.locator("#trouble").inner_text() == ""
     newest.get_by_role("link").first.click()
     page.get_by_role("heading", name="Results of").wait_for()

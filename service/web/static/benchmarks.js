@@ -7,6 +7,7 @@ const REFRESH_MS = 10000; // for runs that other clients start
 const form = document.getElementById("start");
 const trouble = document.getElementById("trouble");
 const progress = document.getElementById("progress");
+const title = document.getElementById("progress-title");
 const bar = document.getElementById("bar");
 const doing = document.getElementById("doing");
 const announcement = document.getElementById("announcement");
@@ -40,6 +41,7 @@ form.addEventListener("submit", async (event) => {
       headers: { "Content-Type": "application/json", ...authorization() },
       body: JSON.stringify(requestBody()),
     });
+    stop(); // the run of another machine
     watch(started.id);
     await refreshList();
   } catch (error) {
@@ -60,7 +62,7 @@ function watch(id) {
   if (events !== null) return;
   watched = id;
   tenths = -1;
-  show({ progress: null, cancelling: false });
+  show({ progress: null, cancelling: false, machine: null });
   progress.hidden = false;
   events = new EventSource(`../benchmarks/${encodeURIComponent(id)}/events`);
   events.addEventListener("progress", (event) => {
@@ -86,8 +88,9 @@ function stop() {
   progress.hidden = true;
 }
 
-function show({ progress: now, cancelling }) {
+function show({ progress: now, cancelling, machine }) {
   cancel.disabled = cancelling;
+  title.textContent = machine === null ? "Running" : `Running on ${machine.host}: ${machine.cpu}`;
   if (now === null) {
     bar.removeAttribute("value");
     doing.textContent = "starting";
