@@ -58,7 +58,7 @@ def test_killed_replica(settings: Settings, tiny_models_dir: Path, tmp_path: Pat
             service_process(tiny_models_dir, tmp_path, database_url=settings.database_url) as process,
             process.client() as client,
         ):
-            identifier = start(client, models=["tiny"], profile="publish")["id"]
+            identifier = start(client, models=["tiny"])["id"]
             measuring(client, identifier, process.popen.pid)
             process.popen.kill()
             process.wait()
