@@ -13,7 +13,7 @@ from service.bench.fingerprint import Host
 from service.bench.jobs import Benchmark
 from service.bench.judge.regression import Regression
 from service.bench.judge.summary import EntrySummary
-from service.text.display import counted
+from service.inference.cpu import machine_name
 from service.web.site import explained
 from service.web.table import three_digits
 
@@ -160,12 +160,7 @@ def _request_text(request: dict[str, Any]) -> str:
 
 
 def _machine_text(host: Host | None) -> str:
-    return "" if host is None else f"{machine_text(host.cpu, host.cores)} ({host.host})"
-
-
-def machine_text(cpu: str, cores: int) -> str:
-    """Return a machine in words."""
-    return f"{cpu}, {counted(cores, 'core', 'cores')}"
+    return "" if host is None else f"{machine_name(host.cpu, host.cores)} ({host.host})"
 
 
 def _bound(bound: PercentileBound | None) -> str:

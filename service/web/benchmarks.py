@@ -21,7 +21,6 @@ from service.web.benchmark_page import (
     Comparison,
     Results,
     comparison_rows,
-    machine_text,
     result_rows,
     run_rows,
 )
@@ -77,9 +76,12 @@ async def benchmarks(request: Request, first: Id = "", second: Id = "") -> HTMLR
 async def _results(jobs: BenchmarkJobs, identifier: str) -> Results:
     bundle = await _bundle(jobs, identifier)
     rows = result_rows(await asyncio.to_thread(summarise, bundle))
-    measured = bundle.fingerprint.machine
-    machine = machine_text(measured.cpu_model, measured.cores)
-    return Results(identifier, machine, rows, [f"{flag.kind}: {flag.reason}" for flag in bundle.flags])
+    return Results(
+        identifier,
+        bundle.fingerprint.machine.name,
+        rows,
+        [f"{flag.kind}: {flag.reason}" for flag in bundle.flags],
+    )
 
 
 async def _compare(jobs: BenchmarkJobs, first: str, second: str) -> Comparison:
