@@ -141,7 +141,7 @@ class ModelChanger:
         Raises NotReady, ModelInUse, UnknownModel and StorageUnavailable.
         """
         await self.catch_up()
-        if name not in self._shared.refusals:
+        if name not in self._registry.names() and not await asyncio.to_thread(self._shared.has, name):
             self._registry.entry(name)  # raises UnknownModel
         self.check_own(name)
         if name == self._registry.default_model:

@@ -161,9 +161,9 @@ async def add_model(
     `card.provenance` says where each fact comes from; `assumed` means that no source states it.
     """
     changer = app_part(request, ModelChanger)
+    await changer.catch_up()
     if name is not None and name in app_part(request, Registry).names():
         raise exists(name)
-    await changer.catch_up()
     described = await _uploaded(request, name, preset, replace=False)
     response.headers["Location"] = f"{root_of(request)}/models/{described.name}"
     return described

@@ -62,7 +62,10 @@ class SharedModels:
         self._store = store
         self._lock = threading.Lock()
         self._following = threading.Lock()
-        self._seen: int | None = None
+        self._seen = 0
+        """Number of the last change of all that was taken up, or is kept in `_open`."""
+        self._broke_off = True
+        """Whether the last attempt to take up changes did not come to its end."""
         self._open: dict[tuple[str, str], str] = {}
         """Why a model or runtime, by kind and name, is not yet as the database says."""
         self._declined: dict[str, int] = {}
@@ -124,16 +127,16 @@ class SharedModels:
             return
         with self._following:
             latest = self._store.latest()
-            is_new = latest != self._seen
+            is_new = latest != self._seen or self._broke_off
             if not is_new and not (again and self._open):
                 return
             stored = self._store.all()
-            self._open = {}
+            self._open, self._broke_off = {}, True
             self._take_up_models({row.name: row for row in stored if row.kind == "model"})
             for row in stored:
                 if row.kind == "runtime":
                     self._take_up_runtime(row)
-            self._seen = latest
+            self._seen, self._broke_off = latest, False
             self._retry_s = _RETRY_S if is_new else min(2 * self._retry_s, _RETRY_AT_MOST_S)
             self._retry_at = time.monotonic() + self._retry_s
 
@@ -185,6 +188,11 @@ class SharedModels:
         with contextlib.suppress(OSError):  # the next look finds the same digest
             _mark(folder, digest, committed=True)
 
+    def has(self, name: str) -> bool:
+        """Return whether the database has a model, served here or not. Raises StorageUnavailable."""
+        row = None if self._store is None else self._store.find("model", name)
+        return row is not None and row.digest is not None
+
     def remove(self, name: str) -> bool:
         """Delete a model in the database; return whether it was there. Raises StorageUnavailable."""
         return self._store is not None and self._store.remove(name)
@@ -211,7 +219,9 @@ class SharedModels:
             try:
                 check_name(name)
                 row = stored.get(name)
-                if _differs(_marker(self._root / name), row) and self._settle(name):
+                is_changed = _differs(_marker(self._root / name), row) and self._settle(name)
+                # A service that has the same folder may have changed it already.
+                if is_changed or (row is not None and row.sequence > self._seen):
                     self._registry.refresh(name)
                 if row is not None and row.digest is not None and self._is_hidden(name):
                     refusals[name] = _HIDDEN

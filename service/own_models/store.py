@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Index,
@@ -26,6 +26,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -84,7 +85,7 @@ shared_model_chunks = Table(
 
 @dataclass(frozen=True)
 class Stored:
-    """A row of `shared_models`, of which a deleted model keeps one. `sequence` increases with each change."""
+    """A row of `shared_models`, one also of what was deleted. `sequence` increases with each change."""
 
     kind: Kind
     name: str
@@ -179,7 +180,7 @@ class ModelStore:
     def save_copy(self, name: str, folder: Path) -> None:
         """Store the gallery's copy of a network, unless it is stored. Raises OSError as `put` does."""
         with self._reading() as connection:
-            fresh = (shared_models.c.name == name) & (shared_models.c.stored_ms > _now_ms(-_COPY_FRESH_S))
+            fresh = (shared_models.c.name == name) & (shared_models.c.stored_ms > _before(_COPY_FRESH_S))
             if connection.execute(_COPIES.where(fresh)).first() is not None:
                 return
         contents = _contents(folder)
@@ -188,7 +189,7 @@ class ModelStore:
                 _save(connection, "copy", name, contents)
                 return
             row = (shared_models.c.kind == "copy") & (shared_models.c.name == name)
-            connection.execute(update(shared_models).where(row).values(stored_ms=_now_ms()))
+            connection.execute(update(shared_models).where(row).values(stored_ms=_NOW_MS))
 
     def fetch_copy(self, name: str, folder: Path) -> bool:
         """Write the gallery's copy of a network to an empty folder; return False if there is none.
@@ -202,15 +203,14 @@ class ModelStore:
 
         Those of the last hour stay: another replica may be about to need them.
         """
-        others = shared_models.c.name.not_in(needed) & (shared_models.c.stored_ms < _now_ms(-_COPY_KEPT_S))
+        others = shared_models.c.name.not_in(needed) & (shared_models.c.stored_ms < _before(_COPY_KEPT_S))
         with self._reading() as connection:
             if connection.execute(_COPIES.where(others)).first() is None:
                 return
         with self._changing() as connection:
             for name in connection.execute(_COPIES.where(others)).scalars().all():
                 _drop_files(connection, "copy", name)
-                row = (shared_models.c.kind == "copy") & (shared_models.c.name == name)
-                connection.execute(delete(shared_models).where(row))
+                _put_row(connection, "copy", name)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -238,7 +238,11 @@ class ModelStore:
 
 
 _ROWS = select(*(shared_models.c[name] for name in Stored.__dataclass_fields__)).order_by("sequence")
-_COPIES = select(shared_models.c.name).where(shared_models.c.kind == "copy")
+_COPIES = select(shared_models.c.name).where(
+    shared_models.c.kind == "copy", shared_models.c.digest.is_not(None)
+)
+_NOW_MS: ColumnElement[int] = literal_column("(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+"""The server's time: those of replicas may differ."""
 
 
 def digest_of(files: Mapping[str, str]) -> str:
@@ -296,9 +300,9 @@ def _save(connection: Connection, kind: Kind, name: str, contents: Mapping[str, 
 
 def _put_row(connection: Connection, kind: Kind, name: str, **values: Any) -> None:
     """Give the name the next number, and these values in place of the old ones."""
-    latest = connection.execute(select(func.max(shared_models.c.sequence))).scalar() or 0
-    row = {"kind": kind, "name": name, "digest": None, "detail": None, "stored_ms": _now_ms()} | values
-    upsert(connection, shared_models, [row | {"sequence": latest + 1}])
+    latest, now_ms = connection.execute(select(func.max(shared_models.c.sequence), _NOW_MS)).one()
+    row = {"kind": kind, "name": name, "digest": None, "detail": None, "stored_ms": now_ms} | values
+    upsert(connection, shared_models, [row | {"sequence": (latest or 0) + 1}])
 
 
 def _drop_files(connection: Connection, kind: Kind, name: str, unless: Collection[str] = ()) -> None:
@@ -322,5 +326,5 @@ def _write_file(connection: Connection, sha256: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _now_ms(shift_s: float = 0) -> int:
-    return int((time.time() + shift_s) * 1000)
+def _before(seconds: int) -> ColumnElement[int]:
+    return _NOW_MS - seconds * 1000

@@ -233,6 +233,12 @@ def test_full_disk_of_a_replica(settings: Settings, networks: list[bytes], tmp_p
         assert "'mine' of another replica" in str(degraded(other))
         assert "no space left" in str(degraded(other)) or "full" in str(degraded(other))
         assert other.get("/readyz").status_code == 200
+        deleted = other.delete("/models/mine", headers=KEY)
+        assert deleted.status_code == 204, "though it was never served here"
+        until(lambda: version(here) is None, "deleted")
+        until(lambda: degraded(other) is None, "it is not missed any more")
+        added = here.post("/models?name=mine", headers=KEY, **form(networks[0]))
+        until(lambda: degraded(other) is not None, "the disk is still full")
         (disk / "full").unlink()
         until(lambda: version(other) == added.json()["version"], "taken up")
         until(lambda: degraded(other) is None, "it has recovered")

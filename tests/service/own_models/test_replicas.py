@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from models.zoo.card import read_card
 from service.errors import DatabaseUnreachable, ModelUnavailable
@@ -155,6 +155,8 @@ def test_changes_at_the_other_count_at_once(
     add(one, name, networks[0])
     assert_problem(other.client.post(f"/models?name={name}", **form(networks[1])), 409, "model-exists", name)
     assert other.client.put(f"/models/{name}", **form(networks[1])).status_code == 200
+    assert one.client.delete(f"/models/{name}").status_code == 204
+    assert other.client.post(f"/models?name={name}", **form(networks[0])).status_code == 201
     assert one.client.delete(f"/models/{name}").status_code == 204
     assert other.client.put(f"/models/{name}", **form(networks[2])).status_code == 201
     assert one.client.put(f"/models/{name}/runtime?runtime=onnxruntime").status_code == 200
@@ -333,6 +335,9 @@ def test_services_on_one_data_directory(
 ) -> None:
     one, other = pair
     with replica(shared, one.settings.data_dir) as twin:
+        add(one, name, networks[0])
+        assert twin.client.put(f"/models/{name}/runtime?runtime=default").status_code == 200
+        assert twin.client.delete(f"/models/{name}").status_code == 204, "without waiting in between"
         version = add(twin, name, networks[0])
         for each in (one, other):
             taken_up(each, name, version)
@@ -418,9 +423,16 @@ def test_files_are_stored_once_and_in_chunks(
         connection.exec_driver_sql("UPDATE shared_models SET stored_ms = stored_ms - 3600001")
     models.drop_copies(["mine@0123456789ab"])
     assert rows(models, "shared_model_chunks") == 6
+    latest = models.latest()
     models.drop_copies([])
     assert (rows(models, "shared_model_files"), rows(models, "shared_model_chunks")) == (0, 0)
-    assert [(row.name, row.digest) for row in models.all()] == [("mine", None)], "the deletion stays"
+    deleted = [("mine", None), ("mine@0123456789ab", None)]
+    assert [(row.name, row.digest) for row in models.all()] == deleted, "the deletions stay"
+    models.choose_runtime("mine", None)
+    assert models.latest() == latest + 2, "no number is used twice"
+    assert not models.fetch_copy("mine@0123456789ab", tmp_path)
+    models.save_copy("mine@0123456789ab", folder)
+    assert models.fetch_copy("mine@0123456789ab", tmp_path)
 
 
 def test_look_without_news_is_one_query(models: ModelStore, tmp_path: Path) -> None:
@@ -435,6 +447,41 @@ def test_look_without_news_is_one_query(models: ModelStore, tmp_path: Path) -> N
     assert statements == ["SELECT max(shared_models.sequence) AS max_1 \nFROM shared_models"] * 3
     assert shared.problem is None
     assert not (tmp_path / "models").exists(), "nothing is written"
+
+
+@contextmanager
+def cut_when(models: ModelStore, table: str) -> Iterator[None]:
+    """Context in which the server ends each connection that is about to read or write a table."""
+    url = models._engine.url.render_as_string(hide_password=False)
+
+    def cut(connection: Connection, _: object, statement: str, *__: object) -> None:
+        if table in statement:
+            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            run_sql(url, f"SELECT pg_terminate_backend({pid})")
+
+    event.listen(models._engine, "before_cursor_execute", cut)
+    try:
+        yield
+    finally:
+        event.remove(models._engine, "before_cursor_execute", cut)
+
+
+def test_model_whose_second_attempt_breaks_off_is_taken_up(models: ModelStore, tmp_path: Path) -> None:
+    models.put("mine", make_tiny_model(tmp_path / "made", "mine"), replace=False)
+    added = tmp_path / "data/models"
+    added.parent.mkdir()
+    added.write_text("in the way")
+    make_tiny_model(tmp_path / "zoo", "tiny")
+    registry = Registry([tmp_path / "zoo"], "tiny", added=added)
+    shared = SharedModels(registry, models)
+    shared.look()
+    assert "model 'mine' of another replica: the folder of models cannot be written" in str(shared.problem)
+    added.unlink()
+    with cut_when(models, "shared_model_chunks"), pytest.raises(DatabaseUnreachable):
+        shared.catch_up(again=True)
+    shared.look()
+    assert shared.problem is None
+    assert registry.get("mine").name == "mine"
 
 
 def test_numbers_grow_in_the_order_of_commits(models: ModelStore) -> None:
