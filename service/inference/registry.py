@@ -401,6 +401,20 @@ class Registry:
             entry.name: self._serving(entry, entry.card) for entry in self.entries if entry.card is not None
         }
 
+    def servings_elsewhere(self) -> dict[str, Serving]:
+        """Return what is known here of what runs the models on other machines.
+
+        It is OpenVINO, in a precision that depends on the CPU, of models for which it was chosen; of others,
+        also if the choice is `auto`, it is taken to be ONNX Runtime.
+        """
+        cards = (entry.card for entry in self.entries if entry.card is not None)
+        return {
+            card.name: Serving("openvino", None)
+            if self._choices.of(card).runtime == "openvino"
+            else Serving("onnxruntime", card.precision)
+            for card in cards
+        }
+
     def served_cards(self) -> dict[str, Card]:
         """Return the card of each model, with accuracy and agreement of what runs it, or would.
 

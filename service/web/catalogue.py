@@ -177,7 +177,9 @@ class Catalogue:
             if not of_kind:
                 return {}
             kind = max(of_kind, key=lambda bundle: bundle.started_at).fingerprint.machine
-        evidence = weigh_evidence(bundles, here, hashes, self._registry.servings(), kind)
+        is_here = kind == here.machine
+        servings = self._registry.servings() if is_here else self._registry.servings_elsewhere()
+        evidence = weigh_evidence(bundles, here, hashes, servings, kind)
         found = {name: evidence.best(name, 0.5) for name in evidence.usable}
         measured = {name: each for name, each in found.items() if each is not None and name in hashes}
         groups: dict[Labels, list[Candidate]] = {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from models.zoo.card import Task
+from models.zoo.card import Card, Task
 from service.bench.bundle import ModelFacts
 from service.bench.fingerprint import Fingerprint, Machine, same_machine, take_fingerprint
 from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evidence
@@ -16,6 +16,7 @@ from service.evaluation.result import Evaluation
 from service.inference.loading import LOADING
 from service.inference.registry import Registry
 from service.inference.runtimes.base import RUNTIMES, RuntimeName
+from service.inference.runtimes.choice import Serving
 from service.inference.runtimes.opening import is_installed, runtime_version, session_options
 
 
@@ -46,15 +47,12 @@ def this_machine() -> Fingerprint:
     )
 
 
-def _unknown_accuracies(registry: Registry) -> dict[str, str]:
+def _unknown_accuracies(cards: Mapping[str, Card], servings: Mapping[str, Serving]) -> dict[str, str]:
     """Return why the accuracy of what is served is unknown although the card has one, by model."""
-    servings = registry.servings()
     return {
-        entry.name: reason
-        for entry in registry.entries
-        if entry.card is not None
-        and entry.name in servings
-        and (reason := servings[entry.name].unknown_accuracy(entry.card)) is not None
+        name: reason
+        for name, card in cards.items()
+        if name in servings and (reason := servings[name].unknown_accuracy(card)) is not None
     }
 
 
@@ -82,11 +80,9 @@ def advise_here(
 
     def advise(name: str, kind: Machine) -> Advice:
         is_here = kind == here.machine
-        facts = [ModelFacts.of(card) for card in registry.served_cards().values()]
-        running, unknown = registry.servings(), _unknown_accuracies(registry)
-        if not is_here:  # what runs there is not known here: by default, what the card says
-            facts = [ModelFacts.of(entry.card) for entry in registry.entries if entry.card is not None]
-            running, unknown = {}, {}
+        running = registry.servings() if is_here else registry.servings_elsewhere()
+        cards = {entry.name: entry.card for entry in registry.entries if entry.card is not None}
+        facts = [ModelFacts.of(running[name].card(card)) for name, card in cards.items() if name in running]
         evidence = weigh_evidence(bundles, here, {each.name: each.sha256 for each in facts}, running, kind)
         evidence.unused |= unreadable
         recommendation = recommend(
@@ -97,7 +93,7 @@ def advise_here(
             broken,
             evaluation,
             servings=running,
-            unknown_accuracies=unknown,
+            unknown_accuracies=_unknown_accuracies(cards, running),
             machine=None if is_here else name,
         )
         benchmarks = sum(stored.bundle.fingerprint.machine == kind for stored in bundles)

@@ -165,12 +165,13 @@ def weigh_evidence(
     `here`: fingerprint of this machine; None if the recommendation is for the machine of the bundles.
     `hashes`: SHA-256 of the model files in the zoo, by name. `servings`: what runs the models in the service,
     by name; by default ONNX Runtime, in the precision of the card. `machine`: the kind of machine that the
-    recommendation is for; by default this one. What other machines run the models in is not known here, so it
-    is taken to be the default.
+    recommendation is for; by default this one. On another one, an unknown precision in `servings` allows any:
+    `weighin bench` and the service take the same one on a CPU.
     """
-    evidence = Evidence()
+    evidence, is_elsewhere = Evidence(), False
     if here is not None and machine is not None and machine != here.machine:
-        here, servings = here.model_copy(update={"machine": machine}), {}
+        here = here.model_copy(update={"machine": machine})
+        is_elsewhere = True
     for stored in sorted(bundles, key=lambda stored: stored.bundle.started_at, reverse=True):
         bundle = stored.bundle
         problem = _problem(bundle, here)
@@ -180,7 +181,8 @@ def weigh_evidence(
         for entry in bundle.entries:
             if entry.control:
                 continue
-            reason = problem or _entry_problem(bundle, entry, hashes, servings.get(entry.model))
+            serving = servings.get(entry.model)
+            reason = problem or _entry_problem(bundle, entry, hashes, serving, any_precision=is_elsewhere)
             if reason is None:
                 evidence.usable.setdefault(entry.model, []).append(Measured(stored, entry))
                 used = True
@@ -212,8 +214,14 @@ def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:
 
 
 def _entry_problem(
-    bundle: Bundle, entry: Entry, hashes: Mapping[str, str], serving: Serving | None
+    bundle: Bundle,
+    entry: Entry,
+    hashes: Mapping[str, str],
+    serving: Serving | None,
+    *,
+    any_precision: bool,
 ) -> str | None:
+    """Return the reason against one entry, or None. `any_precision`: allowed if the service's is unknown."""
     facts = bundle.model_of(entry)
     serving = serving or Serving("onnxruntime", facts.precision)
     if entry.via != "session" or entry.runtime != serving.runtime or entry.threads != 1:
@@ -223,11 +231,11 @@ def _entry_problem(
     precision = bundle.precision_of(entry)
     if precision is None:
         return f"'{entry.name}': its precision in {entry.runtime} is not recorded"
-    if serving.precision is None:
+    if serving.precision is None and not any_precision:
         return (
             f"'{entry.name}' is run in {precision}, the service may run it in another precision: not weighed"
         )
-    if precision != serving.precision:
+    if serving.precision is not None and precision != serving.precision:
         return f"'{entry.name}' is not run as in the service (in {serving.precision}, not {precision})"
     for kind in _NO_EVIDENCE:
         flags = [flag for flag in bundle.flags if flag.kind == kind and flag.entry == entry.name]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.latency.prometheus import BUCKETS_S, Metrics
@@ -102,3 +104,16 @@ def test_threads_lose_nothing() -> None:
         shown[key("weighin_stage_duration_seconds_count", model="tiny", regime="live", stage="total")] == 8000
     )
     assert shown[key("weighin_errors_total", model="tiny", kind="busy")] == 8000
+
+
+def test_prometheus_of_compose_finds_each_container_of_the_service() -> None:
+    """It asks Docker's DNS for all containers of each compose service that runs Weigh-in."""
+    root = Path(__file__).resolve().parents[3]
+    services = yaml.safe_load((root / "compose.yaml").read_text())["services"]
+    [job] = yaml.safe_load((root / "docker/prometheus.yml").read_text())["scrape_configs"]
+    [found] = job["dns_sd_configs"]
+    assert set(found["names"]) == {name for name, service in services.items() if "build" in service}
+    for name in found["names"]:
+        assert services[name]["environment"]["WEIGHIN_PORT"] == str(found["port"])
+    assert found["type"] == "A", "other types have no address of each container"
+    assert "./docker/prometheus.yml:/etc/prometheus/prometheus.yml:ro" in services["prometheus"]["volumes"]

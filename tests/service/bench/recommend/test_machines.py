@@ -9,18 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
+from models.zoo.card import Accuracy, read_card, write_card
 from service.api.recommend import RecommendResponse
 from service.bench.archive import MAX_BUNDLES, BenchmarkArchive
-from service.bench.bundle import ModelFacts
+from service.bench.bundle import Cold, ModelFacts
 from service.bench.fingerprint import Fingerprint, Host
-from service.bench.recommend.advice import this_machine
+from service.bench.recommend.advice import advise_here, this_machine
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.machines import chosen, kinds_of
+from service.bench.recommend.recommend import Constraints
 from service.bench.store import BenchmarkStore
 from service.errors import InvalidParameter
 from service.inference.registry import Registry
 from service.settings import Settings
 from service.storage.database import open_database
+from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.service.bench import bundles
 from tests.service.web.test_fronts import steady_benchmark
@@ -102,6 +105,32 @@ class TestRoute:
         response = client.get("/recommend?machine=Abacus")
         words = f"machine 'Abacus': no benchmarks (allowed: {'; '.join(sorted([own, FAST]))})"
         assert_problem(response, 422, "invalid-parameter", words)
+
+
+def test_runtime_that_was_chosen_is_that_of_all_machines(tmp_path: Path) -> None:
+    """OpenVINO by the card, although it cannot run here; its accuracy there is not known here."""
+    for name in ("plain", "chosen"):
+        folder = make_tiny_model(tmp_path, name)
+        known = Accuracy(value=0.8, kind="reported", dataset="things", n=1000, how="test")
+        card = read_card(folder).model_copy(update={"accuracy": known})
+        if name == "chosen":
+            card = card.model_copy(update={"schema_version": 2, "runtime": "openvino"})
+        write_card(folder, card)
+    registry = Registry([tmp_path], "plain")
+    facts = {name: ModelFacts.of(card) for name, card in registry.served_cards().items()}
+    made = steady_benchmark(facts, {"plain": 2, "chosen": 1}, machine())
+    entries = tuple(
+        each.model_copy(update={"runtime": "openvino"}) if each.model == "chosen" else each
+        for each in made.entries
+    )
+    cold = Cold(launch=0, entry="chosen", load_ns=1, first_run_ns=1, precision="bf16")
+    kept = [StoredBundle("run", made.model_copy(update={"entries": entries, "cold": (cold,)}))]
+    told = advise_here(Constraints(p50_ms=3), registry, kept, {}, this_machine(), machine=FAST).recommendation
+    fits = {fit.facts.name: fit for fit in told.fits}
+    assert set(fits) == {"plain", "chosen"}
+    assert fits["plain"].accuracy is not None
+    assert fits["chosen"].accuracy is None
+    assert "have not been compared" in fits["chosen"].notes[0]
 
 
 @pytest.mark.databases("sqlite", "postgresql")

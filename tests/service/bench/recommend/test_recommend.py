@@ -476,6 +476,19 @@ def test_evidence_is_of_the_precision_that_serves(
     assert reason in evidence.unusable["small"][1]
 
 
+def test_on_another_machine_openvino_may_have_run_in_any_precision() -> None:
+    """What it runs there in, here and there by default, is not known here."""
+    kept, here = [StoredBundle("both", in_both_runtimes("bf16"))], bundles.fingerprint("This CPU")
+    elsewhere = bundles.fingerprint().machine
+    unknown = {"small": Serving("openvino", None)}
+    (usable,) = weigh_evidence(kept, here, {}, unknown, elsewhere).usable["small"]
+    assert usable.p50_ms == pytest.approx(3, rel=0.02)
+    assert weigh_evidence(kept, here, {}, unknown, here.machine).usable == {}
+    (usable,) = weigh_evidence(kept, here, {}, {}, elsewhere).usable["small"]
+    assert usable.p50_ms == pytest.approx(6, rel=0.02), "in ONNX Runtime"
+    assert weigh_evidence(kept, bundles.fingerprint(), {}, unknown, elsewhere).usable == {}
+
+
 def test_command_measures_each_model_in_the_runtime_that_serves() -> None:
     servings = {"small": Serving("openvino", "bf16"), "good": Serving("onnxruntime", "fp32")}
     found = recommend(Constraints(p50_ms=5), [SMALL, GOOD, LARGE], Evidence(), "", servings=servings)
