@@ -119,7 +119,7 @@ class Services:
         """Start all components, load the models in the background, and close everything at shutdown."""
         self.recorder.start()
         await self.jobs.open()
-        loading = asyncio.create_task(asyncio.to_thread(self.registry.load, self.shared_models.look))
+        loading = asyncio.create_task(asyncio.to_thread(self.registry.load, self.shared_models.look_at_start))
         loading.add_done_callback(self._report_loading)
         self.gallery.open(loading)
         if await asyncio.to_thread(self.latencies.has_history):
@@ -127,6 +127,7 @@ class Services:
         try:
             yield
         finally:
+            self.shared_models.stop()
             await asyncio.gather(loading, return_exceptions=True)
             await asyncio.to_thread(self.watcher.close)
             await asyncio.to_thread(self.shared_models.close)

@@ -18,6 +18,8 @@ from models.zoo.files import holds_network, read_regular, write_whole
 from service.errors import (
     DatabaseUnreachable,
     InvalidParameter,
+    ModelUnavailable,
+    NotReady,
     StorageUnavailable,
     WeighinError,
     error_words,
@@ -28,11 +30,19 @@ from service.inference.runtimes.choice import Requested
 from service.own_models.add import check_name
 from service.own_models.folders import move_in, remove, workplace
 from service.own_models.store import MARKER, ModelStore, Stored, digest_of_folder
+from service.own_models.trial import Bounds, TrialFailed, serve_once
 
 LOOK_EVERY_S = 1.0
 """Interval of the query for changes."""
 
+START_WITHIN_S = 45.0
+"""Maximum seconds for which a replica that starts waits for a database that cannot be reached. A container is
+reported as unhealthy after 60."""
+
 _RETRY_S, _RETRY_AT_MOST_S = 2.0, 60.0
+_TRY_AGAIN_S = 600.0
+"""Seconds after which a file that failed here is tried again: memory or time may have been short."""
+_BOUNDS = Bounds()
 _LOCK_WAIT_S = 60.0
 _CLOSE_WITHIN_S = 10.0
 
@@ -47,6 +57,15 @@ class _Marker:
     committed: bool
 
 
+@dataclass(frozen=True)
+class _Unfit:
+    """A version of a model that failed when it was tried here. `until`: by `time.monotonic`."""
+
+    digest: str
+    reason: str
+    until: float
+
+
 class SharedModels:
     """Keeps the folder of added models as the database says.
 
@@ -55,8 +74,10 @@ class SharedModels:
     the end. Without a store, nothing is shared.
     """
 
-    def __init__(self, registry: Registry, store: ModelStore | None) -> None:
+    def __init__(self, registry: Registry, store: ModelStore | None, *, bounds: Bounds = _BOUNDS) -> None:
+        """`bounds`: of the child process that tries each model of another replica first."""
         assert registry.added is not None
+        self._bounds = bounds
         self._root: Path = registry.added
         self._registry = registry
         self._store = store
@@ -69,6 +90,7 @@ class SharedModels:
         self._open: dict[tuple[str, str], str] = {}
         """Why a model or runtime, by kind and name, is not yet as the database says."""
         self._declined: dict[str, int] = {}
+        self._unfit: dict[str, _Unfit] = {}
         self._retry_at, self._retry_s = 0.0, _RETRY_S
         self._problem: str | None = None
         self._refusals: dict[str, str] = {}
@@ -91,9 +113,13 @@ class SharedModels:
         if self._store is not None:
             self._thread.start()
 
+    def stop(self) -> None:
+        """Stop looking, after the model that is being taken up."""
+        self._stop.set()
+
     def close(self) -> None:
         """Stop looking. Waits for a model that is being taken up, but at most ten seconds."""
-        self._stop.set()
+        self.stop()
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_WITHIN_S)
 
@@ -101,14 +127,29 @@ class SharedModels:
         while not self._stop.wait(LOOK_EVERY_S):
             self.look()
 
-    def look(self) -> None:
-        """Take up what has changed, and try again what failed. Never raises: `problem` has the reason."""
-        problem = None
+    def look_at_start(self) -> None:
+        """Look until the database is reached: it has the models that other replicas have acknowledged.
+
+        After START_WITHIN_S, inference begins without them, and `problem` says so. Never raises.
+        """
+        until = time.monotonic() + START_WITHIN_S
+        while not self.look() and time.monotonic() < until:
+            if self._stop.wait(LOOK_EVERY_S):
+                return
+
+    def look(self) -> bool:
+        """Take up what has changed, and try again what failed. Never raises: `problem` has the reason.
+
+        Returns False if the database cannot be reached.
+        """
+        problem, is_reached = None, True
         try:
             self.catch_up(again=time.monotonic() >= self._retry_at)
             problem = next((reason for reason in self._open.values() if reason), None)
+        except NotReady:
+            return True
         except StorageUnavailable as error:
-            problem = error.detail
+            problem, is_reached = error.detail, not isinstance(error, DatabaseUnreachable)
         except Exception:
             problem = "models of other replicas: unexpected error (see the log)"
             if problem != self._problem:
@@ -116,12 +157,13 @@ class SharedModels:
         if problem is not None and problem != self._problem:
             log.warning("models of other replicas cannot be taken up", reason=problem)
         self._problem = problem
+        return is_reached
 
     def catch_up(self, *, again: bool = False) -> None:
         """Take up what other replicas have changed. One small query if there is nothing.
 
-        `again`: also try again what failed. Raises StorageUnavailable if the database cannot be used; other
-        failures are kept in `problem` and `refusals`.
+        `again`: also try again what failed. Raises StorageUnavailable if the database cannot be used, and
+        NotReady after `stop`; other failures are kept in `problem` and `refusals`.
         """
         if self._store is None:
             return
@@ -216,6 +258,8 @@ class SharedModels:
     def _take_up_models(self, stored: dict[str, Stored]) -> None:
         refusals: dict[str, str] = {}
         for name in sorted(stored.keys() | self._marked()):
+            if self._stop.is_set():
+                raise NotReady("the service is stopping")
             try:
                 check_name(name)
                 row = stored.get(name)
@@ -257,7 +301,7 @@ class SharedModels:
     def _settle(self, name: str) -> bool:
         """Make the folder of a model what the database says; return whether it was changed.
 
-        Raises StorageUnavailable, and ModelUnavailable if what is stored is damaged.
+        Raises StorageUnavailable, and ModelUnavailable if what is stored is damaged, or fails here.
         """
         assert self._store is not None
         target = self._root / name
@@ -277,14 +321,32 @@ class SharedModels:
             if marker is not None and marker.digest == row.digest:
                 self._mark_committed(target, row.digest)
                 return True
+            unfit = self._unfit.get(name)
+            if unfit is not None and unfit.digest == row.digest and time.monotonic() < unfit.until:
+                raise ModelUnavailable(unfit.reason)
             with workplace(self._root, name) as folder:
                 digest = self._store.fetch("model", name, folder)
                 if digest is None:
                     return False
+                self._try(folder, digest)
                 _mark(folder, digest, committed=True)
                 move_in(folder, self._root, replace=marker is not None)
             log.info("model of another replica taken up", model=name, sequence=row.sequence)
             return True
+
+    def _try(self, folder: Path, digest: str) -> None:
+        """Serve a model in a child process: what crashes or fills the memory there would end this one.
+
+        Raises ModelUnavailable.
+        """
+        self._unfit.pop(folder.name, None)
+        try:
+            serve_once(folder, self._bounds)
+        except TrialFailed as error:
+            why = str(error).partition(" (--time-limit")[0]
+            reason = f"model '{folder.name}' of another replica cannot be served here: {why}"
+            self._unfit[folder.name] = _Unfit(digest, reason, time.monotonic() + _TRY_AGAIN_S)
+            raise ModelUnavailable(reason) from None
 
     def _mark_committed(self, folder: Path, digest: str) -> None:
         try:

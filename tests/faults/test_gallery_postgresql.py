@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.own_models import replicas as replicas_of_models
 from service.settings import Settings
 from tests.faults.gallery_truth import Truth
 from tests.helpers.http_client import http_client
@@ -142,8 +143,13 @@ def test_cut_connections_in_transactions(server: PostgresServer, replicas: list[
 
 
 def test_start_without_the_server(
-    server: PostgresServer, tiny_models_dir: Path, tmp_path: Path, png: bytes
+    server: PostgresServer,
+    tiny_models_dir: Path,
+    tmp_path: Path,
+    png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(replicas_of_models, "START_WITHIN_S", 0.1)
     settings = Settings(
         model_dirs=(tiny_models_dir,),
         default_model="tiny",

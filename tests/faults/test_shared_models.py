@@ -193,6 +193,29 @@ def test_killed_server(
             until(lambda client=client: degraded(client) is None, "it has recovered")
 
 
+def test_started_while_the_server_is_down(
+    server: PostgresServer, settings: Settings, networks: list[bytes], tmp_path: Path
+) -> None:
+    """It is not ready without the acknowledged models: it may replace the last replica that has them."""
+    with running(settings) as here:
+        added = here.post("/models?name=mine", headers=KEY, **form(networks[0])).json()["version"]
+    server.kill()
+    try:
+        with (
+            service_process(
+                settings.model_dirs[0], tmp_path / "late", database_url=settings.database_url
+            ) as process,
+            meanwhile(lambda: "of other replicas cannot be taken up" in process.log, server.start),
+            process.client() as late,  # waits for /readyz
+        ):
+            assert version(late) == added
+            until(lambda: degraded(late) is None, "it has recovered")
+            process.popen.terminate()
+            assert process.wait() == 0
+    finally:
+        server.start()
+
+
 def degraded(client: httpx.Client) -> str | None:
     reason: str | None = client.get("/readyz").json()["degraded"]
     return reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,12 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, event
 
 from models.zoo.card import read_card
-from service.errors import DatabaseUnreachable, ModelUnavailable
+from service.errors import DatabaseUnreachable, ModelUnavailable, NotReady
 from service.inference.registry import Registry
 from service.own_models import store
 from service.own_models.replicas import SharedModels
 from service.own_models.store import MARKER, ModelStore, digest_of_folder
+from service.own_models.trial import Bounds
 from service.settings import Settings
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
@@ -482,6 +484,36 @@ def test_model_whose_second_attempt_breaks_off_is_taken_up(models: ModelStore, t
     shared.look()
     assert shared.problem is None
     assert registry.get("mine").name == "mine"
+
+
+def test_model_that_fails_here_does_not_reach_this_process(models: ModelStore, tmp_path: Path) -> None:
+    """A child process tries it first, as at the replica that it was added at."""
+    models.put("mine", make_tiny_model(tmp_path / "made", "mine", seed=1), replace=False)
+    make_tiny_model(tmp_path / "zoo", "tiny")
+    registry = Registry([tmp_path / "zoo"], "tiny", added=tmp_path / "models")
+    shared = SharedModels(registry, models, bounds=Bounds(memory_bytes=1 << 24))
+    shared.look()
+    refused = r"model 'mine' of another replica cannot be served here: it needs more than [\d.]+ GiB of mem"
+    assert re.match(refused, shared.refusals["mine"]), shared.refusals
+    assert "mine" not in registry.names()
+    assert list((tmp_path / "models").iterdir()) == []
+    with cut_when(models, "shared_model_chunks"):
+        shared.catch_up(again=True)  # the same file is not tried again at once
+    assert shared.problem is None
+    models.put("mine", make_tiny_model(tmp_path / "again", "mine", seed=2), replace=True)
+    SharedModels(registry, models).look()
+    assert registry.get("mine").name == "mine"
+
+
+def test_look_ends_when_the_service_stops(models: ModelStore, tmp_path: Path) -> None:
+    models.put("mine", make_tiny_model(tmp_path / "made", "mine"), replace=False)
+    make_tiny_model(tmp_path / "zoo", "tiny")
+    shared = SharedModels(Registry([tmp_path / "zoo"], "tiny", added=tmp_path / "models"), models)
+    shared.stop()
+    with pytest.raises(NotReady, match="stopping"):
+        shared.catch_up()
+    shared.look_at_start()
+    assert not (tmp_path / "models").exists()
 
 
 def test_numbers_grow_in_the_order_of_commits(models: ModelStore) -> None:
