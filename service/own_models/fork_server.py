@@ -17,6 +17,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -131,7 +132,8 @@ class _Server:
 
 
 _idle: list[_Server] = []
-"""Servers without a request. There are several only after simultaneous requests."""
+"""The server without a request, if there is one."""
+_keeping = threading.Lock()
 
 
 @atexit.register
@@ -164,12 +166,22 @@ def run_child(
         try:
             ended = server.ask(line, until)
         finally:
-            if FORKS and ended is not None and ended.code == 0:
-                _idle.append(server)
-            else:
+            if not (FORKS and ended is not None and ended.code == 0 and _keep(server)):
                 server.end()
         if ended is not None:
             return ended
+
+
+def _keep(server: _Server) -> bool:
+    """Keep the server for the next request; return False if there is one already.
+
+    After simultaneous requests, the others would never be asked again, nor waited for when they end.
+    """
+    with _keeping:
+        if _idle:
+            return False
+        _idle.append(server)
+        return True
 
 
 def serve() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,17 @@ def test_a_server_that_was_killed_is_replaced() -> None:
     os.kill(server, signal.SIGKILL)
     until(lambda: not running(server), "the server has ended")
     assert answer()["parent"] != server
+
+
+def test_one_server_is_kept_after_simultaneous_requests() -> None:
+    end_idle()
+    before = children(os.getpid())
+    with ThreadPoolExecutor(3) as threads:
+        parents = {each["parent"] for each in threads.map(lambda _: answer(), range(3))}
+    kept = children(os.getpid()) - before
+    assert len(kept) == 1
+    assert kept <= parents
+    assert answer()["parent"] in kept
 
 
 def test_a_server_ends_when_it_is_not_asked() -> None:
