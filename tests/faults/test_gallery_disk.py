@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.test_storage_faults import degraded, fill, needs_root, small_disk
+from tests.faults.test_storage_faults import degraded
+from tests.helpers.disks import fill, needs_root, small_disk
 from tests.helpers.problems import assert_problem
 from tests.helpers.process import service_process
 from tests.helpers.until import until

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import httpx
 import pytest
 
 from service.storage.database import FILE_NAME
+from tests.helpers.disks import fill, needs_root, small_disk
 from tests.helpers.process import service_process
 
 pytestmark = pytest.mark.fault
@@ -46,13 +45,6 @@ with open_state(Path(sys.argv[1]), None) as state:
 
 WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override")
 """Runs a command as root without CAP_DAC_OVERRIDE, so that file permissions apply."""
-
-
-def needs_root(*commands: str) -> None:
-    """Fail, instead of skipping, unless run as root, which these faults need (CI is root)."""
-    assert os.geteuid() == 0, "this test needs root: run `sudo make test-faults`"
-    for command in commands:
-        assert shutil.which(command), f"this test needs `{command}` (util-linux)"
 
 
 def saved(data_dir: Path) -> int:
@@ -92,32 +84,6 @@ def total(client: httpx.Client) -> dict[str, Any]:
 def classify(client: httpx.Client, png: bytes, times: int) -> None:
     for _ in range(times):
         assert client.post("/classify", content=png).status_code == 200
-
-
-@contextmanager
-def small_disk(folder: Path, size: str = "4m") -> Iterator[Path]:
-    """Mount a small file system."""
-    needs_root("mount", "umount")
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    assert made.returncode == 0, f"this test needs to mount a small tmpfs: {made.stderr}"
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(file: Path) -> None:
-    """Fill the file system."""
-    with file.open("wb", buffering=0) as out:
-        try:
-            while True:
-                out.write(b"\0" * 4096)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
 
 
 @pytest.mark.alone

@@ -8,7 +8,7 @@ import pytest
 
 from models.zoo.card import read_card
 from tests.conftest import make_tiny_model
-from tests.faults.test_storage_faults import small_disk
+from tests.helpers.disks import small_disk
 from tests.helpers.problems import assert_problem
 from tests.helpers.process import service_process
 from tests.helpers.swap import swap_under_load, versioned_model

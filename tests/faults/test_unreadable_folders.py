@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_tiny_model
-from tests.faults.test_storage_faults import needs_root
+from tests.helpers.disks import needs_root
 from tests.helpers.process import environment, service_process
 
 pytestmark = pytest.mark.fault
