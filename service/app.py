@@ -284,6 +284,7 @@ def parts_for_routes(services: Services) -> Iterator[object]:
 API_ROUTERS = (
     classify.router,
     detect.router,
+    infer.router,
     compare.router,
     retrieve.router,
     gallery.router,
@@ -297,7 +298,6 @@ API_ROUTERS = (
     evaluations.router,
     recommend.router,
     health.router,
-    infer.router,
     metadata.router,
     protocol_health.router,
 )

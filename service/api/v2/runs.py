@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -39,7 +40,7 @@ class Plan:
     wanted: Sequence[Wanted]
     detection: DetectPlan | None
 
-    @property
+    @cached_property
     def roles(self) -> tuple[str, ...]:
         """The outputs of the network that are needed, by their names in the card."""
         named = dict.fromkeys(one.output.role for one in self.wanted if one.output.role is not None)
@@ -47,7 +48,7 @@ class Plan:
         computed = any(one.output.role is None for one in self.wanted)
         return tuple(dict.fromkeys((*(main if computed else ()), *named)))
 
-    @property
+    @cached_property
     def like_a_route(self) -> bool:
         """Whether an image takes the stages of `/classify` or `/detect`."""
         card = self.model.card
@@ -150,6 +151,11 @@ class BatchRunner:
     ) -> tuple[Values, Durations]:
         stopwatch.lap("queue")
         tensor = _images(batch[number : number + 1], plan.model.card.input)
+        if not math.isfinite(tensor.sum(dtype=np.float64)):  # one pass, as in `output_problem`
+            others = tensor.size - np.count_nonzero(np.isfinite(tensor))
+            raise InvalidInferenceRequest(
+                f"input '{plan.model.card.input.name}': not finite: {others} of {tensor.size} numbers"
+            )
         stopwatch.lap("preprocess")
         session = plan.model.session_for(plan.roles)
         failure = session.failure

@@ -176,12 +176,12 @@ def test_errors_of_the_connection(client: httpx.Client) -> None:
     assert list(json.loads(body)) == ["error"]
 
 
-def test_unexpected_errors(client: httpx.Client, png: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(infer_module, "write_response", fail)
-    assert_protocol_error(client.post(PATH, **body_of(images(png))), 500, "unexpected error")
+    monkeypatch.setattr(infer_module, "served_model", fail)
+    assert_protocol_error(client.post(PATH), 500, "unexpected error")
 
 
 def test_behind_a_prefix(serve: Serve) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from models.zoo.card import InputSpec, read_card, write_card
 from models.zoo.preprocess import preprocess
 from service.api.v2 import tensors
+from service.settings import Settings
 from tests.conftest import TINY_CLASSES, make_tiny_model
 from tests.helpers.inference_protocol import (
     assert_protocol_error,
@@ -28,6 +29,7 @@ from tests.helpers.inference_protocol import (
     tensor,
 )
 from tests.service.api.test_detect_api import BLUE, GREEN, RED, encoded, scene
+from tests.service.conftest import running
 
 TINY = InputSpec(height=32, width=32, resize=36, mean=(127.0,) * 3, std=(128.0,) * 3, interpolation="bicubic")
 
@@ -258,12 +260,24 @@ def test_timings_of_one_image(client: httpx.Client, png: bytes) -> None:
     assert "Server-Timing" not in two.headers
 
 
-@pytest.mark.parametrize("number", [np.nan, np.inf, 3e38])
-def test_numbers_that_break_the_network_are_the_clients(client: httpx.Client, number: float) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (np.nan, "input 'image': not finite: 3072 of 3072 numbers"),
+        (np.inf, "input 'image': not finite: 3072 of 3072 numbers"),
+        (
+            3e38,
+            "numbers that no image gives (-1.012 to 1.02): model 'tiny' failed: output 'logits'",
+        ),
+    ],
+)
+def test_numbers_that_break_the_network_are_the_clients(
+    client: httpx.Client, number: float, words: str
+) -> None:
     """A model does not count as failing because a client sends numbers that no image gives."""
     values = np.full((1, 3, 32, 32), number, np.float32)
     response = client.post("/v2/models/tiny/infer", **body_of(tensor(values)))
-    assert_protocol_error(response, 400, "numbers that no image gives", "not finite")
+    assert_protocol_error(response, 400, words)
     assert client.get("/readyz").json()["failing"] == []
     assert client.get("/v2/models/tiny/ready").status_code == 200
 
@@ -278,3 +292,29 @@ def test_a_result_whose_name_the_graph_uses(tmp_path: Path) -> None:
     found = tensors.outputs_of(read_card(folder))
     assert list(found) == ["probabilities", "embedding", "features"]
     assert found["probabilities"].role == "logits"
+
+
+@pytest.mark.openvino
+def test_the_chosen_runtime_runs_it(
+    tmp_path: Path, tiny_models_dir: Path, client: httpx.Client, png: bytes
+) -> None:
+    """OpenVINO computes predictions, of images and tensors; ONNX Runtime the other outputs."""
+    settings = Settings(
+        model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=tmp_path / "data", runtime="openvino"
+    )
+    with running(settings) as service:
+        assert service.get("/v2/models/tiny").json()["platform"] == "openvino_onnx"
+        expected = infer(client, "tiny", images(png, png))["logits"]
+        for request in (images(png, png), tensor(tiny_tensor(png, png))):
+            np.testing.assert_allclose(infer(service, "tiny", request)["logits"], expected, atol=0.1)
+        assert infer(service, "tiny", images(png), ["embedding", "logits"])["embedding"].shape == (1, 8)
+        (label,) = {entry for entry in ran(service, "tiny") if entry.startswith("openvino")}
+        assert ran(service, "tiny") == {label, "onnxruntime"}
+        rows = service.get(f"/latency?model=tiny&regime=live&runtime={label}").json()["latencies"]
+        assert {row["stage"]: row["count"] for row in rows if row["count"]}["inference"] == 4
+
+
+def ran(client: httpx.Client, model: str) -> set[str]:
+    """Return what ran a model."""
+    entries = client.get(f"/latency?model={model}&regime=live").json()["runtimes"]
+    return {entry["runtime"] for entry in entries}
