@@ -46,8 +46,9 @@ def serve_with_ray(port: int) -> None:
         object_store_memory=100 * 2**20,
         _node_ip_address="127.0.0.1",
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
-    serve.run(application({}), blocking=True, route_prefix="/")
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    quiet = {"log_level": "WARNING", "enable_access_log": False}  # as in docker/ray/serve.yaml
+    serve.run(application({}), blocking=True, route_prefix="/", logging_config=quiet)
 
 
 def start(name: str, folder: Path, database_url: str) -> Server:
@@ -68,7 +69,10 @@ def start(name: str, folder: Path, database_url: str) -> Server:
 
 
 def measure(rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Return requests per second and p50 in ms of each round, by `NAME CLIENTS per_s` and `... p50_ms`."""
+    """Return what each round has measured, by `NAME CLIENTS WHAT`.
+
+    WHAT: `per_s`, requests per second; `p50_ms`; `cpu_ms`, CPU time of all processes per request.
+    """
     values: dict[str, list[float]] = {}
     with ExitStack() as stack:
         database = stack.enter_context(postgres_server())
@@ -89,12 +93,15 @@ def measure(rounds: int, seconds: float) -> dict[str, list[float]]:
                     server.resume()
                     server.wait_until("/readyz")
                     url = f"http://127.0.0.1:{server.port}/classify"
+                    cpu_s = server.tree_cpu_s()
                     load = hey.run(
                         url, "image/jpeg", photo, clients=clients, seconds=seconds, warm_up_s=WARM_UP_S
                     )
+                    cpu_ms = (server.tree_cpu_s() - cpu_s) / load.completed * 1e3
                     server.pause()
                     values.setdefault(f"{name} {clients} per_s", []).append(load.per_s)
                     values.setdefault(f"{name} {clients} p50_ms", []).append(load.p50_ms)
+                    values.setdefault(f"{name} {clients} cpu_ms", []).append(cpu_ms)
     return values
 
 
@@ -119,6 +126,7 @@ def main() -> None:
     rows = []
     for name in (PLAIN, RAY):
         rows.append(figure(f"{name}: 8 clients", "requests/s", values[f"{name} 8 per_s"]))
+        rows.append(figure(f"{name}: 8 clients, CPU per request", "ms", values[f"{name} 8 cpu_ms"]))
         rows.append(figure(f"{name}: 1 client, p50", "ms", values[f"{name} 1 p50_ms"]))
     rows.append(figure("ray / plain: 8 clients, requests/s", "×", ratio("8 per_s"), 0.85, at_least=True))
     rows.append(figure("ray / plain: 1 client, p50", "×", ratio("1 p50_ms"), 1.2))

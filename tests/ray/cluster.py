@@ -89,8 +89,11 @@ class RayCluster:
         self._cluster.remove_node(self._second, allow_graceful=False)
         return wait_until_gone(victim)
 
-    def deploy(self, release: str = "1", **variables: str) -> None:
-        """Deploy docker/ray/serve.yaml with one replica per node and these settings; does not wait."""
+    def deploy(self, release: str = "1", *, least: int = 2, **variables: str) -> None:
+        """Deploy docker/ray/serve.yaml with at most one replica per node and these settings; does not wait.
+
+        `least`: the number of replicas without load.
+        """
         config = yaml.safe_load(CONFIG.read_text())
         config["proxy_location"] = "HeadOnly"
         config["http_options"] |= {"host": ADDRESS, "port": self._ports["http"]}
@@ -98,8 +101,12 @@ class RayCluster:
         application["args"] = {"release": release}
         application["runtime_env"]["env_vars"] |= self.variables | variables
         [deployment] = application["deployments"]
-        del deployment["autoscaling_config"]
-        deployment |= {"num_replicas": 2, "max_replicas_per_node": 1}
+        deployment["autoscaling_config"] |= {
+            "min_replicas": least,
+            "max_replicas": 2,
+            "downscale_delay_s": 1,
+        }
+        deployment["max_replicas_per_node"] = 1
         response = self._dashboard.put("/api/serve/applications/", json=config)
         assert response.status_code == 200, response.text
 

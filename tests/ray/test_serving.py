@@ -19,7 +19,7 @@ from service.ray_serve import NotShared, Replica, application, read_settings, un
 from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem
 from tests.helpers.until import until
-from tests.ray.cluster import RayCluster
+from tests.ray.cluster import Clients, RayCluster, classify
 
 pytestmark = pytest.mark.ray
 
@@ -80,6 +80,15 @@ def test_prometheus_finds_every_replica(cluster: RayCluster, png: bytes) -> None
         for _ in range(20):
             assert client.post("/classify", content=png).status_code == 200
         until(lambda: sum(counted()) == sum(before) + 20, "the replicas count 20 more requests together")
+
+
+def test_load_adds_a_replica(cluster: RayCluster, png: bytes) -> None:
+    cluster.deploy(least=1)
+    [first] = cluster.wait_for(1)
+    with Clients(cluster.url, *[classify(png)] * 8) as clients:
+        assert first in cluster.wait_for(2)
+    assert not clients.failures
+    cluster.wait_for(1)
 
 
 def test_limits_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
