@@ -274,7 +274,7 @@ class BenchmarkStore:
             columns.append(benchmarks.c.bundle.is_not(None).label("measured"))
             lost = and_(benchmarks.c.state == "running", self._silent()) if self.shared else false()
             columns.append(lost.label("lost"))
-            current = connection is not None and has_current_schema(connection)
+            current = connection is not None and has_current_schema(connection, self._engine)
             columns += [benchmarks.c[name] if current else null().label(name) for name in _FACTS_OF_JOBS]
             yield connection, select(*columns)
 

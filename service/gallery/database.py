@@ -51,7 +51,7 @@ class GalleryDatabase:
             yield None
             return
         with storage_errors(), self.engine.connect().execution_options(**READING) as connection:
-            if self._prepared != inode_of(self._file) and has_current_schema(connection):
+            if self._prepared != inode_of(self._file) and has_current_schema(connection, self.engine):
                 self._prepared = inode_of(self._file)
             yield connection if self._prepared == inode_of(self._file) else None
 

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from filelock import FileLock
 from sqlalchemy import (
@@ -42,6 +43,7 @@ READING = {"weighin_reading": True}
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 5000
+_prepared: WeakSet[Engine] = WeakSet()  # those whose database had SCHEMA while this process ran
 _MIGRATION_LOCK = 0x7765_6967  # key of an advisory lock; any number unused in that database
 _POSTGRESQL: dict[str, Any] = {
     "pool_pre_ping": True,  # no request fails after a server restart
@@ -130,11 +132,12 @@ def prepare(engine: Engine) -> None:
     """Create or migrate the schema, one process at a time.
 
     Raises StorageUnavailable, without changing the database, if it cannot be opened or written, is damaged,
-    or has the schema of a newer version.
+    or has the schema of a newer version. A server's database that had this version's schema before may get a
+    newer one: processes that run go on while replicas are updated.
     """
     with storage_errors():
         with engine.connect().execution_options(**READING) as connection:
-            if _schema(connection) == SCHEMA:
+            if has_current_schema(connection, engine):
                 return
         with _migration_lock(engine), engine.begin() as connection:
             revision = _schema(connection)
@@ -142,6 +145,7 @@ def prepare(engine: Engine) -> None:
                 return  # another process was faster
             if not _create(connection):
                 _migrate(connection, revision)
+        _prepared.add(engine)
 
 
 @contextlib.contextmanager
@@ -172,15 +176,17 @@ def reading(engine: Engine, table: Table) -> Iterator[Connection | None]:
         yield connection if inspect(connection).has_table(table.name) else None
 
 
-def has_current_schema(connection: Connection) -> bool:
+def has_current_schema(connection: Connection, engine: Engine) -> bool:
     """Return whether the schema is current; False if it is missing or must be migrated.
 
-    Raises StorageUnavailable for the schema of a newer version.
+    Raises StorageUnavailable for the schema of a newer version, unless `prepare` accepts it.
     """
     revision = _schema(connection)
-    if revision > SCHEMA:
+    if revision == SCHEMA:
+        _prepared.add(engine)
+    elif revision > SCHEMA and not (on_server(engine) and engine in _prepared):
         raise _too_new(revision)
-    return revision == SCHEMA
+    return revision >= SCHEMA
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:

@@ -334,14 +334,18 @@ def test_no_writes_with_an_obstacle(unprepared: Engine, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_database_of_a_newer_version(store: GalleryStore, engine: Engine) -> None:
+def test_database_of_a_newer_version(
+    store: GalleryStore, engine: Engine, migrated_url: str | None, tmp_path: Path
+) -> None:
     store.put("a", image(1), {})
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    fresh = GalleryStore(GalleryDatabase(engine), QUOTA)
+    started_later = open_database(migrated_url, tmp_path)
+    fresh = GalleryStore(GalleryDatabase(started_later), QUOTA)
     for attempt in (lambda: fresh.get("a"), lambda: fresh.page(None, 1), lambda: fresh.delete("a")):
         with pytest.raises(StorageUnavailable, match="schema 9999 of a newer version"):
             attempt()
+    started_later.dispose()
 
 
 @pytest.mark.databases("sqlite")

@@ -12,8 +12,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, select, text
 
 import service.state  # noqa: F401  defines the tables of all features
-from service.bench.store import benchmarks
+from service.bench.store import BenchmarkStore, benchmarks
 from service.errors import DatabaseUnreachable, StorageUnavailable
+from service.gallery.database import GalleryDatabase
+from service.gallery.records import Quota
+from service.gallery.store import GalleryStore
 from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
 from service.latency.store import LatencyStore
 from service.state import open_state
@@ -47,14 +50,33 @@ def test_concurrent_processes_migrate_once(database_url: str) -> None:
     assert exit_codes_of_three(prepare_at, database_url) == [0, 0, 0]
 
 
-def test_newer_schema_is_refused_and_unchanged(engine: Engine) -> None:
+def test_newer_schema_is_refused_and_unchanged(engine: Engine, database_url: str, tmp_path: Path) -> None:
     prepare(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StorageUnavailable, match=rf"schema 9999 .*up to {SCHEMA}; .* another database"):
-        prepare(engine)
+    later = open_database(database_url, tmp_path)
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable, match=rf"schema 9999 .*up to {SCHEMA}; .* another database"):
+            prepare(later)
+    later.dispose()
     with engine.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+def test_running_processes_go_on_after_a_newer_migration(engine: Engine) -> None:
+    running = BenchmarkStore(engine)
+    running.begin("a", "{}", 1)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE benchmarks ADD COLUMN of_a_newer_version TEXT"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert not running.heard("a", 2, '{"done": 0.5}')
+    running.finish("a", "done", 3, bundle=b"{}")
+    [row] = running.rows(9)
+    assert (row.state, row.measured) == ("done", True)
+    gallery = GalleryStore(GalleryDatabase(engine), Quota(images=1, bytes=1))
+    assert gallery.get("a") is None
+    assert not gallery.delete("a")
+    assert LatencyStore(engine).ensure_open()
 
 
 def test_new_empty_database(postgres: PostgresServer, tmp_path: Path) -> None:
