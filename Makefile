@@ -11,6 +11,10 @@ WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 # Servers that `make bench-rivals` measures in environments of their own.
 RIVALS := bentoml litserve mlserver ray
 
+# Minutes of traffic of `make soak`, and its seed.
+SOAK_MINUTES ?= 60
+SOAK_SEED ?= 1
+
 # Number of inputs of `make fuzz`, and their seed.
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
@@ -18,7 +22,7 @@ FUZZ_SEED ?= 1
 # Tests start hundreds of processes: modules are compiled once, whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve install test test-faults test-models test-ray test-web fuzz screenshots check bench bench-ray bench-rivals bench-retrieval bench-detection lock photos fashion stamps detectors people clean
+.PHONY: help serve install test test-faults test-models test-ray test-web fuzz soak screenshots check bench bench-ray bench-rivals bench-retrieval bench-detection lock photos fashion stamps detectors people clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -32,7 +36,7 @@ test: .venv/installed-tests ## Run the tests that need no torch
 	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not openvino and not photos and not ray and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
-test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks, long simulations
+test-faults: .venv/installed-tests .cache/faketime ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks, long simulations, a short soak
 	$(BIN)/pytest tests -m "fault and not alone and not openvino" -n $(WORKERS) --dist worksteal
 	$(BIN)/pytest tests -m "fault and alone"
 
@@ -54,6 +58,9 @@ test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages 
 fuzz: .venv/installed-tests ## Fuzz decoders, forms and cards with 100 000 broken files (set FUZZ_INPUTS, FUZZ_SEED)
 	$(BIN)/pytest tests -m fuzz -n auto --dist worksteal
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
+
+soak: .venv/installed-tests .cache/faketime ## Run an hour of mixed traffic with a fault a minute (set SOAK_MINUTES, SOAK_SEED)
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) --seed $(SOAK_SEED)
 
 screenshots: .venv/installed-web .cache/web/complete ## Write docs/screenshots: both pages with live data
 	$(BIN)/python -m tests.web.screenshots
@@ -153,6 +160,12 @@ clean: ## Remove everything that these commands created, except the data directo
 
 .cache/hey: # the load generator, from Debian's package
 	rm -rf $@.new && mkdir -p $@.new && cd $@.new && apt-get -q download hey && dpkg -x hey_*.deb .
+	mv $@.new $@
+
+.cache/faketime: # the library that sets the clock of a process, from Debian's package
+	rm -rf $@.new && mkdir -p $@.new && cd $@.new && \
+		{ apt-get -q download libfaketime || { apt-get -qq update && apt-get -q download libfaketime; }; } && \
+		dpkg -x libfaketime_*.deb .
 	mv $@.new $@
 
 .cache/photos/complete:
