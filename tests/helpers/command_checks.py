@@ -38,6 +38,7 @@ OTHER_PROGRAMS = ("base64", "jq", "file", "cut", "grep", "sort", "uniq", "cmp", 
 FOREIGN_MODULES = {"tf2onnx.convert"}
 """Modules of other projects that a reader runs to export a model."""
 RAY_COMMANDS = {
+    ("ray", "get-auth-token"): "--generate",
     ("ray", "start"): r"--head|--address \S+:\d+",
     ("ray", "stop"): "",
     ("serve", "deploy"): r"\S+\.yaml",
