@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.own_models.replicas import START_WITHIN_S
 from service.settings import Settings
 from service.state import _CHECK_INTERVAL_S
 
@@ -187,9 +188,8 @@ def test_updates_take_no_pod_away() -> None:
     strategy = DEPLOYMENT["spec"]["strategy"]
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     startup, readiness = CONTAINER["startupProbe"], CONTAINER["readinessProbe"]
-    assert (
-        startup["periodSeconds"] * startup["failureThreshold"] < DEPLOYMENT["spec"]["progressDeadlineSeconds"]
-    )
+    bound = startup["periodSeconds"] * startup["failureThreshold"]
+    assert 2 * START_WITHIN_S < bound < DEPLOYMENT["spec"]["progressDeadlineSeconds"]
     # A pod whose database does not answer stays ready: the probe after one that waited for it does not wait.
     assert readiness["timeoutSeconds"] + readiness["periodSeconds"] <= _CHECK_INTERVAL_S
     assert readiness["failureThreshold"] >= 2
