@@ -48,10 +48,12 @@ def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
 
 
 def running_system(boot_id: Path = BOOT_ID) -> str:
-    """Return 16 hexadecimal digits that all processes of one running system share, in any of its containers.
+    """Return 16 hexadecimal digits that all processes of one running system share.
 
     They differ between machines, between virtual machines, and after a restart. They are a hash of the
-    kernel's boot id, or of the host name where there is no boot id (not on Linux).
+    kernel's boot id, or of the host name where there is no boot id (not on Linux). Docker's containers share
+    that of their host; those of systemd-nspawn and LXC have their own. Virtual machines that were resumed
+    from one snapshot share one.
     """
     try:
         identity = boot_id.read_text().strip()

@@ -42,7 +42,7 @@ class Host(Frozen):
     cores: int = Field(description="Whole cores that the process can keep busy")
     host: str = Field(description="Host name; in a container, by default its id")
     id: str = Field(
-        description="Equal for all processes of one running system, also in different containers; changes "
+        description="Equal for all processes of one running system, also in Docker's containers; changes "
         "when the machine restarts"
     )
 
