@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 from cachetools import TTLCache
+from pydantic import TypeAdapter
 
 from service.bench.archive import new_id
 from service.bench.bundle import Bundle, Flag
@@ -26,7 +27,14 @@ from service.bench.job_process import JobProcess
 from service.bench.judge.summary import recorder_samples
 from service.bench.measure.plan import Repetitions, Request, make_plan
 from service.bench.measure.progress import Progress
-from service.bench.store import CANCELLED, BenchmarkRow, BenchmarkState, BenchmarkStore, cancelled_detail
+from service.bench.store import (
+    CANCELLED,
+    OVERTAKEN,
+    BenchmarkRow,
+    BenchmarkState,
+    BenchmarkStore,
+    cancelled_detail,
+)
 from service.errors import BenchmarkEnded, Busy, DatabaseUnreachable, StorageUnavailable, UnknownBenchmark
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
@@ -38,6 +46,8 @@ FOLLOW_S = 0.5
 """Interval at which the benchmark of another process is read for all who follow it."""
 _RETRY_S = 1.0
 """Interval at which a result is stored again while the database cannot be reached."""
+
+_PROGRESS = TypeAdapter(Progress)  # ignores fields that newer versions may have stored
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +63,7 @@ class Benchmark:
     @classmethod
     def stored(cls, row: BenchmarkRow) -> Benchmark:
         """Return the state that the database has."""
-        progress = None if row.progress is None else Progress(**json.loads(row.progress))
+        progress = None if row.progress is None else _PROGRESS.validate_json(row.progress)
         return cls(row, progress, row.cancelling)
 
     @property
@@ -304,15 +314,20 @@ class BenchmarkJobs:
         """
         while True:
             changed = self._changed
-            if running.cancel_reason is not None:  # perhaps after it had ended
-                state, detail = "cancelled", cancelled_detail(running.cancel_reason, bundle)
+            reason = running.cancel_reason
+            if reason is not None:  # perhaps after it had ended
+                state, detail = "cancelled", cancelled_detail(reason, bundle)
             try:
-                return await asyncio.to_thread(
+                await asyncio.to_thread(
                     self._store.finish, running.row.id, state, time.time(), detail=detail, bundle=bundle
                 )
             except DatabaseUnreachable:
                 if self._stopping:
                     raise
+            else:
+                if running.cancel_reason == reason:
+                    return
+                continue  # it was cancelled while its end was stored
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), _RETRY_S)
 
@@ -326,6 +341,13 @@ class BenchmarkJobs:
                     self._store.heard, running.row.id, time.time(), progress, cancelling=running.cancelled
                 )
             except StorageUnavailable:
+                continue
+            except Busy:
+                if not running.process_ended:
+                    self._cancel(running, OVERTAKEN)
+                continue
+            except Exception:
+                log.exception("heartbeat of a benchmark failed", benchmark=running.row.id)
                 continue
             if asked:
                 self._cancel(running, CANCELLED)

@@ -28,11 +28,13 @@ from sqlalchemy import (
     insert,
     literal_column,
     null,
+    or_,
     select,
     text,
     true,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 
 from service.bench.fingerprint import Host
 from service.errors import Busy, StorageUnavailable
@@ -53,6 +55,7 @@ SILENT_AFTER_S = 30.0
 
 CANCELLED = "it was cancelled"
 LOST = "the service ended while it ran"
+OVERTAKEN = "it could not reach the database, and another benchmark was started on this machine"
 """Reasons that are stored in `detail`."""
 
 _RUNNING = text("state = 'running'")
@@ -151,15 +154,23 @@ class BenchmarkStore:
     ) -> bool:
         """Store a heartbeat of the benchmark's process; return whether the benchmark was asked to stop.
 
-        `progress`: JSON; `cancelling`: the process has been asked already.
+        `progress`: JSON; `cancelling`: the process has been asked already. A benchmark that was marked as
+        interrupted, because nothing was heard of its process, runs again. Raises Busy if another one has
+        begun on its machine since.
         """
-        values = {"alive_ms": self._alive(now), "progress": progress}
+        values: dict[str, Any] = {"state": "running", "finished_ms": None, "detail": None}
+        values |= {"alive_ms": self._alive(now), "progress": progress}
         if cancelling:
             values["cancel_ms"] = func.coalesce(benchmarks.c.cancel_ms, _ms(now))
-        running = and_(benchmarks.c.id == identifier, benchmarks.c.state == "running")
+        running = benchmarks.c.state == "running"
+        lost = and_(benchmarks.c.state == "interrupted", benchmarks.c.detail == LOST)
+        this = benchmarks.c.id == identifier
         with writing(self._engine, self._obstacle) as connection:
-            connection.execute(update(benchmarks).where(running).values(values))
-            asked = connection.execute(select(benchmarks.c.cancel_ms).where(running)).scalar()
+            try:
+                connection.execute(update(benchmarks).where(this, or_(running, lost)).values(values))
+            except IntegrityError as error:
+                raise Busy(f"benchmark '{identifier}': {OVERTAKEN} (limit: 1 per machine)") from error
+            asked = connection.execute(select(benchmarks.c.cancel_ms).where(this, running)).scalar()
         return asked is not None
 
     def request_cancel(self, identifier: str, now: float) -> bool:
@@ -304,7 +315,7 @@ def _row(row: RowMapping) -> BenchmarkRow:
         request=row["request"],
         detail=row["detail"],
         measured=bool(row["measured"]),
-        machine=None if row["machine"] is None else Host.model_validate_json(row["machine"]),
+        machine=None if row["machine"] is None else Host.model_validate_json(row["machine"], extra="ignore"),
         progress=row["progress"],
         cancelling=state == "running" and row["cancel_ms"] is not None,
         lost=bool(row["lost"]),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,10 @@ def no_job_runs() -> bool:
     return not any("service.bench.job" in command for command in descendants(os.getpid()).values())
 
 
-def test_killed_replica(settings: Settings, tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_killed_replica(
+    settings: Settings, tiny_models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.bench.store.SILENT_AFTER_S", 6.0)  # of the replica that is left
     with running(settings) as other:
         with (
             service_process(tiny_models_dir, tmp_path, database_url=settings.database_url) as process,
@@ -75,6 +80,42 @@ def test_killed_replica(settings: Settings, tiny_models_dir: Path, tmp_path: Pat
         following = start(other, models=["tiny"])["id"]
         other.delete(f"/benchmarks/{following}")
         assert ended(other, following)["state"] == "cancelled"
+
+
+def test_replica_that_was_cut_off(
+    settings: Settings, tiny_models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.bench.store.SILENT_AFTER_S", 3.0)  # of the other one
+    with (
+        running(settings) as other,
+        service_process(tiny_models_dir, tmp_path, database_url=settings.database_url) as process,
+        process.client() as client,
+    ):
+        identifier = start(client, models=["tiny"], profile="standard")["id"]
+        with paused(process.popen.pid):
+            until(lambda: benchmark(other, identifier)["state"] == "interrupted", "it counts as lost")
+        until(lambda: benchmark(other, identifier)["state"] == "running", "it is back")
+        assert_problem(other.post("/benchmarks", json={"models": ["tiny"]}), 503, "busy", identifier)
+        with paused(process.popen.pid):
+            until(lambda: benchmark(other, identifier)["state"] == "interrupted", "it counts as lost again")
+            following = start(other, models=["tiny"], profile="standard")["id"]
+        body = ended(client, identifier)
+        assert body["state"] == "cancelled"
+        assert "another benchmark was started on this machine" in body["detail"]
+        assert benchmark(other, identifier) == benchmark(client, identifier)
+        assert benchmark(other, following)["state"] == "running"
+        assert other.delete(f"/benchmarks/{following}").status_code == 202
+        assert ended(other, following)["state"] == "cancelled"
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """Stop a process meanwhile, so that its replica cannot reach the database; its job goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_restarted_server(server: PostgresServer, settings: Settings) -> None:

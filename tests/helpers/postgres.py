@@ -107,8 +107,13 @@ def dump_as_sql(url: str) -> str:
 
 def run_sql(url: str, script: str) -> None:
     """Run the statements of a script in the database with this URL."""
-    with psycopg.connect(_libpq(url), autocommit=True) as connection:
+    with connected(url) as connection:
         connection.execute(script)  # type: ignore[arg-type, unused-ignore]
+
+
+def connected(url: str) -> psycopg.Connection:
+    """Return a direct connection to the database with this URL, which `with` closes."""
+    return psycopg.connect(_libpq(url), autocommit=True)
 
 
 def _libpq(url: str) -> str:

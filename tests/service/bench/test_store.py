@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,8 @@ from sqlalchemy import Engine, inspect, update
 import service.state  # noqa: F401  defines the tables of all features
 from service.bench.archive import BenchmarkArchive
 from service.bench.fingerprint import Host, this_host
+from service.bench.jobs import Benchmark
+from service.bench.measure.progress import Progress
 from service.bench.store import BenchmarkStore, benchmarks
 from service.errors import Busy, StorageUnavailable
 from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
@@ -20,6 +24,9 @@ from tests.service.bench import bundles
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
+PROGRESS = Progress(
+    "measuring", launch=1, launches=3, round=2, rounds=6, done=0.25, elapsed_s=1.5, left_s=4.5
+)
 SAMPLES = {"good": [[[5, 6, 7]]]}
 HERE = Host(cpu="Test CPU", cores=2, host="here", id="a" * 16)
 THERE = HERE.model_copy(update={"host": "there", "id": "b" * 16})
@@ -105,6 +112,45 @@ def test_interrupted_benchmark(
     back = store.row("lost")
     assert back is not None
     assert (back.state, back.measured) == ("done", True)
+
+
+@pytest.mark.databases("postgresql")
+def test_process_that_was_cut_off(
+    store: BenchmarkStore, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.begin("first", "{}", 1, HERE)
+    be_silent(engine, monkeypatch)
+    store.interrupt_lost(50)
+    monkeypatch.undo()
+    assert not store.heard("first", 60, '{"done": 0.5}')
+    row = store.row("first")
+    assert row is not None
+    assert (row.state, row.finished_at, row.detail, row.progress) == ("running", None, None, '{"done": 0.5}')
+    with pytest.raises(Busy, match="'first' is running on this machine"):
+        store.begin("second", "{}", 70, HERE)
+    be_silent(engine, monkeypatch)
+    store.begin("second", "{}", 80, HERE)
+    for _ in range(2):
+        with pytest.raises(
+            Busy, match=r"'first': it could not reach the database, and another benchmark was"
+        ):
+            store.heard("first", 90, '{"done": 0.6}')
+    assert {row.id: row.state for row in store.rows(9)} == {"first": "interrupted", "second": "running"}
+    store.finish("first", "cancelled", 95, detail="it could not reach the database")
+    assert not store.heard("first", 96), "only benchmarks whose process was lost run again"
+    assert {row.id: row.state for row in store.rows(9)} == {"first": "cancelled", "second": "running"}
+
+
+def test_row_of_a_newer_version(store: BenchmarkStore, engine: Engine) -> None:
+    store.begin("a", "{}", 1, HERE)
+    store.heard("a", 2, json.dumps(asdict(PROGRESS) | {"of_a_newer_version": 1}))
+    with engine.begin() as connection:
+        machine = json.dumps(HERE.model_dump() | {"of_a_newer_version": 1})
+        connection.execute(update(benchmarks).values(machine=machine))
+    row = store.row("a")
+    assert row is not None
+    shown = Benchmark.stored(row)
+    assert (shown.row.machine, shown.progress) == (HERE, PROGRESS)
 
 
 def test_progress_and_cancellation_by_another_process(store: BenchmarkStore) -> None:
