@@ -119,7 +119,10 @@ class Services:
         """Start all components, load the models in the background, and close everything at shutdown."""
         self.recorder.start()
         await self.jobs.open()
-        loading = asyncio.create_task(asyncio.to_thread(self.registry.load, self.shared_models.look_at_start))
+        shared = self.shared_models
+        loading = asyncio.create_task(
+            asyncio.to_thread(self.registry.load, shared.look_at_start, shared.correct)
+        )
         loading.add_done_callback(self._report_loading)
         self.gallery.open(loading)
         if await asyncio.to_thread(self.latencies.has_history):

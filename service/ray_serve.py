@@ -26,6 +26,7 @@ from service.errors import InvalidParameter, NotReady, WeighinError
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry, open_registry
 from service.logs import configure_logging
+from service.own_models.folders import is_shared
 from service.settings import Settings, environment_warnings, setting_problems
 from service.text.urls import redacted
 
@@ -118,7 +119,7 @@ class Replica:
         for warning in environment_warnings():
             log.warning(warning)
         self._registry = open_registry(self._settings)
-        self._registry.start_loading()
+        self._registry.start_loading(unless=is_shared)
         app = create_app(self._settings, registry=self._registry)
         add_routes(app, [router])
         call_when_draining(app.state.stopping)

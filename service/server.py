@@ -17,6 +17,7 @@ import uvicorn
 
 from service.errors import WeighinError
 from service.inference.registry import open_registry
+from service.own_models.folders import is_shared
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ def serve(settings: Settings) -> None:
         stack.callback(gc.enable)
         registry = open_registry(settings)
         stack.callback(registry.stop_loading)
-        registry.start_loading()
+        registry.start_loading(unless=is_shared)
         from service.app import create_app  # models load on other threads during this second
 
         app = create_app(settings, registry=registry, address=" and ".join(urls))

@@ -20,6 +20,8 @@ from service.own_models.facts import in_form_words
 from service.own_models.replicas import SharedModels
 
 _BOUNDS = Bounds()
+CATCH_UP_WITHIN_S = 10.0
+"""Maximum seconds for which a request waits for models that other replicas have added."""
 MOST_AT_ONCE = 2
 """Maximum number of models that are uploaded at the same time."""
 
@@ -49,6 +51,8 @@ class ModelChanger:
         self._bounds = bounds
         self._coming = 0
         self._choosing = False
+        self._turn, self._deleting = asyncio.Lock(), asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
 
     def check_ready(self) -> None:
         """Raise NotReady until the registry has loaded the models."""
@@ -56,9 +60,25 @@ class ModelChanger:
             raise errors.NotReady("models are still being loaded")
 
     async def catch_up(self) -> None:
-        """Take up what other replicas have changed. Raises NotReady, and StorageUnavailable."""
+        """Take up what other replicas have changed until now; requests that wait share one thread.
+
+        Raises NotReady, StorageUnavailable, and Busy after CATCH_UP_WITHIN_S.
+        """
         self.check_ready()
-        await asyncio.to_thread(self._shared.catch_up)
+        if self._next is None:
+            self._next = asyncio.create_task(self._catch_up())
+            self._next.add_done_callback(_note_error)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._next), CATCH_UP_WITHIN_S)
+        except TimeoutError:
+            raise errors.Busy(
+                "models: changes of other replicas are being taken up (try again in a few seconds)"
+            ) from None
+
+    async def _catch_up(self) -> None:
+        async with self._turn:
+            self._next = None  # what is committed from now on needs another look
+            await asyncio.to_thread(self._shared.catch_up)
 
     def check_own(self, name: str) -> None:
         """Raise ModelInUse if the model exists outside the folder of added models."""
@@ -138,7 +158,7 @@ class ModelChanger:
     async def delete(self, name: str) -> None:
         """Delete the model, also one that only other replicas can serve.
 
-        Raises NotReady, ModelInUse, UnknownModel and StorageUnavailable.
+        Raises NotReady, Busy, ModelInUse, UnknownModel and StorageUnavailable.
         """
         await self.catch_up()
         if name not in self._registry.names() and not await asyncio.to_thread(self._shared.has, name):
@@ -154,7 +174,8 @@ class ModelChanger:
                 f"model '{name}': the gallery needs it (allowed: PUT another file, or re-index the "
                 "gallery with another model first: POST /gallery/reindex?model=NAME)"
             )
-        await asyncio.to_thread(self._delete, name)
+        async with self._deleting:
+            await asyncio.to_thread(self._delete, name)
 
     def _delete(self, name: str) -> None:
         with self._shared.changing():
@@ -170,6 +191,12 @@ class ModelChanger:
                 remove(name, root=self.root)
             self._registry.refresh(name)
             self._registry.forget_runtime(name)
+
+
+def _note_error(task: asyncio.Task[None]) -> None:
+    """Retrieve the error of a task for which perhaps nobody waits any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def exists(name: str) -> errors.ModelExists:

@@ -206,6 +206,7 @@ async def replace_model(
         errors.CrossSiteRequest,
         errors.UnknownModel,
         errors.ModelInUse,
+        errors.Busy,
         errors.NotReady,
         errors.DatabaseUnreachable,
         errors.StorageUnavailable,

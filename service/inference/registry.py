@@ -97,6 +97,7 @@ class Registry:
         self._logged: set[tuple[str, str]] = set()
         self.ready = False
         self._loading: list[Future[ModelEntry]] = []
+        self._begun: set[str] = set()
         self._directories = tuple(directories)
         missing = [str(directory) for directory in self._directories if not directory.exists()]
         if missing:
@@ -110,16 +111,25 @@ class Registry:
         self._changed_scans: dict[str, int] = {}
         self._entries = {name: read_entry(folder) for name, (folder, _) in self._last_scan.items()}
 
-    def start_loading(self) -> None:
+    def start_loading(self, unless: Callable[[Path], bool] = lambda _: False) -> None:
         """Begin to load the models on threads of their own, as many as cores; call `load` later.
 
-        ONNX Runtime does not hold the interpreter's lock, so that other work can go on meanwhile.
+        `unless`: whether the model in a folder is left to `load`. ONNX Runtime does not hold the
+        interpreter's lock, so that other work can go on meanwhile.
         """
         folders = {entry.name: entry.folder for entry in self.entries}
-        cards = {entry.name: entry.card for entry in self.entries if entry.card is not None}
+        cards = {
+            entry.name: entry.card
+            for entry in self.entries
+            if entry.card is not None
+            and entry.model is None
+            and entry.name not in self._begun
+            and not unless(entry.folder)
+        }
+        self._begun |= cards.keys()
         largest_first = sorted(cards, key=lambda name: cards[name].file.bytes, reverse=True)
         executor = ThreadPoolExecutor(max_workers=core_budget(), thread_name_prefix="load")
-        self._loading = [
+        self._loading += [
             executor.submit(load_entry, self._entries[name], folders, self._choices, self._warm_up_limit_s)
             for name in largest_first
         ]
@@ -130,13 +140,17 @@ class Registry:
         for future in self._loading:
             future.cancel()
 
-    def load(self, before_ready: Callable[[], None] = lambda: None) -> None:
+    def load(
+        self, before_ready: Callable[[], None] = lambda: None, before_rest: Callable[[], None] = lambda: None
+    ) -> None:
         """Load and warm up every model with a valid card; a broken model gets a reason.
 
         Afterwards `ready` is true and every model has a session or a reason, whatever happened.
-        `before_ready` is called when the models are loaded; it may `refresh` others.
+        `before_rest` is called before the models begin to load that `start_loading` left, `before_ready` when
+        all are loaded; both may `refresh` others.
         """
         try:
+            before_rest()
             self._load()
             before_ready()
         finally:
@@ -151,8 +165,7 @@ class Registry:
     def _load(self) -> None:
         with self._update_lock:
             try:
-                if not self._loading:
-                    self.start_loading()
+                self.start_loading()
                 wait(self._loading)  # nothing else is to run while a runner is timed
                 for future in self._loading:
                     if future.exception() is None:
@@ -160,7 +173,7 @@ class Registry:
                 for future in self._loading:
                     future.result()  # raises what no reason covers, such as a log that cannot be written
             finally:
-                self._loading = []
+                self._loading, self._begun = [], set()
                 for entry in self.entries:
                     if entry.model is None and entry.reason == LOADING:
                         self._put(replace(entry, reason="loading it was interrupted: see the log"))

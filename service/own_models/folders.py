@@ -16,9 +16,17 @@ from pathlib import Path
 from models.zoo.files import holds_network
 from service.errors import ModelExists, StorageUnavailable, UnknownModel, error_words
 
+MARKER = ".shared.json"
+"""File in a model's folder that came from a database, or was stored there: it says which version it is."""
+
 _STALE_S = 3600
 """Age in seconds from which a temporary folder counts as left behind by a killed process."""
 _AT_CWD, _EXCHANGE = -100, 2
+
+
+def is_shared(folder: Path) -> bool:
+    """Return whether a model's folder has a marker, so that a database says what is to be in it."""
+    return os.path.lexists(folder / MARKER)
 
 
 def check_free(to: Path, name: str, *, replace: bool) -> None:
@@ -28,16 +36,17 @@ def check_free(to: Path, name: str, *, replace: bool) -> None:
 
 
 @contextlib.contextmanager
-def workplace(to: Path, name: str) -> Iterator[Path]:
+def workplace(to: Path, name: str, *, prefix: str = "") -> Iterator[Path]:
     """Context with a temporary folder `to/.NAME.tmp-.../NAME`, which is removed at the end.
 
-    Raises StorageUnavailable for any OSError in the context, e.g. a full disk.
+    `prefix`: of the temporary folder, instead. Raises StorageUnavailable for any OSError in the context, such
+    as a full disk.
     """
     aside = None
     try:
         to.mkdir(parents=True, exist_ok=True)
         _sweep(to, name)
-        aside = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=to))
+        aside = Path(tempfile.mkdtemp(prefix=prefix or f".{name}.tmp-", dir=to))
         folder = aside / name
         folder.mkdir()
         yield folder

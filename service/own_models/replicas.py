@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -28,8 +29,8 @@ from service.inference.loading import ModelEntry
 from service.inference.registry import Registry
 from service.inference.runtimes.choice import Requested
 from service.own_models.add import check_name
-from service.own_models.folders import move_in, remove, workplace
-from service.own_models.store import MARKER, ModelStore, Stored, digest_of_folder
+from service.own_models.folders import MARKER, move_in, remove, workplace
+from service.own_models.store import ModelStore, Stored, digest_of_folder
 from service.own_models.trial import Bounds, TrialFailed, serve_once
 
 LOOK_EVERY_S = 1.0
@@ -43,6 +44,8 @@ _RETRY_S, _RETRY_AT_MOST_S = 2.0, 60.0
 _TRY_AGAIN_S = 600.0
 """Seconds after which a file that failed here is tried again: memory or time may have been short."""
 _BOUNDS = Bounds()
+_COPYING = ".-copying-"
+"""Prefix of the folders into which models are copied from the database; no model's name begins so."""
 _LOCK_WAIT_S = 60.0
 _CLOSE_WITHIN_S = 10.0
 
@@ -126,6 +129,33 @@ class SharedModels:
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             self.look()
+
+    def correct(self) -> None:
+        """Remove or replace the folders of models that were deleted or replaced elsewhere, before they load.
+
+        Loading one of them may have ended this process before. Never raises: `look` tries again.
+        """
+        names = self._marked()
+        if self._store is None or not names:
+            return
+        try:
+            with self._following:
+                stored = {row.name: row for row in self._store.all() if row.kind == "model"}
+                for name in sorted(names):
+                    self._correct(name, stored.get(name))
+        except WeighinError as error:
+            log.warning("models of other replicas are not looked up before loading", reason=error.detail)
+        except Exception:
+            log.exception("models of other replicas cannot be taken up")
+
+    def _correct(self, name: str, row: Stored | None) -> None:
+        try:
+            if _differs(_marker(self._root / name), row) and self._settle(name):
+                self._registry.refresh(name)
+        except DatabaseUnreachable:
+            raise
+        except WeighinError as error:
+            log.warning("model of another replica not taken up", model=name, reason=error.detail)
 
     def look_at_start(self) -> None:
         """Look until the database is reached: it has the models that other replicas have acknowledged.
@@ -256,6 +286,7 @@ class SharedModels:
             return entry
 
     def _take_up_models(self, stored: dict[str, Stored]) -> None:
+        self._sweep()
         refusals: dict[str, str] = {}
         for name in sorted(stored.keys() | self._marked()):
             if self._stop.is_set():
@@ -282,6 +313,17 @@ class SharedModels:
         for name in self._refusals.keys() | refusals.keys():
             self._registry.refuse(name, refusals.get(name), before=self._refusals.get(name))
         self._refusals = refusals
+
+    def _sweep(self) -> None:
+        """Remove what processes left that were killed while they copied a model from the database.
+
+        Raises StorageUnavailable.
+        """
+        assert self._store is not None
+        if any(self._root.glob(f"{_COPYING}*")):
+            with self.changing():  # so that nobody copies meanwhile
+                for folder in self._root.glob(f"{_COPYING}*"):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _marked(self) -> set[str]:
         """Return the names of the models whose folders have a marker."""
@@ -324,7 +366,7 @@ class SharedModels:
             unfit = self._unfit.get(name)
             if unfit is not None and unfit.digest == row.digest and time.monotonic() < unfit.until:
                 raise ModelUnavailable(unfit.reason)
-            with workplace(self._root, name) as folder:
+            with workplace(self._root, name, prefix=_COPYING) as folder:
                 digest = self._store.fetch("model", name, folder)
                 if digest is None:
                     return False

@@ -33,14 +33,12 @@ from sqlalchemy import (
 
 from models.zoo.files import read_regular
 from service.errors import ModelExists, ModelUnavailable
+from service.own_models.folders import MARKER
 from service.storage.database import READING, metadata, prepare, upsert, writing
 from service.storage.errors import storage_errors
 
 CHUNK_BYTES = 4 << 20
 """Bytes of a file per row. PostgreSQL allows 1 GB; a replica that takes up a file holds one chunk of it."""
-
-MARKER = ".shared.json"
-"""File in a model's folder that is not stored: it says which version of the database the folder has."""
 
 _LOCK_WAIT_S = 30
 _SILENT_S = 60

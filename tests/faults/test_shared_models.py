@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from service.own_models.store import MARKER
+from service.own_models.folders import MARKER
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.faults.test_storage_faults import fill, small_disk
@@ -151,13 +151,14 @@ def test_killed_while_it_writes_the_folder(
             ) as process,
         ):
             until(lambda: waits(server), "the replica reads the files")
-            until(lambda: any(folder.glob(".mine.tmp-*/mine/*")), "it has begun to write")
+            until(lambda: any(folder.glob(".-copying-*/mine/*")), "it has begun to write")
             process.popen.kill()
             assert process.wait() == -9
+        assert any(folder.glob(".-copying-*"))
         with replica(settings, tmp_path / "data") as (_, client):
             assert version(client) == newer
             assert client.post("/classify?model=mine", content=png).status_code == 200
-            assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["mine"]
+            assert [path.name for path in folder.iterdir()] == ["mine"], "what it left is removed"
 
 
 def test_killed_server(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, event
 
 from models.zoo.card import read_card
-from service.errors import DatabaseUnreachable, ModelUnavailable, NotReady
+from service.api import model_changer
+from service.api.model_changer import ModelChanger
+from service.errors import Busy, DatabaseUnreachable, ModelUnavailable, NotReady
 from service.inference.registry import Registry
 from service.own_models import store
+from service.own_models.folders import MARKER, is_shared
 from service.own_models.replicas import SharedModels
-from service.own_models.store import MARKER, ModelStore, digest_of_folder
+from service.own_models.store import ModelStore, digest_of_folder
 from service.own_models.trial import Bounds
 from service.settings import Settings
 from service.storage.database import open_database
@@ -503,6 +507,53 @@ def test_model_that_fails_here_does_not_reach_this_process(models: ModelStore, t
     models.put("mine", make_tiny_model(tmp_path / "again", "mine", seed=2), replace=True)
     SharedModels(registry, models).look()
     assert registry.get("mine").name == "mine"
+
+
+def test_requests_that_wait_for_other_changes_share_a_thread(
+    models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_changer, "CATCH_UP_WITHIN_S", 0.1)
+    make_tiny_model(tmp_path / "zoo", "tiny")
+    registry = Registry([tmp_path / "zoo"], "tiny", added=tmp_path / "models")
+    registry.load()
+    models.choose_runtime("tiny", None)
+
+    async def no_models() -> Collection[str]:
+        return ()
+
+    async def requests() -> None:
+        changer = ModelChanger(registry, no_models, SharedModels(registry, models))
+        with models._engine.begin() as connection:
+            connection.exec_driver_sql("LOCK TABLE shared_models IN ACCESS EXCLUSIVE MODE")
+            waiting = asyncio.gather(*(changer.catch_up() for _ in range(40)), return_exceptions=True)
+            answers = await asyncio.wait_for(waiting, 10)
+            assert {type(answer) for answer in answers} == {Busy}
+            assert "changes of other replicas are being taken up" in str(answers[0])
+            await asyncio.wait_for(asyncio.to_thread(bool), 10)  # other work still finds a thread
+        monkeypatch.setattr(model_changer, "CATCH_UP_WITHIN_S", 60)
+        models.put("mine", make_tiny_model(tmp_path / "made", "mine"), replace=False)
+        await changer.catch_up()
+        assert registry.get("mine").name == "mine"
+
+    asyncio.run(requests())
+
+
+def test_deleted_model_is_removed_before_it_is_loaded(models: ModelStore, tmp_path: Path) -> None:
+    """If loading it ends the process, deleting it at another replica is the cure."""
+    make_tiny_model(tmp_path / "zoo", "tiny")
+    added = tmp_path / "models"
+    for name in ("gone", "stays"):
+        models.put(name, make_tiny_model(tmp_path / "made", name), replace=False)
+    SharedModels(Registry([tmp_path / "zoo"], "tiny", added=added), models).look()
+    models.remove("gone")
+    registry = Registry([tmp_path / "zoo"], "tiny", added=added)
+    assert registry.names() == ("gone", "stays", "tiny")
+    registry.start_loading(unless=is_shared)
+    loading = [future.result().name for future in registry._loading]
+    assert loading == ["tiny"], "the database is asked first"
+    shared = SharedModels(registry, models)
+    registry.load(shared.look_at_start, shared.correct)
+    assert [model.name for model in registry.loaded] == ["stays", "tiny"]
 
 
 def test_look_ends_when_the_service_stops(models: ModelStore, tmp_path: Path) -> None:
