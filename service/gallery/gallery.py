@@ -167,3 +167,4 @@ class Gallery:
                 log.warning("gallery unavailable", reason=error.detail)
         if state.target is not None:
             self.reindexer.go_on()
+        await self._networks.save_copies()

@@ -67,6 +67,8 @@ class Networks:
         self._opening = asyncio.Lock()
         self._tried: dict[str, float] = {}
         self._used: dict[str, ServedModel] = {}
+        self._unsaved: set[str] = set()
+        """Embedders whose copies could not be stored in the shared database when they were opened."""
         self._opened = asyncio.Event()
 
     def named(self, name: str) -> ServedModel:
@@ -128,15 +130,26 @@ class Networks:
         finally:
             self._opened.set()
 
+    async def save_copies(self) -> None:
+        """Store the copies that `open` could not store in the shared database, once it can be used."""
+        while self._unsaved:
+            await asyncio.sleep(_RETRY_S)
+            for embedder in tuple(self._unsaved):
+                model = self._used.get(embedder)
+                self._unsaved.discard(embedder)
+                if model is not None:
+                    await asyncio.to_thread(self._keep_or_note, model)
+
     def keep(self, model: ServedModel) -> None:
         """Copy the model's file, card and labels, unless a copy exists. Logs if they cannot be written.
 
         Raises EmbeddersChanged if another version has replaced the model meanwhile, ModelUnavailable if its
-        folder is empty or has other content that is not served, and StorageUnavailable if a database that
-        replicas share cannot be used.
+        folder is empty or has other content that is not served, and StorageUnavailable if it cannot be stored
+        in a database that replicas share.
         """
         embedder = embedder_of(model)
         target = self._folder / embedder
+        content = None
         if not target.is_dir():
             try:
                 card, content = self._registry.content(model.name)
@@ -151,12 +164,36 @@ class Networks:
                 _write_copy(target, model, content)
             except OSError as error:
                 log.warning("the gallery's model cannot be kept", model=model.name, reason=error_words(error))
-        if self._copies is not None and target.is_dir():
+        if self._copies is not None:
             try:
-                self._copies.save_copy(embedder, target)
+                self._save_copy(self._copies, model, target, content)
             except OSError as error:
-                log.warning("the gallery's model cannot be kept", model=model.name, reason=error_words(error))
+                raise StorageUnavailable(
+                    f"the gallery's model cannot be copied to the database: {error_words(error)}"
+                ) from None
         self._used[embedder] = model
+
+    def _save_copy(
+        self, copies: NetworkCopies, model: ServedModel, target: Path, content: bytes | None
+    ) -> None:
+        """Store the copy in `target`; if it could not be written there, store `content`. Raises OSError."""
+        if content is None or target.is_dir():
+            copies.save_copy(embedder_of(model), target)
+            return
+        with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
+            _write_files(Path(folder), model, content)
+            copies.save_copy(embedder_of(model), Path(folder))
+
+    def _keep_or_note(self, model: ServedModel) -> None:
+        """Do as `keep` does; log what it raises, and note the embedder if another attempt may succeed."""
+        try:
+            self.keep(model)
+        except EmbeddersChanged:
+            pass
+        except (ModelUnavailable, StorageUnavailable) as error:
+            log.warning("the gallery's model cannot be kept", model=model.name, reason=error.detail)
+            if isinstance(error, StorageUnavailable):
+                self._unsaved.add(embedder_of(model))
 
     def release(self, needed: Collection[str]) -> None:
         """Release the networks that this process used and that are not in `needed`; delete their copies."""
@@ -198,12 +235,7 @@ class Networks:
             served = self._served(embedder)
             if served is not None:
                 self._used[embedder] = served
-                try:
-                    self.keep(served)
-                except EmbeddersChanged:
-                    pass
-                except (ModelUnavailable, StorageUnavailable) as error:
-                    log.warning("the gallery's model cannot be kept", model=served.name, reason=error.detail)
+                self._keep_or_note(served)
                 return
         try:
             self._fetch(embedder)
@@ -214,6 +246,7 @@ class Networks:
         if embedder_of(model) == embedder:
             self._used[embedder] = model
             log.info("the gallery's model was replaced: its own copy is used", model=model.name)
+            self._keep_or_note(model)
 
     def _fetch(self, embedder: str) -> None:
         """Copy a network from the shared database, unless its copy is here or there is none.
@@ -253,13 +286,17 @@ def _write_copy(target: Path, model: ServedModel, content: bytes) -> None:
     """Write a folder with the model's file, card and labels atomically. Raises OSError."""
 
     def write(folder: Path) -> bool:
-        (folder / model.card.file.name).write_bytes(content)
-        write_card(folder, model.card)
-        labels = "".join(f"{label}\n" for label in model.labels)
-        (folder / "labels.txt").write_text(labels, encoding="utf-8")
+        _write_files(folder, model, content)
         return True
 
     _write_folder(target, write)
+
+
+def _write_files(folder: Path, model: ServedModel, content: bytes) -> None:
+    (folder / model.card.file.name).write_bytes(content)
+    write_card(folder, model.card)
+    labels = "".join(f"{label}\n" for label in model.labels)
+    (folder / "labels.txt").write_text(labels, encoding="utf-8")
 
 
 def _write_folder(target: Path, write: Callable[[Path], bool]) -> bool:

@@ -22,6 +22,8 @@ from models.zoo.card import read_card
 from service.api import model_changer
 from service.api.model_changer import ModelChanger
 from service.errors import Busy, DatabaseUnreachable, ModelUnavailable, NotReady
+from service.gallery import networks as gallery_networks
+from service.gallery.networks import KEPT_FOLDER
 from service.inference.registry import Registry
 from service.own_models import store
 from service.own_models.folders import MARKER, is_shared
@@ -358,17 +360,18 @@ def test_services_on_one_data_directory(
         assert twin.is_clean()
 
 
+def best(replica: Replica, seed: int) -> tuple[str, str, float]:
+    """Return model, best match and its score of a search in the gallery."""
+    response = replica.client.post("/retrieve-similar?k=1", content=blobs(seed))
+    assert response.status_code == 200, response.text
+    match = response.json()["matches"][0]
+    return response.json()["model"], match["id"], match["score"]
+
+
 def test_gallery_of_an_own_model(
     shared: Settings, new_tables: NewTables, networks: list[bytes], tmp_path: Path
 ) -> None:
     """Each replica embeds with the network that the gallery has, whether or not it has ever served it."""
-
-    def best(replica: Replica, seed: int) -> tuple[str, str, float]:
-        response = replica.client.post("/retrieve-similar?k=1", content=blobs(seed))
-        assert response.status_code == 200, response.text
-        match = response.json()["matches"][0]
-        return response.json()["model"], match["id"], match["score"]
-
     settings = shared.model_copy(update={"database_url": new_tables(tmp_path), "gallery_model": "mine"})
     with replica(settings, tmp_path / "a") as one, replica(settings, tmp_path / "b") as other:
         taken_up(other, "mine", add(one, "mine", networks[0]))
@@ -388,6 +391,48 @@ def test_gallery_of_an_own_model(
             assert best(each, 4) == ("yours", "i4", 1.0)
             assert_problem(each.client.delete("/models/yours"), 409, "model-in-use", "gallery")
             assert each.client.delete("/models/mine").status_code == (204 if each is one else 404)
+
+
+def test_gallery_from_before_copies_were_stored(
+    shared: Settings,
+    new_tables: NewTables,
+    networks: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its network was replaced then, and the database refuses the copy at first."""
+    monkeypatch.setattr(gallery_networks, "_RETRY_S", 0.05)
+    settings = shared.model_copy(update={"database_url": new_tables(tmp_path), "gallery_model": "mine"})
+    with replica(settings, tmp_path / "a") as one:
+        add(one, "mine", networks[0])
+        assert one.client.put("/gallery/images/i1", content=blobs(1)).status_code == 201
+        put(one, "mine", networks[1])
+    url = str(settings.database_url)
+    run_sql(url, "DELETE FROM shared_model_files WHERE kind = 'copy'")
+    run_sql(url, "DELETE FROM shared_models WHERE kind = 'copy'")
+    run_sql(url, "ALTER TABLE shared_model_chunks RENAME TO elsewhere")
+    with replica(settings, tmp_path / "a") as one:
+        assert best(one, 1) == ("mine", "i1", 1.0)
+        run_sql(url, "ALTER TABLE elsewhere RENAME TO shared_model_chunks")
+        engine = open_database(url, tmp_path)
+        until(lambda: any(row.kind == "copy" for row in ModelStore(engine).all()), "the copy is stored")
+        engine.dispose()
+    with replica(settings, tmp_path / "c") as late:
+        assert best(late, 1) == ("mine", "i1", 1.0)
+
+
+def test_gallery_whose_data_directory_cannot_be_written(
+    shared: Settings, new_tables: NewTables, networks: list[bytes], tmp_path: Path
+) -> None:
+    settings = shared.model_copy(update={"database_url": new_tables(tmp_path), "gallery_model": "mine"})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / KEPT_FOLDER).write_text("in the way")
+    with replica(settings, tmp_path / "a") as one:
+        add(one, "mine", networks[0])
+        assert one.client.put("/gallery/images/i1", content=blobs(1)).status_code == 201
+        put(one, "mine", networks[1])
+    with replica(settings, tmp_path / "c") as late:
+        assert best(late, 1) == ("mine", "i1", 1.0)
 
 
 @pytest.fixture
