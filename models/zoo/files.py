@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,28 @@ def read_regular(path: Path) -> bytes:
 
     Raises OSError for anything else, e.g. a named pipe, whose reader would wait forever.
     """
+    _check_regular(path)
+    return path.read_bytes()
+
+
+def read_chunks(path: Path, size: int) -> Iterator[bytes]:
+    """Yield the content of a regular file in chunks of `size` bytes; an empty one for an empty file.
+
+    Raises OSError as `read_regular` does.
+    """
+    _check_regular(path)
+    with path.open("rb") as file:
+        yield file.read(size)
+        while chunk := file.read(size):
+            yield chunk
+
+
+def _check_regular(path: Path) -> None:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", path.name)
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file", path.name)
-    return path.read_bytes()
 
 
 def read_text(path: Path) -> str:

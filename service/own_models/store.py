@@ -31,14 +31,14 @@ from sqlalchemy import (
     update,
 )
 
-from models.zoo.files import read_regular
-from service.errors import ModelExists, ModelUnavailable
+from models.zoo.files import read_chunks
+from service.errors import ModelExists, ModelUnavailable, StorageUnavailable
 from service.own_models.folders import MARKER
 from service.storage.database import READING, metadata, prepare, upsert, writing
 from service.storage.errors import storage_errors
 
 CHUNK_BYTES = 4 << 20
-"""Bytes of a file per row. PostgreSQL allows 1 GB; a replica that takes up a file holds one chunk of it."""
+"""Bytes of a file per row. PostgreSQL allows 1 GB; a replica holds one chunk of a file at a time."""
 
 _LOCK_WAIT_S = 30
 _SILENT_S = 60
@@ -125,12 +125,12 @@ class ModelStore:
         Raises ModelExists if the database has a model of that name and `replace` is False, and OSError if a
         file cannot be read.
         """
-        contents = _contents(folder)
+        files = _hashes(folder)
         with self._changing() as connection:
             stored = _find(connection, "model", name)
             if stored is not None and stored.digest is not None and not replace:
                 raise ModelExists(f"model '{name}': exists (allowed: another name, or replace it)")
-            return _save(connection, "model", name, contents)
+            return _save(connection, "model", name, folder, files)
 
     def remove(self, name: str) -> bool:
         """Delete a model, and forget its chosen runtime; return False if there is no such model."""
@@ -181,10 +181,10 @@ class ModelStore:
             fresh = (shared_models.c.name == name) & (shared_models.c.stored_ms > _before(_COPY_FRESH_S))
             if connection.execute(_COPIES.where(fresh)).first() is not None:
                 return
-        contents = _contents(folder)
+        files = _hashes(folder)
         with self._changing() as connection:
             if connection.execute(_COPIES.where(shared_models.c.name == name)).first() is None:
-                _save(connection, "copy", name, contents)
+                _save(connection, "copy", name, folder, files)
                 return
             row = (shared_models.c.kind == "copy") & (shared_models.c.name == name)
             connection.execute(update(shared_models).where(row).values(stored_ms=_NOW_MS))
@@ -250,12 +250,19 @@ def digest_of(files: Mapping[str, str]) -> str:
 
 def digest_of_folder(folder: Path) -> str:
     """Return the digest of a model's folder. Raises OSError."""
-    return digest_of({name: hashlib.sha256(data).hexdigest() for name, data in _contents(folder).items()})
+    return digest_of(_hashes(folder))
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.iterdir()) if path.name != MARKER and not path.is_dir())
-    return {path.name: read_regular(path) for path in files}
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file by name. Raises OSError."""
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != MARKER and not path.is_dir():
+            digest = hashlib.sha256()
+            for chunk in read_chunks(path, CHUNK_BYTES):
+                digest.update(chunk)
+            hashes[path.name] = digest.hexdigest()
+    return hashes
 
 
 def _find(connection: Connection, kind: Kind, name: str) -> Stored | None:
@@ -273,21 +280,19 @@ def _files(connection: Connection, kind: Kind, name: str) -> dict[str, str]:
     return {row.file: row.sha256 for row in connection.execute(query)}
 
 
-def _save(connection: Connection, kind: Kind, name: str, contents: Mapping[str, bytes]) -> str:
-    """Store files in place of those that the name has, and return their digest.
+def _save(connection: Connection, kind: Kind, name: str, folder: Path, files: Mapping[str, str]) -> str:
+    """Store files, whose SHA-256 are given, in place of those that the name has; return their digest.
 
-    Chunks that are there already are written again, which mends damaged ones.
+    Chunks that are there already are written again, which mends damaged ones. Raises StorageUnavailable if a
+    file has changed since it was hashed.
     """
-    files = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
-    for file, content in contents.items():
-        view = memoryview(content)
-        for number, start in enumerate(range(0, max(len(content), 1), CHUNK_BYTES)):
-            chunk = bytes(view[start : start + CHUNK_BYTES])
-            upsert(
-                connection,
-                shared_model_chunks,
-                [{"sha256": files[file], "number": number, "content": chunk}],
-            )
+    for file, sha256 in files.items():
+        written = hashlib.sha256()
+        for number, chunk in enumerate(read_chunks(folder / file, CHUNK_BYTES)):
+            written.update(chunk)
+            upsert(connection, shared_model_chunks, [{"sha256": sha256, "number": number, "content": chunk}])
+        if written.hexdigest() != sha256:
+            raise StorageUnavailable(f"model '{name}': its file {file} was changed while it was stored")
     digest = digest_of(files)
     _drop_files(connection, kind, name, unless=files.values())
     rows = [{"kind": kind, "name": name, "file": file, "sha256": sha256} for file, sha256 in files.items()]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shutil
+import tracemalloc
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -484,6 +485,26 @@ def test_files_are_stored_once_and_in_chunks(
     assert not models.fetch_copy("mine@0123456789ab", tmp_path)
     models.save_copy("mine@0123456789ab", folder)
     assert models.fetch_copy("mine@0123456789ab", tmp_path)
+
+
+def test_one_chunk_is_held_at_a_time(
+    models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CHUNK_BYTES", 100_000)
+    (folder := tmp_path / "mine").mkdir()
+    (fetched := tmp_path / "fetched").mkdir()
+    for number in range(2):
+        (folder / f"{number}.bin").write_bytes(bytes([number]) * 4_000_000)
+    models.latest()  # imports and caches what the first query needs
+    tracemalloc.start()
+    try:
+        models.put("mine", folder, replace=False)
+        models.fetch("model", "mine", fetched)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3_000_000
+    assert digest_of_folder(fetched) == digest_of_folder(folder)
 
 
 def test_look_without_news_is_one_query(models: ModelStore, tmp_path: Path) -> None:
