@@ -23,7 +23,7 @@ from service.api.routers import new_router
 from service.api.v2.metadata import served_model
 from service.api.v2.runs import BatchRunner, Plan
 from service.api.v2.schemas import InferRequest, InferResponse, inlined
-from service.api.v2.tensors import wanted_outputs
+from service.api.v2.tensors import shown, wanted_outputs
 from service.api.v2.wire import (
     BINARY,
     HEADER_LENGTH,
@@ -41,6 +41,9 @@ from service.text.display import comma_list
 
 _PARSED_AT_ONCE_BYTES = 100_000
 """Maximum JSON that is parsed by the event loop; longer JSON is parsed by a job on the pool."""
+
+_MOST_CLASSES_CHARACTERS = 4000
+"""Maximum length of the parameter `classes`: matching labels takes longer than reading them."""
 
 
 class DirectRoute(APIRoute):
@@ -153,7 +156,11 @@ def _detect_plan(asked: InferRequest, model: ServedModel) -> DetectPlan:
         ("classes", classes, (str,), "a text of labels or class ids, separated by commas"),
     ):
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            raise InvalidInferenceRequest(f"parameter '{name}': {str(value)[:50]!r} (allowed: {words})")
+            raise InvalidInferenceRequest(f"parameter '{name}': {shown(value)} (allowed: {words})")
+    if classes is not None and len(classes) > _MOST_CLASSES_CHARACTERS:
+        raise InvalidInferenceRequest(
+            f"parameter 'classes': {len(classes)} characters (limit: {_MOST_CLASSES_CHARACTERS})"
+        )
     return detect_plan(model, score, most, None if classes is None else comma_list(classes))
 
 

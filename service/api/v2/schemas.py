@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field, StrictStr, WithJsonSchema
 
 Datatype = Literal["FP32", "FP16", "UINT8", "INT64", "BYTES"]
 Side = Annotated[int, Field(ge=0, strict=True)]
+_MOST_SIDES, _MOST_TENSORS = 8, 64
+"""Maximum lengths of lists that are validated item by item: each wrong item is an error of its own."""
 Data = Annotated[Any, WithJsonSchema({"type": "array", "items": {}})]
 """Validated where the tensor is read: a validator would visit each of its numbers."""
 Parameters = Annotated[
@@ -22,7 +24,9 @@ class RequestInput(BaseModel):
     """The input of the network, or images for it."""
 
     name: StrictStr = Field(examples=["image"])
-    shape: list[Side] = Field(description="The number of images first", examples=[[1]])
+    shape: list[Side] = Field(
+        description="The number of images first", examples=[[1]], max_length=_MOST_SIDES
+    )
     datatype: StrictStr = Field(description="`BYTES`: encoded images", examples=["BYTES"])
     parameters: Parameters = Field(
         default_factory=dict, description="`binary_data_size`: bytes of the tensor after the JSON"
@@ -50,9 +54,11 @@ class InferRequest(BaseModel):
         description="`binary_data_output`: return all outputs after the JSON; for detectors `min_score`, "
         "`max_detections` and `classes`, as in `POST /detect`",
     )
-    inputs: list[RequestInput] = Field(description="One input")
+    inputs: list[RequestInput] = Field(description="One input", max_length=_MOST_TENSORS)
     outputs: list[RequestOutput] | None = Field(
-        default=None, description="By default all outputs except `embedding` and `features`"
+        default=None,
+        description="By default all outputs except `embedding` and `features`",
+        max_length=_MOST_TENSORS,
     )
 
 

@@ -142,13 +142,20 @@ def _wanted(given: RequestOutput, output: Output, card: Card, *, binary: bool) -
         raise InvalidInferenceRequest(f"{where}: classification: not an output of classes")
     if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= card.classes:
         raise InvalidInferenceRequest(
-            f"{where}: classification {str(top)[:50]} (allowed: 1 to {card.classes}, the number of classes)"
+            f"{where}: classification {shown(top)} (allowed: 1 to {card.classes}, the number of classes)"
         )
     return Wanted(output, binary, top)
+
+
+def shown(value: Any) -> str:
+    """Return a value of a JSON object for a message: arrays and objects, which may nest deeply, by kind."""
+    if isinstance(value, list | dict):
+        return "an array" if isinstance(value, list) else "an object"
+    return repr(str(value)[:50])
 
 
 def _flag(parameters: Mapping[str, Any], name: str, where: str, *, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidInferenceRequest(f"{where}: {name} {str(value)[:50]!r} (allowed: true, false)")
+        raise InvalidInferenceRequest(f"{where}: {name} {shown(value)} (allowed: true, false)")
     return value

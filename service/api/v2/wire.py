@@ -11,6 +11,7 @@ import binascii
 import math
 import struct
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from models.zoo.card import InputSpec
 from service.api.v2.schemas import InferRequest, RequestInput
-from service.api.v2.tensors import IMAGES, Wanted, input_datatype
+from service.api.v2.tensors import IMAGES, Wanted, input_datatype, shown
 from service.errors import InvalidInferenceRequest
 from service.inference.loading import ServedModel
 from service.latency.stages import Durations
@@ -127,15 +128,16 @@ def _binary_size(given: RequestInput) -> int | None:
     size = given.parameters.get("binary_data_size")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
         raise InvalidInferenceRequest(
-            f"input '{given.name[:50]}': binary_data_size {str(size)[:50]!r} (allowed: a number of bytes)"
+            f"input '{given.name[:50]}': binary_data_size {shown(size)} (allowed: a number of bytes)"
         )
     return size
 
 
 def _binary_images(given: RequestInput, binary: memoryview) -> list[bytes]:
     """Return elements of BYTES: each is its length, 4 bytes, and so many bytes."""
-    found, start = [], 0
-    while start + _LENGTH.size <= len(binary):
+    found: list[bytes] = []
+    start = 0
+    while len(found) < given.shape[0] and start + _LENGTH.size <= len(binary):
         (length,) = _LENGTH.unpack_from(binary, start)
         start += _LENGTH.size
         found.append(bytes(binary[start : start + length]))
@@ -149,13 +151,13 @@ def _binary_images(given: RequestInput, binary: memoryview) -> list[bytes]:
 
 
 def _base64_images(given: RequestInput) -> list[bytes]:
+    items = given.data if isinstance(given.data, list) else []
     texts = [
-        item[0] if isinstance(item, list) and len(item) == 1 else item
-        for item in (given.data if isinstance(given.data, list) else [])
+        item[0] if isinstance(item, list) and len(item) == 1 else item for item in items[: given.shape[0]]
     ]
-    if len(texts) != given.shape[0] or not all(isinstance(text, str) for text in texts):
+    if len(items) != given.shape[0] or not all(isinstance(text, str) for text in texts):
         raise InvalidInferenceRequest(
-            f"input '{given.name}': data: {len(texts)} items (needed: {given.shape[0]} texts in base64)"
+            f"input '{given.name}': data: {len(items)} items (needed: {given.shape[0]} texts in base64)"
         )
     try:
         return [base64.b64decode(text, validate=True) for text in texts]
@@ -179,12 +181,18 @@ def _binary_numbers(given: RequestInput, binary: memoryview, spec: InputSpec) ->
 def _numbers(given: RequestInput, spec: InputSpec) -> NDArray[Any]:
     """Return the tensor of JSON numbers, flat or nested."""
     where = f"input '{given.name}': data"
+    items, kinds = [given.data], {type(given.data)}
+    for _ in given.shape:
+        if kinds != {list}:
+            break
+        items = list(chain.from_iterable(items))
+        kinds = set(map(type, items))
+    if not kinds <= {int, float}:  # before NumPy sees a text: each item takes as much as the longest text
+        raise InvalidInferenceRequest(f"{where}: not numbers throughout")
     try:
-        values = np.asarray(given.data)
+        values = np.asarray(given.data, np.float64)
     except ValueError:  # ragged
         raise InvalidInferenceRequest(f"{where}: rows of different lengths") from None
-    if values.dtype.kind not in "iuf":
-        raise InvalidInferenceRequest(f"{where}: not numbers throughout")
     if values.shape not in (tuple(given.shape), (math.prod(given.shape),)):
         raise InvalidInferenceRequest(
             f"{where}: {list(values.shape)} numbers (allowed: {given.shape}, or flat, "

@@ -67,11 +67,11 @@ JSON_ERRORS: list[tuple[Any, str]] = [
 ]  # fmt: skip
 
 OUTPUT_ERRORS: list[tuple[str, dict[str, Any], str]] = [
-    ("logits", {"classification": 11}, "classification 11 (allowed: 1 to 10, the number of classes)"),
-    ("logits", {"classification": -1}, "classification -1"),
-    ("logits", {"classification": "2"}, "classification 2"),
-    ("logits", {"classification": True}, "classification True"),
-    ("logits", {"classification": False}, "classification False"),
+    ("logits", {"classification": 11}, "classification '11' (allowed: 1 to 10, the number of classes)"),
+    ("logits", {"classification": -1}, "classification '-1'"),
+    ("logits", {"classification": "2"}, "classification '2'"),
+    ("logits", {"classification": True}, "classification 'True'"),
+    ("logits", {"classification": False}, "classification 'False'"),
     ("embedding", {"classification": 2}, "classification: not an output of classes"),
     ("logits", {"binary_data": "yes"}, "binary_data 'yes' (allowed: true, false)"),
     ("logits", {"shared_memory_region": "x"}, "shared memory is not supported"),
