@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,10 @@ _IDENTITY = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", 
 class Machine:
     """A machine.
 
-    `cpu`: model name. `cpu_id`: vendor, family, model and stepping, or empty if the system does not report
-    them. `instruction_set`: the supported entries of ISA, sorted. `cpus`: number of CPUs that this process
-    may use.
+    `cpu`: model name; where the system has none, as on Arm, the architecture with implementer and part.
+    `cpu_id`: vendor, family, model and stepping (Arm: implementer and part), or empty if the system does not
+    report them. `instruction_set`: the supported entries of ISA, sorted. `cpus`: number of CPUs that this
+    process may use.
     """
 
     cpu: str
@@ -40,11 +42,18 @@ def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
     name = facts.get("model name") or facts.get("Model")
     flags = facts.get("flags") or facts.get("Features") or ""
     return Machine(
-        cpu=name or platform.processor() or platform.machine(),
+        cpu=name or _without_name(facts),
         cpu_id=" ".join(facts[key] for key in _IDENTITY if key in facts),
         instruction_set=tuple(sorted(set(ISA) & set(flags.split()))),
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
     )
+
+
+def _without_name(facts: Mapping[str, str]) -> str:
+    """Return what stands for a CPU's model name: the architecture and, on Arm, the codes of its design."""
+    codes = [f"{key} {facts[f'CPU {key}']}" for key in ("implementer", "part") if f"CPU {key}" in facts]
+    architecture = platform.processor() or platform.machine()
+    return f"{architecture} ({', '.join(codes)})" if codes else architecture
 
 
 def running_system(boot_id: Path = BOOT_ID) -> str:

@@ -22,6 +22,21 @@ def test_machine_of_cpuinfo(tmp_path: Path) -> None:
     assert this_machine(tmp_path / "missing").instruction_set == ()
 
 
+def test_arm_machines_are_named_after_implementer_and_part(tmp_path: Path) -> None:
+    """Linux on arm64 has no model name, so that all would be the architecture only."""
+    for part, file in (("0xd40", tmp_path / "v1"), ("0xd4f", tmp_path / "v2")):
+        file.write_text(
+            "processor\t: 0\nFeatures\t: fp asimd sve\nCPU implementer\t: 0x41\nCPU architecture: 8\n"
+            f"CPU variant\t: 0x1\nCPU part\t: {part}\nCPU revision\t: 1\n"
+        )
+    one, other = this_machine(tmp_path / "v1").cpu, this_machine(tmp_path / "v2").cpu
+    assert one.endswith(" (implementer 0x41, part 0xd40)")
+    assert other.endswith(" (implementer 0x41, part 0xd4f)")
+    (tmp_path / "named").write_text("model name\t: ARMv7 rev 4\nCPU implementer\t: 0x41\nCPU part\t: 0xd03\n")
+    assert this_machine(tmp_path / "named").cpu == "ARMv7 rev 4"
+    assert not re.search("implementer|part", this_machine(tmp_path / "missing").cpu)
+
+
 def test_running_systems(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("here", "there")]
     for file in files:
