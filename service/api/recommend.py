@@ -120,7 +120,10 @@ class EvidenceOut(BaseModel):
 class MachineOut(BaseModel):
     """What is recommended for machines of one kind."""
 
-    machine: str = Field(description="CPU and cores", examples=["AMD EPYC 9R14, 2 cores"])
+    machine: str = Field(
+        description="CPU and cores, and what tells kinds with the same ones apart",
+        examples=["AMD EPYC 9R14, 2 cores"],
+    )
     here: bool = Field(description="Whether the machine that answers is of this kind")
     benchmarks: int = Field(description="Number of stored measurements of this kind that were considered")
     recommended: str | None
@@ -142,7 +145,7 @@ class RecommendResponse(BaseModel):
     """The recommended model, others that fit, and the reasons against the rest."""
 
     machine: str = Field(
-        description="The kind of machine that the recommendation is for: CPU and cores",
+        description="The kind of machine that the recommendation is for, as in `machines`",
         examples=["AMD EPYC 9R14, 2 cores"],
     )
     machines: list[MachineOut] = Field(
@@ -195,7 +198,8 @@ def recommend(  # not async: reads the database and compares models
         Query(
             max_length=500,
             description="Recommend for this kind of machine, as named in `machines`; by default for that of "
-            "the machine that answers",
+            "the machine that answers. CPU and cores alone suffice, if no other kind has the same, or if the "
+            "machine that answers has them",
             examples=["AMD EPYC 9R14, 2 cores"],
         ),
     ] = None,

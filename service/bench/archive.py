@@ -17,8 +17,11 @@ from service.errors import InvalidBundle, StorageUnavailable
 MAX_BUNDLES = 50
 """Number of newest benchmarks that a recommendation uses, of each kind of machine: CPU and cores."""
 
+MOST_IN_ALL = 2 * MAX_BUNDLES
+"""Number of benchmarks of all kinds that it uses; they stay in memory, with all their samples."""
+
 _MOST_ROWS = 8 * MAX_BUNDLES
-"""Number of newest benchmarks among which they are looked for."""
+"""Number of newest benchmarks among which they are looked for; only their rows are read."""
 
 
 def new_id() -> str:
@@ -66,8 +69,8 @@ class BenchmarkArchive:
         return identifier
 
     def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
-        """Return the MAX_BUNDLES newest bundles of each kind of machine that can be read, and for each other
-        one the reason, by id."""
+        """Return the newest bundles of each kind of machine that can be read, and for each other one the
+        reason, by id. Of each kind they are at most MAX_BUNDLES, and as many as MOST_IN_ALL leaves."""
         identifiers = self._newest()
         with self._lock:
             results = {name: self._cache[name] for name in identifiers if name in self._cache}
@@ -88,13 +91,14 @@ class BenchmarkArchive:
 
     def _newest(self) -> list[str]:
         kinds: Counter[tuple[str, int] | None] = Counter()
-        identifiers = []
+        ranks = {}
         for row in self._store.rows(_MOST_ROWS, measured=True):
             kind = None if row.machine is None else (row.machine.cpu, row.machine.cores)
             kinds[kind] += 1
             if kinds[kind] <= MAX_BUNDLES:
-                identifiers.append(row.id)
-        return identifiers
+                ranks[row.id] = kinds[kind]
+        kept = set(sorted(ranks, key=lambda identifier: ranks[identifier])[:MOST_IN_ALL])
+        return [identifier for identifier in ranks if identifier in kept]
 
     def _load(self, identifier: str) -> StoredBundle | str:
         content = self._store.bundle(identifier)

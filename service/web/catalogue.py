@@ -16,6 +16,7 @@ from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
 from service.bench.recommend.advice import this_machine
 from service.bench.recommend.evidence import Measured, weigh_evidence
+from service.bench.recommend.machines import kinds_of
 from service.bench.recommend.pareto import Candidate, front
 from service.errors import StorageUnavailable, UnknownEvaluation
 from service.evaluation.result import Evaluation
@@ -38,10 +39,13 @@ MOST_EVALUATIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """Benchmarks of one machine. `measured`: None while they are judged; `key`: what they were judged of."""
+    """Benchmarks of one kind of machine. `measured`: None while they are judged; `key`: what they were judged
+    of; `kind`: name of the kind, if others have the same CPU and cores, else empty.
+    """
 
     key: object
     measured: Mapping[str, Measured] | None
+    kind: str = ""
     failed_at: float | None = None
 
 
@@ -144,6 +148,15 @@ class Catalogue:
                 thread.start()
             return judged.measured
 
+    def kind(self, machine: str = "") -> str:
+        """Return the name of the kind that the benchmarks of `measured` are of, with what tells it apart.
+
+        Empty if no other kind with benchmarks has its CPU and cores, or while they are judged.
+        """
+        with self._lock:
+            judged = self._judged.get(machine)
+        return "" if judged is None else judged.kind
+
     def close(self) -> None:
         """Wait until no benchmark is being read."""
         for thread in self._threads:
@@ -151,10 +164,10 @@ class Catalogue:
 
     def _judge(self, key: object, facts: Mapping[str, ModelFacts], machine: str) -> None:
         measured: Mapping[str, Measured] = {}
-        failed_at = None
+        kind, failed_at = "", None
         try:
             with self._one_at_a_time:
-                measured = self._usable(facts, machine)
+                measured, kind = self._usable(facts, machine)
         except StorageUnavailable as error:
             failed_at = time.monotonic()
             _log.warning("dashboard: benchmarks cannot be read", reason=error.detail)
@@ -164,10 +177,14 @@ class Catalogue:
         with self._lock:
             judged = self._judged.get(machine)
             if judged is not None and judged.key == key:
-                self._judged[machine] = _Judged(key, measured, failed_at)
+                self._judged[machine] = _Judged(key, measured, kind, failed_at)
 
-    def _usable(self, facts: Mapping[str, ModelFacts], machine: str) -> dict[str, Measured]:
-        """Return the newest usable benchmark of each model, with the comparisons of `front` cached."""
+    def _usable(self, facts: Mapping[str, ModelFacts], machine: str) -> tuple[dict[str, Measured], str]:
+        """Return the newest usable benchmark of each model, with the comparisons of `front` cached.
+
+        And the kind of machine, as in `kind`. If several kinds have the name `machine`, it is that of this
+        machine, else that of the newest benchmark.
+        """
         hashes = {name: each.sha256 for name, each in facts.items()}
         bundles, _ = self._archive.newest_bundles()
         here = this_machine()
@@ -175,8 +192,9 @@ class Catalogue:
         if machine not in ("", kind.name):
             of_kind = [each.bundle for each in bundles if each.bundle.fingerprint.machine.name == machine]
             if not of_kind:
-                return {}
+                return {}, ""
             kind = max(of_kind, key=lambda bundle: bundle.started_at).fingerprint.machine
+        (name_of_kind,) = (name for name, each in kinds_of(bundles, here.machine).items() if each == kind)
         is_here = kind == here.machine
         servings = self._registry.servings() if is_here else self._registry.servings_elsewhere()
         evidence = weigh_evidence(bundles, here, hashes, servings, kind)
@@ -189,7 +207,7 @@ class Catalogue:
             groups.setdefault((each.facts.task, each.facts.labels), []).append(Candidate(each, estimate))
         for candidates in groups.values():
             front(candidates)
-        return measured
+        return measured, "" if name_of_kind == kind.name else name_of_kind
 
     def _newest_evaluations(self) -> list[Evaluation]:
         """Return the newest evaluations, newest first; those that cannot be read are left out."""

@@ -214,8 +214,10 @@ class FiguresBuilder:
         source = SOURCES[view.regime]
         if len(known_machines) > 1:
             source += f", pooled over {len(known_machines)} machines"
-        benchmarked_on = view.machine or (self._latencies.machine if len(known_machines) > 1 else "")
         measured = self._catalogue.measured(facts, view.machine)
+        benchmarked_on = self._catalogue.kind(view.machine) or view.machine
+        if not benchmarked_on and len(known_machines) > 1:
+            benchmarked_on = self._latencies.machine
         of_other_files = self._of_other_files(view, since, facts)
         stages = {stage_of(recorded, name, stage) for name, _ in recorded.summaries} | {stage}
         recorded, problem = self._with_percentiles(view, since, stages, recorded)

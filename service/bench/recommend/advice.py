@@ -26,7 +26,7 @@ class Advice:
 
     `name`: name of the kind; `machine`: a machine of it; `is_here`: whether this machine is one;
     `benchmarks`: number of benchmarks of the kind; `others`: what is recommended for other kinds that have
-    benchmarks, each without `others`.
+    benchmarks, each without `others`, its evidence only from benchmarks of its kind.
     """
 
     recommendation: Recommendation
@@ -68,10 +68,10 @@ def advise_here(
     """Recommend a model of the zoo for machines of one kind, from benchmarks of such machines.
 
     `machine`: name of the kind; None: that of this machine. `evaluation`: rank by the accuracy on its
-    pictures. Raises InvalidParameter for a kind without benchmarks.
+    pictures. Raises InvalidParameter for a kind without benchmarks, and for a name of several other kinds.
     """
     kinds = kinds_of(bundles, here.machine)
-    wanted = here.machine if machine is None else chosen(kinds, machine)
+    wanted = here.machine if machine is None else chosen(kinds, machine, here.machine)
     broken = {
         entry.name: entry.reason
         for entry in registry.entries
@@ -83,8 +83,14 @@ def advise_here(
         running = registry.servings() if is_here else registry.servings_elsewhere()
         cards = {entry.name: entry.card for entry in registry.entries if entry.card is not None}
         facts = [ModelFacts.of(running[name].card(card)) for name, card in cards.items() if name in running]
-        evidence = weigh_evidence(bundles, here, {each.name: each.sha256 for each in facts}, running, kind)
-        evidence.unused |= unreadable
+        measured = [stored for stored in bundles if stored.bundle.fingerprint.machine == kind]
+        evidence = weigh_evidence(
+            bundles if kind == wanted else measured,  # of `others`, no one sees what is unused
+            here,
+            {each.name: each.sha256 for each in facts},
+            running,
+            kind,
+        )
         recommendation = recommend(
             constraints,
             [each for each in facts if each.name not in broken],
@@ -96,12 +102,12 @@ def advise_here(
             unknown_accuracies=_unknown_accuracies(cards, running),
             machine=None if is_here else name,
         )
-        benchmarks = sum(stored.bundle.fingerprint.machine == kind for stored in bundles)
         machine = here.model_copy(update={"machine": kind})
-        return Advice(recommendation, evidence, name, machine, is_here, benchmarks)
+        return Advice(recommendation, evidence, name, machine, is_here, len(measured))
 
     advice = [advise(name, kind) for name, kind in kinds.items()]
     (asked,) = (each for each in advice if each.machine.machine == wanted)
+    asked.evidence.unused |= unreadable
     return replace(asked, others=tuple(each for each in advice if each is not asked and each.benchmarks))
 
 
@@ -116,7 +122,8 @@ def advise_from(
 
     `machine`: name of the kind of machine, if they are from several. `evaluation`: rank by the accuracy on
     its pictures. Raises InvalidBundle if the bundles are from several machines and none is named, and
-    InvalidParameter for one that none is from. Models whose file in the zoo differs are rejected as stale.
+    InvalidParameter for one that none is from, and for a name of several. Models whose file in the zoo
+    differs are rejected as stale.
     """
     kinds = kinds_of(bundles)
     if machine is not None:

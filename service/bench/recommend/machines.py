@@ -28,11 +28,19 @@ def kinds_of(bundles: Iterable[StoredBundle], here: Machine | None = None) -> di
     return dict(sorted(kinds.items()))
 
 
-def chosen(kinds: Mapping[str, Machine], name: str) -> Machine:
-    """Return the kind of this name. Raises InvalidParameter."""
-    if name not in kinds:
-        raise InvalidParameter(f"machine {name[:200]!r}: no benchmarks (allowed: {'; '.join(kinds)})")
-    return kinds[name]
+def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None) -> Machine:
+    """Return the kind of this name. Raises InvalidParameter.
+
+    If several kinds have a name without the details, it stands for that of `here`, if that is one of them.
+    """
+    alike = {full: machine for full, machine in kinds.items() if machine.name == name}
+    if name in kinds:
+        return kinds[name]
+    alike = {full: machine for full, machine in kinds.items() if machine.name == name}
+    if here is not None and here in alike.values():
+        return here
+    problem = f"{len(alike)} kinds have this name" if alike else "no benchmarks"
+    raise InvalidParameter(f"machine {name[:200]!r}: {problem} (allowed: {'; '.join(alike or kinds)})")
 
 
 def _details(machine: Machine, alike: Iterable[Machine]) -> str:

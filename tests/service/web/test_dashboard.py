@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -592,6 +593,25 @@ def test_front_of_a_machine_is_of_its_benchmarks(rated: Instrument, tmp_path: Pa
     assert "pooled over" not in slow
     fast = rated.page(machine=FAST)
     assert "live, not a controlled benchmark: its intervals" in fast, "it has no benchmarks"
+
+
+def test_front_names_its_kind_if_several_have_the_name_of_the_machine(
+    rated: Instrument, tmp_path: Path
+) -> None:
+    here = this_machine()
+    facts = rated.catalogue.facts()
+    for number, cpus in enumerate((2, 8)):  # the newer ones are of machines with 8 CPUs
+        kind = bundles.fingerprint("Slow CPU").machine.model_copy(update={"cpus": cpus})
+        made = steady_benchmark(
+            facts, {"tiny": 3.0, "tiny-b": 1.0}, here.model_copy(update={"machine": kind})
+        )
+        later = made.started_at + timedelta(hours=number)
+        rated.archive.save(made.model_copy(update={"started_at": later}))
+    with on_machine(rated, tmp_path, SLOW) as replica:
+        replica.record("tiny", "live", RUN)
+    rated.catalogue.measured(facts, SLOW)
+    rated.catalogue.close()
+    assert f"by controlled benchmarks of inference on {SLOW} (cpus: 8)" in rated.page(machine=SLOW)
 
 
 def test_one_unknown_machine_is_no_second_one(instrument: Instrument, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from models.zoo.card import Accuracy, read_card, write_card
 from service.api.recommend import RecommendResponse
-from service.bench.archive import MAX_BUNDLES, BenchmarkArchive
+from service.bench.archive import MAX_BUNDLES, MOST_IN_ALL, BenchmarkArchive
 from service.bench.bundle import Cold, ModelFacts
 from service.bench.fingerprint import Fingerprint, Host
 from service.bench.recommend.advice import advise_here, this_machine
@@ -150,6 +151,24 @@ def test_many_benchmarks_of_one_machine_leave_room_for_others(
     assert considered[0] == f"run{MAX_BUNDLES + 11}"
 
 
+def test_benchmarks_of_many_machines_share_what_is_kept(tmp_path: Path) -> None:
+    engine = open_database(None, tmp_path)
+    store, archive = BenchmarkStore(engine), BenchmarkArchive(BenchmarkStore(engine))
+    for number in range(3 * MAX_BUNDLES):
+        host = Host(cpu=f"CPU {number // MAX_BUNDLES}", cores=2, host="host", id="0")
+        store.add(f"run{number}", "{}", number, number + 1, b"no bundle", host)
+    considered = archive.newest()
+    engine.dispose()
+    assert len(considered) == MOST_IN_ALL
+    numbers = [int(name.removeprefix("run")) for name in considered]
+    assert numbers == sorted(numbers, reverse=True)
+    shares = Counter(number // MAX_BUNDLES for number in numbers)
+    assert max(shares.values()) - min(shares.values()) == 1
+    for kind, share in shares.items():
+        newest = range((kind + 1) * MAX_BUNDLES - share, (kind + 1) * MAX_BUNDLES)
+        assert [number for number in numbers if number // MAX_BUNDLES == kind] == list(reversed(newest))
+
+
 def stored(*machines: Fingerprint) -> list[StoredBundle]:
     return [
         StoredBundle(f"run{number}", bundles.bundle({"a": [[[1_000_000]]]}, on=each))
@@ -168,5 +187,30 @@ def test_kinds_of_one_name_have_what_tells_them_apart() -> None:
     kinds = kinds_of(stored(plain, newer, machine(cpu_model="Slow CPU", cores=1)))
     assert list(kinds) == [f"{FAST} (isa: avx512f)", f"{FAST} (isa: none)", "Slow CPU, 1 core"]
     assert chosen(kinds, f"{FAST} (isa: none)") == plain.machine
-    with pytest.raises(InvalidParameter, match=r"machine 'Fast CPU, 2 cores': no benchmarks \(allowed: Fast"):
-        chosen(kinds, FAST)
+
+
+def test_benchmarks_are_weighed_for_their_own_kind_and_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, "tiny")
+    registry = Registry([tmp_path], "tiny")
+    facts = {name: ModelFacts.of(card) for name, card in registry.served_cards().items()}
+    kept = [
+        StoredBundle(f"run{number}", steady_benchmark(facts, {"tiny": 1 + number}, machine(cpus=2 + number)))
+        for number in range(3)
+    ]
+    advice = advise_here(Constraints(), registry, kept, {"run9": "deleted"}, this_machine())
+    assert set(advice.evidence.unused) == {"run0", "run1", "run2", "run9"}, "all of other kinds"
+    assert [each.benchmarks for each in advice.others] == [1, 1, 1]
+    assert sorted(each.evidence.used for each in advice.others) == [["run0"], ["run1"], ["run2"]]
+    assert [each.evidence.unused for each in advice.others] == [{}, {}, {}]
+
+
+def test_name_that_several_kinds_have_is_that_of_this_machine() -> None:
+    plain, newer, slow = machine(), machine(isa=("avx2", "avx512f")), machine(cpu_model="Slow CPU")
+    kinds = kinds_of(stored(plain, newer, slow))
+    assert chosen(kinds, FAST, newer.machine) == newer.machine
+    assert chosen(kinds, f"{FAST} (isa: none)", newer.machine) == plain.machine
+    assert chosen(kinds, "Slow CPU, 2 cores", newer.machine) == slow.machine
+    names = rf"\(allowed: {FAST} \(isa: avx512f\); {FAST} \(isa: none\)\)$"
+    for here in (None, slow.machine):
+        with pytest.raises(InvalidParameter, match=f"machine '{FAST}': 2 kinds have this name {names}"):
+            chosen(kinds, FAST, here)
