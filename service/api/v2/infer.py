@@ -130,7 +130,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     def parsed() -> tuple[InferRequest, Batch, Plan]:
         asked, binary = read_request(body, length)
         batch = read_batch(asked, binary, model.card.input, runner.max_batch)
-        return asked, batch, _plan(asked, model, images=isinstance(batch, list))
+        return asked, batch, _plan(asked, model, batch)
 
     if length <= _PARSED_AT_ONCE_BYTES:
         asked, batch, plan = parsed()
@@ -140,8 +140,8 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     return write_response(asked, model, plan.wanted, results, durations)
 
 
-def _plan(asked: InferRequest, model: ServedModel, *, images: bool) -> Plan:
-    wanted = wanted_outputs(asked, model.card, images=images)
+def _plan(asked: InferRequest, model: ServedModel, batch: Batch) -> Plan:
+    wanted = wanted_outputs(asked, model.card, len(batch), images=isinstance(batch, list))
     finds = model.card.detection is not None and any(one.output.role is None for one in wanted)
     return Plan(model, wanted, _detect_plan(asked, model) if finds else None)
 

@@ -16,7 +16,7 @@ from models.zoo.card import InputSpec
 from service.api.v2 import tensors
 from service.api.v2.tensors import Wanted
 from service.api.v2.wire import Batch, Values
-from service.errors import InvalidInferenceRequest, ModelUnavailable, QueueFull, WeighinError
+from service.errors import ClientGone, InvalidInferenceRequest, ModelUnavailable, QueueFull, WeighinError
 from service.inference.classify import most_probable, probabilities
 from service.inference.detect import DetectPlan, Found, objects_in
 from service.inference.loading import ServedModel
@@ -77,7 +77,7 @@ class BatchRunner:
         """Return the wanted outputs of each image, and the durations if there is only one.
 
         Raises the errors of `decode`, with the number of the image, and those of `CorePool.run`: QueueFull
-        for the first image only, the others wait for room.
+        for the first image only, the others wait for room; ClientGone of a batch also while one of them runs.
         """
         if len(batch) == 1:
             values, durations = await self._one(plan, batch, 0, deadline)
@@ -91,8 +91,10 @@ class BatchRunner:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.pool.threads, len(batch))):
-                    group.create_task(work())
+                workers = [group.create_task(work()) for _ in range(min(self.pool.threads, len(batch)))]
+                watch = group.create_task(_watch(deadline))
+                await asyncio.wait(workers)
+                watch.cancel()
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return results, None
@@ -185,6 +187,13 @@ class BatchRunner:
         label = model.session_for(plan.roles).label
         self._recorder.record(model.name, "live", kept, model.version, label)
         return durations
+
+
+async def _watch(deadline: Deadline) -> None:
+    """Raise ClientGone once the client disconnects."""
+    if deadline.disconnected is not None:
+        await deadline.disconnected()
+        raise ClientGone("client: disconnected while its batch ran")
 
 
 def _images(tensor: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:

@@ -98,19 +98,23 @@ def _results(card: Card) -> tuple[Output, ...]:
     )
 
 
-def wanted_outputs(request: InferRequest, card: Card, *, images: bool) -> tuple[Wanted, ...]:
-    """Return the outputs that a request asks for, in its order.
+def wanted_outputs(request: InferRequest, card: Card, number: int, *, images: bool) -> tuple[Wanted, ...]:
+    """Return the outputs that a request with `number` images or tensors asks for, in its order.
 
-    By default these are all, except `embedding` and `features`, and except the objects of a detector if the
-    request has tensors in place of `images`. Raises InvalidInferenceRequest.
+    By default these are all, except `embedding` and `features`, except the objects of a detector if the
+    request has tensors in place of `images`, and except, of a batch, those whose size depends on the image.
+    Raises InvalidInferenceRequest.
     """
+    varying = unbatched_outputs(card) if number > 1 else frozenset()
     known = outputs_of(card)
     binary = _flag(request.parameters, "binary_data_output", "request", default=False)
     if not request.outputs:
         return tuple(
             Wanted(output, binary)
             for output in known.values()
-            if output.role not in _NAMED_ONLY and (images or card.detection is None or output.role)
+            if output.role not in _NAMED_ONLY
+            and output.role not in varying
+            and (images or card.detection is None or output.role)
         )
     found: dict[str, Wanted] = {}
     for given in request.outputs:
@@ -125,6 +129,10 @@ def wanted_outputs(request: InferRequest, card: Card, *, images: bool) -> tuple[
             raise InvalidInferenceRequest(
                 f"output '{given.name}': of images only, because its unit is their pixels (allowed: input "
                 f"'{card.input.name}' of datatype {IMAGES}, or the outputs of the network)"
+            )
+        if output.role in varying:
+            raise InvalidInferenceRequest(
+                f"output '{given.name}': its size depends on the image: {number} images (allowed: 1)"
             )
         found[given.name] = _wanted(given, output, card, binary=binary)
     return tuple(found.values())

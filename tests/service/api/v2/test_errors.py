@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -205,12 +206,27 @@ def test_full_queue(serve: Serve, slow_png: bytes, png: bytes) -> None:
 
 def test_a_batch_waits_for_room(serve: Serve, slow_png: bytes, png: bytes) -> None:
     """Only its first image can be refused: the others wait while the queue is full."""
-    client = serve(threads=1, max_waiting=1)
+    client = serve(threads=2, max_waiting=0)
     with posting(client, slow_png):
         until(client, running=1, waiting=0)
         response = client.post(PATH, **body_of(images(*[png] * 5), ["logits"]), timeout=60)
         assert response.status_code == 200
     assert client.get("/latency?model=tiny&stage=total").json()["latencies"][0]["count"] == 6
+
+
+def test_a_batch_stops_when_its_client_disconnects(serve: Serve, slow_png: bytes) -> None:
+    client = serve(threads=1)
+    request = body_of(images(*[slow_png] * 5), ["logits"])
+    names = {**request["headers"], "Content-Length": str(len(request["content"])), "Host": "a"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in names.items())
+    address = (client.base_url.host, client.base_url.port or 80)
+    with socket.create_connection(address) as connection:
+        connection.sendall(f"POST {PATH} HTTP/1.1\r\n{head}\r\n".encode() + request["content"])
+        until(client, running=1, waiting=0)
+    until(client, running=0, waiting=0)
+    row = client.get("/latency?model=tiny&stage=total").json()["latencies"][0]
+    assert row["count"] < 5
+    assert row["errors"] == {"client-gone": 1}
 
 
 def test_deadline(serve: Serve, slow_png: bytes, png: bytes) -> None:

@@ -224,8 +224,12 @@ def test_outputs_whose_size_depends_on_the_image(client: httpx.Client) -> None:
     shapes = {output["name"]: output["shape"] for output in metadata["outputs"]}
     assert shapes["boxes"] == [-1, -1, 4]
     assert alone["boxes"].shape[::2] == (1, 4)
-    both = infer(client, "boxes-first", images(SQUARES, SQUARE), ["detected_counts"])
+    both = infer(client, "boxes-first", images(SQUARES, SQUARE))
     assert both["detected_counts"].shape == (2,)
+    assert set(alone) - set(both) == {"boxes", "classes", "scores"}
+    assert set(both) < set(alone)
+    response = client.post("/v2/models/boxes-first/infer", **body_of(images(SQUARES, SQUARE), ["boxes"]))
+    assert_protocol_error(response, 400, "output 'boxes': its size depends on the image: 2 images (allowed")
 
 
 def latencies(client: httpx.Client, model: str) -> Counter[str]:
