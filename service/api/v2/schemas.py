@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StrictStr, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, StrictStr, WithJsonSchema
 
 Datatype = Literal["FP32", "FP16", "UINT8", "INT64", "BYTES"]
 Side = Annotated[int, Field(ge=0, strict=True)]
@@ -16,7 +16,9 @@ _MOST_SIDES, _MOST_TENSORS = 8, 64
 Data = Annotated[Any, WithJsonSchema({"type": "array", "items": {}})]
 """Validated where the tensor is read: a validator would visit each of its numbers."""
 Parameters = Annotated[
-    dict[str, Any], Field(description="Unknown ones are ignored, as the protocol says", default_factory=dict)
+    dict[str, Any],
+    Field(description="Unknown ones are ignored, as the protocol says", default_factory=dict),
+    BeforeValidator(lambda value: {} if value is None else value),
 ]
 
 

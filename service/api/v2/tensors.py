@@ -148,11 +148,9 @@ def _wanted(given: RequestOutput, output: Output, card: Card, *, binary: bool) -
         return Wanted(output, binary)
     if output.role != "logits" and (output.role is not None or output.name != PROBABILITIES):
         raise InvalidInferenceRequest(f"{where}: classification: not an output of classes")
-    if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= card.classes:
-        raise InvalidInferenceRequest(
-            f"{where}: classification {shown(top)} (allowed: 1 to {card.classes}, the number of classes)"
-        )
-    return Wanted(output, binary, top)
+    if not isinstance(top, int) or isinstance(top, bool) or top < 0:
+        raise InvalidInferenceRequest(f"{where}: classification {shown(top)} (allowed: a number of classes)")
+    return Wanted(output, binary, min(top, card.classes))  # as Triton does
 
 
 def shown(value: Any) -> str:

@@ -122,6 +122,21 @@ def test_each_output_in_the_form_that_is_asked_for(client: httpx.Client, png: by
     assert response.headers["content-type"] == "application/json"
 
 
+def test_more_classes_than_there_are(client: httpx.Client, png: bytes) -> None:
+    outputs = [("probabilities", {"classification": count}) for count in (TINY_CLASSES, 10**18)]
+    all_classes, more = (infer(client, "tiny", images(png), [one])["probabilities"] for one in outputs)
+    assert len(more[0]) == TINY_CLASSES
+    assert more == all_classes
+
+
+def test_parameters_may_be_null(client: httpx.Client, png: bytes) -> None:
+    text = base64.b64encode(png).decode()
+    asked = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text], "parameters": None}
+    request = {"inputs": [asked], "outputs": [{"name": "logits", "parameters": None}], "parameters": None}
+    response = client.post("/v2/models/tiny/infer", json=request)
+    assert response.status_code == 200, response.text
+
+
 def test_id_and_version_are_returned(client: httpx.Client, png: bytes) -> None:
     version = client.get("/models/tiny").json()["version"]
     for path in (
