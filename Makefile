@@ -11,9 +11,15 @@ WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 # Servers that `make bench-rivals` measures in environments of their own.
 RIVALS := bentoml litserve mlserver ray
 
+# 1: `make test-faults` ends with five minutes of the soak.
+SHORT_SOAK ?= 1
+
 # Minutes of traffic of `make soak`, and its seed.
 SOAK_MINUTES ?= 60
 SOAK_SEED ?= 1
+
+# Tests that need nothing but the packages of .venv, and end within seconds.
+PLAIN := not fault and not fuzz and not heif and not openvino and not photos and not ray and not torch and not web
 
 # Number of inputs of `make fuzz`, and their seed.
 FUZZ_INPUTS ?= 100000
@@ -22,7 +28,7 @@ FUZZ_SEED ?= 1
 # Tests start hundreds of processes: modules are compiled once, whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve install test test-faults test-models test-ray test-web fuzz soak screenshots check bench bench-ray bench-rivals bench-retrieval bench-detection lock photos fashion stamps detectors people clean
+.PHONY: help serve install test test-slow test-faults test-models test-ray test-web fuzz soak screenshots check bench bench-ray bench-rivals bench-retrieval bench-detection lock photos fashion stamps detectors people clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -32,13 +38,16 @@ serve: install ## Serve on http://127.0.0.1:8000
 
 install: .venv/installed ## Install the service's pinned packages into .venv
 
-test: .venv/installed-tests ## Run the tests that need no torch
-	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not openvino and not photos and not ray and not torch and not web" \
-		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
+test: .venv/installed-tests ## Run the quick ones of the tests that need no torch
+	$(BIN)/pytest tests -m "$(PLAIN) and not slow" -n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
-test-faults: .venv/installed-tests .cache/faketime ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks, long simulations, a short soak
+test-slow: .venv/installed-tests ## Run those that take half a second of CPU time or more
+	$(BIN)/pytest tests -m "$(PLAIN) and slow" -n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
+
+test-faults: .venv/installed-tests .cache/faketime ## Run the long tests: kills, full disks, dropped privileges, whole benchmarks, long simulations, a short soak
 	$(BIN)/pytest tests -m "fault and not alone and not openvino" -n $(WORKERS) --dist worksteal
-	$(BIN)/pytest tests -m "fault and alone"
+	$(BIN)/pytest tests -m "fault and alone and not soak"
+	$(if $(filter 1,$(SHORT_SOAK)),$(BIN)/pytest tests -m soak)
 
 test-models: .venv-models/installed photos fashion stamps detectors ## Run the tests that need torch, OpenVINO, large photographs or HEIC
 	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or openvino or photos or heif" \

@@ -114,6 +114,7 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path / "workspace", tmp_path / "temporary")
 
 
+@pytest.mark.slow
 def test_identical_networks_pass(runner: Runner) -> None:
     shutil.copytree(FASHION, runner.workspace / "new")
     ended = runner.run(base="base", new="new", junit="gate.xml")
@@ -136,12 +137,14 @@ def test_every_option_is_an_input() -> None:
     assert all(f'--{option}="$' in script for option in options)
 
 
+@pytest.mark.slow
 def test_first_run_passes_and_says_so(runner: Runner) -> None:
     ended = runner.run(base="before/base", new="base")
     assert (ended.code, ended.outputs["outcome"]) == (0, "pass"), ended.errors
     assert "first run" in ended.summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", ["missing", '$(touch made1) a b; touch made2 "; touch made3; "'])
 def test_missing_network_is_no_pass(runner: Runner, new: str) -> None:
     """Inputs are data: the shell runs nothing in them."""

@@ -93,6 +93,7 @@ def test_only_settings_reads_the_environment() -> None:
     assert set(readers) <= {"service/settings.py", "service/__init__.py"}
 
 
+@pytest.mark.slow
 def test_service_imports_neither_torch_nor_onnx() -> None:
     """Every module of the service can be imported without torch and onnx; onnx is imported lazily."""
     modules = [
@@ -131,6 +132,7 @@ def test_documented_versions_of_decoders() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["service.inference.session", "models.onnx_tools.inspect"])
 def test_onnxruntime_has_no_telemetry(module: str, tmp_path: Path) -> None:
     code = f"import {module}, os, onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"

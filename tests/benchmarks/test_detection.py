@@ -79,6 +79,7 @@ def test_tables_are_replaced_between_their_markers() -> None:
         replaced("a page", "speed", "new")
 
 
+@pytest.mark.slow
 def test_missed_objects_are_listed() -> None:
     picture = Picture(
         "astronaut",
@@ -91,6 +92,7 @@ def test_missed_objects_are_listed() -> None:
     assert "| astronaut | bus | **missed**: nothing near it |" in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "label", "box"),
     [("ssd-mobilenet-v2", "Person", (21, 17, 363, 507)), ("centerface", "face", (178, 55, 271, 179))],

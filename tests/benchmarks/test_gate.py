@@ -101,6 +101,7 @@ def test_copies_answer_as_the_network(tmp_path: Path, channels: int) -> None:
     assert all((answers[name] == copied[name]).all() for name in answers)
 
 
+@pytest.mark.slow
 def test_page_shows_the_committed_results() -> None:
     """The section is what `python -m benchmarks.gate page` makes, and its digests are those of the traces."""
     results = Results(RESULTS)

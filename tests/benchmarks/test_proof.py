@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.instrument.order import disagreements
 from benchmarks.instrument.page import page
@@ -57,6 +58,7 @@ def test_disagreements_of_two_runs() -> None:
     assert disagreements(first, first) == ([], 2)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_page_of_missing_and_missed_results(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.jsonl")
     assert page(results).count("Not measured yet.") == 5

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from pydantic import SecretStr
 
 import service
@@ -49,6 +50,7 @@ def test_services_of_one_process_have_their_own_parts(
         assert row["count"] == count
 
 
+@pytest.mark.slow
 def test_every_part_that_a_route_asks_for_is_there(tiny_settings: Settings) -> None:
     """A missing one would raise KeyError at the first request."""
 

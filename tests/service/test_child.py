@@ -35,6 +35,7 @@ def test_a_file_is_added_in_a_folder_with_packages_of_these_names(marker: Path, 
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [JOB, WORKER])
 def test_a_benchmark_runs_nothing_of_the_working_directory(module: str, marker: Path) -> None:
     done = subprocess.run(child_command(module), input=b"nonsense\n", capture_output=True, check=False)

@@ -134,6 +134,7 @@ def test_invalid_setting(tiny_models_dir: Path, tmp_path: Path, setting: str, va
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_exit_code_with_invalid_settings(tiny_models_dir: Path, tmp_path: Path) -> None:
     with service_process(tiny_models_dir, tmp_path, port="many", deadline_s="-1") as process:
         assert process.wait() == 2

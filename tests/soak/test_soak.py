@@ -21,6 +21,7 @@ pytestmark = pytest.mark.fault
 
 
 @pytest.mark.alone
+@pytest.mark.soak
 def test_five_minutes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.soak", "--minutes", "5", "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

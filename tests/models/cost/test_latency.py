@@ -44,6 +44,7 @@ def test_larger_model_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["large", "small"]
 
 
+@pytest.mark.slow
 def test_failed_benchmark(tiny_models_dir: Path) -> None:
     with pytest.raises(ModelsError, match=r"weighin bench failed: .*absent.*tiny"):
         measure(tiny_models_dir, ["tiny", "absent"], Effort(rounds=1, runs=1))

@@ -12,6 +12,7 @@ from models.zoo.paired import compare, mcnemar, score_interval
 from models.zoo.statistics import Z_95, wilson
 
 
+@pytest.mark.slow
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mid_p_equals_scipy(b: int, c: int) -> None:
     from scipy import stats
@@ -87,6 +88,7 @@ def test_unpaired_answers() -> None:
         compare(np.array([], dtype=bool), np.array([], dtype=bool))
 
 
+@pytest.mark.slow
 def test_gain_over_images_and_seeds() -> None:
     random = np.random.default_rng(1)
     without = random.random((5, 1000)) < 0.93

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from google.protobuf.message import DecodeError, Message
 from onnx import helper
 
@@ -135,6 +136,7 @@ def run(first: int, count: int, folder: Path) -> int:
     return whole
 
 
+@pytest.mark.slow
 def test_damaged_files_raise_one_error(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from tests.models.onnx_tools import test_damaged_files as t; "

@@ -164,6 +164,7 @@ def test_bytes_that_cannot_be_parsed_are_refused() -> None:
         external_files(b"<script>window.location = '/'</script>")
 
 
+@pytest.mark.slow
 def test_a_file_without_external_data_is_not_parsed() -> None:
     """The onnx package, 12 MB in memory, is imported when a file may have some."""
     program = (

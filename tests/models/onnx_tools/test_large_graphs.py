@@ -70,6 +70,7 @@ TASKS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_long_chain_is_described_in_time(task: str) -> None:
     start = time.process_time()

@@ -132,6 +132,7 @@ def test_a_network_of_the_zoo_stays_as_it_is(name: str) -> None:
     assert (prepared.features.name, prepared.features.shape[1:]) == ("features", shapes["features"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["efficientnet-lite0", "efficientnet-lite0-int8", "fashion-fire", "fashion-inverted-residual-int8"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from models.zoo.card import read_card
 from tests.service.bench.doctor.networks import small
@@ -29,6 +30,7 @@ assert np.corrcoef(floating.ravel(), integer.ravel())[0, 1] > 0.98
 """
 
 
+@pytest.mark.slow
 def test_quantization_needs_no_torch(tmp_path: Path) -> None:
     folder = small().save(tmp_path, "small")
     target = tmp_path / "int8.onnx"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from service.api.middleware.admission import _IMAGE_ROUTES
 from service.app import OWN_PATHS
 
 
+@pytest.mark.slow
 def test_image_routes_are_refused_early(openapi: dict[str, Any]) -> None:
     paths = openapi["paths"]
     with_image = {

@@ -53,6 +53,7 @@ def test_demo_says_why_it_made_no_run(serve: Serve) -> None:
     assert "pixels" in state["detail"]
 
 
+@pytest.mark.slow
 def test_demo_and_benchmark_exclude_each_other(serve: Serve) -> None:
     client = serve()
     started = client.post("/benchmarks", json={"models": ["tiny"]})

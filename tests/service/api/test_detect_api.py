@@ -409,6 +409,7 @@ def test_models_have_their_task(client: httpx.Client) -> None:
     assert client.get("/models/colours").json()["card"]["detection"]["decoder"]["kind"] == "centre-points"
 
 
+@pytest.mark.slow
 def test_queue_is_checked_before_the_body(
     zoo: Path, serve: Callable[..., httpx.Client], slow_png: bytes
 ) -> None:

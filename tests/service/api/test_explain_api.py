@@ -133,6 +133,7 @@ def test_models_without_an_exact_map(
     assert_problem(response, 409, "no-exact-map", f"model '{model}'", words)
 
 
+@pytest.mark.slow
 def test_deadline_and_full_queue(
     serve: Callable[..., httpx.Client], cat_jpeg: bytes, slow_png: bytes, tmp_path: Path
 ) -> None:

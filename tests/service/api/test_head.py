@@ -21,6 +21,7 @@ def same_header(one: httpx.Response, other: httpx.Response) -> bool:
     }
 
 
+@pytest.mark.slow
 def test_head_equals_get_without_body(client: httpx.Client, png: bytes) -> None:
     client.put("/gallery/images/kept", content=png)
     style = client.get("/").text.partition('rel="stylesheet" href="')[2].partition('"')[0]

@@ -49,6 +49,7 @@ def points(client: httpx.Client, query: str = "") -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_rows_without_samples(
     serve: Callable[..., httpx.Client],
 ) -> None:
@@ -59,6 +60,7 @@ def test_rows_without_samples(
     assert all(row["count"] == 0 and row["errors"] == {} and row["p50_ms"] is None for row in rows)
 
 
+@pytest.mark.slow
 def test_latency_of_recent_requests(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve()
     for number in range(1, 65):

@@ -103,6 +103,7 @@ def test_old_files_come_back_without_an_exchange_by_the_system(
     test_a_replacement_that_is_refused_leaves_the_old_files(registry, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
 def test_the_time_is_for_the_whole_addition_and_nothing_waits_for_it(
     registry: Registry, tmp_path: Path
@@ -127,6 +128,7 @@ def test_the_time_is_for_the_whole_addition_and_nothing_waits_for_it(
     assert list((tmp_path / "added").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
 def test_a_crash_of_the_child_refuses_the_model(registry: Registry, tmp_path: Path) -> None:
     changer = ModelChanger(registry, no_models)

@@ -508,6 +508,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(
     until(lambda: not left_over(keyed), "what was sent is gone")
 
 
+@pytest.mark.slow
 def test_two_adds_at_once_have_one_winner(client: httpx.Client, model: bytes) -> None:
     statuses: list[int] = []
 
@@ -567,6 +568,7 @@ def test_a_model_whose_layer_another_uses_stays(client: httpx.Client, keyed: Set
     assert client.delete("/models/parent").status_code == 204
 
 
+@pytest.mark.slow
 def test_swaps_under_eight_clients_lose_no_request(tmp_path: Path, png: bytes) -> None:
     """`make test-faults` does this for a minute."""
     folder = versioned_model(tmp_path / "zoo", "swapped", seed=100)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from models.zoo.card import read_card
 from service.settings import Settings
@@ -145,6 +146,7 @@ def test_a_refused_update_and_a_missing_default_model_are_said(tmp_path: Path, p
         assert_problem(client.post("/classify", content=png), 404, "unknown-model", "'first'")
 
 
+@pytest.mark.slow
 def test_latencies_of_a_replaced_model_are_those_of_its_version(tmp_path: Path, png: bytes) -> None:
     folder = make_tiny_model(tmp_path / "data/models", "mine", seed=1)
     (tmp_path / "zoo").mkdir()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
+import pytest
 
 from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem
@@ -45,6 +46,7 @@ def posting(client: httpx.Client, data: bytes, path: str = "/classify") -> Itera
         thread.join()
 
 
+@pytest.mark.slow
 def test_full_queue(serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes) -> None:
     client = serve(threads=1, max_waiting=1)
     with posting(client, slow_png) as first:
@@ -71,6 +73,7 @@ def test_full_queue(serve: Callable[..., httpx.Client], slow_png: bytes, png: by
     )
 
 
+@pytest.mark.slow
 def test_disconnect_while_queued(serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes) -> None:
     client = serve(threads=1, max_waiting=1)
     with posting(client, slow_png) as first:
@@ -88,6 +91,7 @@ def test_disconnect_while_queued(serve: Callable[..., httpx.Client], slow_png: b
     assert (row["count"], row["errors"]) == (2, {"client-gone": 1})
 
 
+@pytest.mark.slow
 def test_deadline_while_queued(serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes) -> None:
     client = serve(threads=1, deadline_s=0.1)
     with posting(client, slow_png) as first:

@@ -89,6 +89,7 @@ def test_parameters_are_those_of_each_request(client: httpx.Client, png: bytes) 
         assert [ids("", {"top_k": k}) for k in ("x", "0")] == [422] * 2
 
 
+@pytest.mark.slow
 def test_many_different_queries_are_answered(client: httpx.Client, png: bytes) -> None:
     for number in range(MAX_KEPT + 5):
         response = client.post(f"/classify?top_k=1&model={'x' * number}")

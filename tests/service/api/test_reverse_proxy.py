@@ -76,6 +76,7 @@ def test_scripts_use_relative_urls(client: httpx.Client) -> None:
         assert not re.search(r"""["'`]/[a-z]""", script.text), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "/weighin"])
 def test_links_in_json_have_the_prefix(prefixed: httpx.Client, png: bytes, prefix: str) -> None:
     client = prefixed
@@ -101,6 +102,7 @@ def test_redirect_from_prefix_without_slash(prefixed: httpx.Client) -> None:
     assert client.post("/weighin").status_code in (404, 405)
 
 
+@pytest.mark.slow
 def test_no_prefix(client: httpx.Client, png: bytes) -> None:
     client.put("/gallery/images/a", content=png)
     assert client.get("/gallery/images/a", headers=PUBLIC).json()["image_url"] == "/gallery/images/a/content"
@@ -108,6 +110,7 @@ def test_no_prefix(client: httpx.Client, png: bytes) -> None:
     assert client.get("/weighin/healthz").status_code == 404
 
 
+@pytest.mark.slow
 def test_prefix_of_a_trusted_proxy(trusting: httpx.Client, serve: Serve, png: bytes) -> None:
     client = trusting
     client.put("/gallery/images/a", content=png)

@@ -114,6 +114,7 @@ def hostile(tmp_path: Path, png: bytes) -> list[str]:
     return [*map(str, photos), "gone[/b]\x1b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_new", [True, False], ids=["LC_ALL=C", "PYTHONIOENCODING=ascii"])
 def test_hostile_names_and_labels(is_new: bool, labelled: Path, tmp_path: Path, hostile: list[str]) -> None:
     """In a new process, whose locale Python reads at its start, and in one that is told its encoding."""

@@ -33,6 +33,7 @@ def evaluate(zoo: Path, *arguments: str, **settings: object) -> command_line.Com
     return command_line.weighin(zoo, data_dir, "evaluate", *arguments, default_model="good", **settings)
 
 
+@pytest.mark.slow
 def test_tables_and_verdict(tmp_path: Path, zoo: Path) -> None:
     data = tmp_path / "pictures"
     contents = save_pictures(data, 20)

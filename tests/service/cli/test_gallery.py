@@ -140,6 +140,7 @@ def test_remove_with_unknown_ids(emptied: httpx.Client, photos: Path) -> None:
     assert gallery(emptied, "remove", ids[2]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_export_and_import_across_databases(
     serve: Serve, photos: Path, tmp_path: Path, postgres: PostgresServer
 ) -> None:

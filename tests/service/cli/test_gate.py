@@ -598,6 +598,7 @@ def test_exit_code_without_working_output(
         assert ElementTree.parse(tmp_path / "out.xml").getroot().get("errors") == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_exit_code_of_an_interpreter_without_working_output(tmp_path: Path, zoo: Path) -> None:
     """What Python itself does with lost output when it ends changes nothing either."""
@@ -724,6 +725,7 @@ def test_time_limit_ends_it_without_a_verdict(tmp_path: Path, zoo: Path) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_time_limit_that_is_too_short_for_the_pictures_says_which_would_do(tmp_path: Path, zoo: Path) -> None:
     pictures = tmp_path / "pictures"
     save_pictures(pictures, 150)

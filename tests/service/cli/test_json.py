@@ -252,6 +252,7 @@ def test_page_lists_every_command_with_json() -> None:
     assert sorted(named) == sorted(document.__name__ for document in DOCUMENTS)
 
 
+@pytest.mark.slow
 def test_routes_have_the_schemas_of_the_page(openapi: dict[str, Any]) -> None:
     page = (DOCS / "json.md").read_text()
     schemas = openapi["components"]["schemas"]

@@ -61,6 +61,7 @@ def assembled(
         return assemble(dataset, mapping or {}, chosen, runner, run, started_at=datetime.now(UTC))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_pictures(tmp_path: Path, zoo: Path) -> None:
     save_pictures(tmp_path / "data", 20)
     evaluation = assembled(zoo, read_folders(tmp_path / "data"), corruptions=True).evaluation

@@ -119,6 +119,7 @@ def test_random_pictures_are_neither_trivial_nor_hopeless() -> None:
     assert values[AP50] > values[AP75] > values[-1]
 
 
+@pytest.mark.slow
 def test_few_objects_of_a_class_give_a_higher_figure() -> None:
     """From 400 to 20 objects of each of 20 classes: the figure that docs/own-pictures.md states."""
     objects, detections = random_pictures(1, 4000, classes=20, most_objects=4)
@@ -209,6 +210,7 @@ def test_pictures_that_differ_in_number() -> None:
         match_classes([objects_of([])], [detections_of([], [])] * 2)
 
 
+@pytest.mark.slow
 def test_many_boxes_of_one_class_are_counted_in_parts() -> None:
     """40 000 detections, 1 600 000 pairs and 8 000 000 weights, as of faces in a crowd; memory stays flat."""
     random = np.random.default_rng(3)

@@ -75,6 +75,7 @@ def test_a_half_without_objects_has_no_figure() -> None:
     assert result.ap.value == 1
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_average_of_such_samples() -> None:
     objects, detections = random_pictures(3, 6000, classes=2)
     intervals = [

@@ -136,6 +136,7 @@ def test_metadata_after_its_image(client: httpx.Client) -> None:
     assert client.get(f"/gallery/images/{entry['id']}").json()["metadata"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 def test_images_in_memory_during_bulk_upload(tiny_settings: Settings) -> None:
     """However many the form has: the next is only read when there is room."""

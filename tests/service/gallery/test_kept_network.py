@@ -48,6 +48,7 @@ def version(client: httpx.Client) -> str:
     return served
 
 
+@pytest.mark.slow
 def test_a_replaced_network_answers_until_the_gallery_is_reindexed(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_replaced_network_answers_until_the_gallery_is_reindexed(
         until(lambda: [path.name for path in kept.iterdir()] == [f"mine@{sha256[:12]}"], "released")
 
 
+@pytest.mark.slow
 def test_another_preprocessing_of_the_same_file_is_another_network(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -149,6 +151,7 @@ def test_a_removed_network_goes_on_answering(settings: Settings, tmp_path: Path)
         }
 
 
+@pytest.mark.slow
 def test_a_gallery_of_an_earlier_release_gets_its_copy_at_start(settings: Settings, tmp_path: Path) -> None:
     with running(settings) as client:
         fill(client)

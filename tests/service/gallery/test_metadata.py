@@ -110,6 +110,7 @@ def test_invalid_where(text: str, words: str) -> None:
         parse_where(text)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200) | st.binary(max_size=200))
 def test_parse_metadata_of_any_text(text: str | bytes) -> None:
     with contextlib.suppress(InvalidParameter):

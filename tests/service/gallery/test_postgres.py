@@ -100,6 +100,7 @@ def test_a_vector_comes_back_as_it_went_in(database: GalleryDatabase, store: Gal
     assert kept.tobytes() == odd.tobytes()
 
 
+@pytest.mark.slow
 def test_index_is_built_and_used(
     database: GalleryDatabase, store: GalleryStore, postgres: PostgresServer
 ) -> None:

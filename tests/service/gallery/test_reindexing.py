@@ -89,6 +89,7 @@ def _embeddings(database: GalleryDatabase) -> int:
         return connection.execute(select(func.count()).select_from(gallery_embeddings)).scalar_one()
 
 
+@pytest.mark.slow
 def test_reindex_continues_after_a_restart(tiny_settings: Settings, tiny_models_dir: Path) -> None:
     """The process ended when half of the images were embedded anew."""
     with running(tiny_settings) as client:
@@ -108,6 +109,7 @@ def test_reindex_continues_after_a_restart(tiny_settings: Settings, tiny_models_
         assert [best(client, seed)[1:] for seed in (0, 11)] == [("i00", 1.0), ("i11", 1.0)]
 
 
+@pytest.mark.slow
 def test_reindex_back_and_forth(
     serve: Callable[..., httpx.Client],
 ) -> None:

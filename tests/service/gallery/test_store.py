@@ -230,6 +230,7 @@ CARDS: dict[str, Metadata] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "expected"),
     [

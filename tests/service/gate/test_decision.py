@@ -56,6 +56,7 @@ def decided(looks: Iterable[LatencyJudgement]) -> Outcome:
     return next((look.outcome for look in looks if look.outcome != "undecided"), "undecided")
 
 
+@pytest.mark.slow
 def test_all_looks_together_hold_the_truth_with_95_percent() -> None:
     """Of looks at Student's t of normal values, each at LOOK_LEVEL, any leaves the truth out in 5 %."""
     values = np.random.default_rng(1).standard_normal((200_000, MAX_LAUNCHES))

@@ -68,6 +68,7 @@ def statuses(result: GateResult) -> list[str]:
     return [check.status for check in result.checks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("again", "new", "outcome", "checks"),
     [

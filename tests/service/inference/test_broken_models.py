@@ -332,6 +332,7 @@ def test_labels_file_is_a_broken_link(tmp_path: Path) -> None:
     assert_only_broken(tmp_path, "labels .* cannot be read: no such file")
 
 
+@pytest.mark.slow
 def test_ready_after_any_failure(tmp_path: Path) -> None:
     """An error that is no fault of a model: the log cannot be written."""
     make_tiny_model(tmp_path, "good")

@@ -13,6 +13,7 @@ from service.inference.classify import most_probable, top_predictions
 LABELS = [f"thing {i}" for i in range(10)]
 
 
+@pytest.mark.slow
 @given(
     arrays(np.float32, 10, elements=st.floats(-1e4, 1e4, width=32)),
     st.integers(1, 10),

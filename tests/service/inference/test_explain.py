@@ -53,6 +53,7 @@ def explain(zoo: Registry) -> Iterator[Explain]:
     pool.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", sorted(path.name for path in NETWORKS.glob("efficientnet-*")))
 def test_mean_and_bias_are_the_logit(explain: Explain, cat_jpeg: bytes, png: bytes, model: str) -> None:
     """Of fp32 models, and of int8 ones, which keep pooling and classifier in float: within 1e-3."""

@@ -57,6 +57,7 @@ def test_comparison_with_different_class_counts(client: httpx.Client, png: bytes
     assert [len(one["predictions"]) for one in mixed["results"]] == [5, 2]
 
 
+@pytest.mark.slow
 def test_top_k_has_no_default_in_the_description(openapi: dict[str, Any]) -> None:
     paths = openapi["paths"]
     for path in ("/classify", "/compare"):

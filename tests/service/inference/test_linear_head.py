@@ -38,6 +38,7 @@ def stored(tmp_path: Path) -> tuple[Path, File]:
     return path, File(name=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.slow
 def test_threads_that_parse_at_once_all_read_it(
     stored: tuple[Path, File],
 ) -> None:

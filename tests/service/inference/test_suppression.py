@@ -62,6 +62,7 @@ def test_boxes_of_whole_pixels(iou: float) -> None:
     check(boxes, ids, iou, "by-class")
 
 
+@pytest.mark.slow
 def test_ten_thousand_boxes() -> None:
     random = np.random.default_rng(1)
     boxes, ids = scattered(random, 10_000, 700), random.integers(0, 80, 10_000)

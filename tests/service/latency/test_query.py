@@ -131,6 +131,7 @@ def store(tmp_path: Path, migrated_url: str | None) -> Iterator[LatencyStore]:
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.databases("sqlite")
 def test_search_equals_a_plain_list(tmp_path: Path, migrated_url: str | None, seed: int) -> None:
@@ -151,11 +152,13 @@ def test_search_equals_a_plain_list(tmp_path: Path, migrated_url: str | None, se
     world.store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.databases("postgresql")
 def test_postgresql_search_equals_a_plain_list(tmp_path: Path, migrated_url: str | None) -> None:
     test_search_equals_a_plain_list(tmp_path, migrated_url, 3)
 
 
+@pytest.mark.slow
 def test_query_after_the_clock_is_set_back(tmp_path: Path, migrated_url: str | None) -> None:
     world = World(tmp_path, migrated_url, 0)
     for _ in range(60):

@@ -247,6 +247,7 @@ def test_deleted_database_is_recreated_from_memory(
     assert count(kept(store)) == 1
 
 
+@pytest.mark.slow
 def test_memory_during_a_long_outage(store: LatencyStore, clock: Clock, tmp_path: Path) -> None:
     recorder = Recorder(store, Metrics({}), clock=clock)
     recorded = 0

@@ -317,6 +317,7 @@ def test_a_model_that_exists_is_kept_unless_replaced(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "zoo").iterdir()] == ["m"]
 
 
+@pytest.mark.slow
 def test_of_two_adds_at_once_one_wins(tmp_path: Path) -> None:
     file, labels = save(tmp_path / "network.onnx"), labelled(tmp_path)
 
@@ -333,6 +334,7 @@ def test_of_two_adds_at_once_one_wins(tmp_path: Path) -> None:
     served(tmp_path / "zoo")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: it ends the same write in the same place."""
     file = save(tmp_path / "network.onnx", network(classes=2000))

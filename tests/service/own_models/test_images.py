@@ -115,6 +115,7 @@ def test_few_pictures_leave_the_class_offset_undecided(file: Path, tmp_path: Pat
     assert len(fact.undecided) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_pictures_settle_a_layout_that_running_does_not(layout: str, file: Path, tmp_path: Path) -> None:
     """A network that takes all pixels at once, of any sides: it runs in both layouts."""

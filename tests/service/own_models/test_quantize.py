@@ -210,6 +210,7 @@ def test_networks_of_every_form_are_quantized(form: str, tmp_path: Path) -> None
     assert registry.entry("foreign-int8").problem is None
 
 
+@pytest.mark.slow
 def test_the_command_says_whether_int8_pays(zoo: Path, calibration: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     done = weighin(zoo, data, "quantize", "small", "--calibrate", str(calibration), "--json")

@@ -180,6 +180,7 @@ def test_a_loop_is_ended(tmp_path: Path) -> None:
     assert words == "net.onnx: it does not load and run once within 0.5 s (--time-limit allows more)"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fork_server")
 def test_the_time_is_one_for_all_layouts_and_batches_that_are_tried(tmp_path: Path) -> None:
     model = looping()

@@ -134,6 +134,7 @@ def predictions(replica: Replica, name: str, png: bytes) -> Any:
     return response.json()["predictions"]
 
 
+@pytest.mark.slow
 def test_added_replaced_deleted(
     pair: tuple[Replica, Replica], name: str, networks: list[bytes], png: bytes
 ) -> None:
@@ -171,6 +172,7 @@ def test_changes_at_the_other_count_at_once(
     assert one.client.put(f"/models/{name}/runtime?runtime=onnxruntime").status_code == 200
 
 
+@pytest.mark.slow
 def test_one_of_two_that_add_a_name_at_once_wins(
     pair: tuple[Replica, Replica], name: str, networks: list[bytes]
 ) -> None:
@@ -186,6 +188,7 @@ def test_one_of_two_that_add_a_name_at_once_wins(
         taken_up(each, name, won.json()["version"])
 
 
+@pytest.mark.slow
 def test_replica_that_was_away_catches_up_before_it_is_ready(
     pair: tuple[Replica, Replica], shared: Settings, name: str, networks: list[bytes], tmp_path: Path
 ) -> None:
@@ -215,6 +218,7 @@ def damage(settings: Settings, sha256: str) -> None:
     run_sql(str(settings.database_url), statement)
 
 
+@pytest.mark.slow
 def test_damaged_row_is_refused_by_name(
     pair: tuple[Replica, Replica],
     shared: Settings,
@@ -339,6 +343,7 @@ def test_folder_of_another_database_stays(
         assert pair[0].client.get("/models/elsewhere").status_code == 404
 
 
+@pytest.mark.slow
 def test_services_on_one_data_directory(
     pair: tuple[Replica, Replica], shared: Settings, name: str, networks: list[bytes]
 ) -> None:
@@ -369,6 +374,7 @@ def best(replica: Replica, seed: int) -> tuple[str, str, float]:
     return response.json()["model"], match["id"], match["score"]
 
 
+@pytest.mark.slow
 def test_gallery_of_an_own_model(
     shared: Settings, new_tables: NewTables, networks: list[bytes], tmp_path: Path
 ) -> None:
@@ -394,6 +400,7 @@ def test_gallery_of_an_own_model(
             assert each.client.delete("/models/mine").status_code == (204 if each is one else 404)
 
 
+@pytest.mark.slow
 def test_gallery_from_before_copies_were_stored(
     shared: Settings,
     new_tables: NewTables,

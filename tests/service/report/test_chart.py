@@ -70,6 +70,7 @@ def test_labels_overlap_nothing(seed: int) -> None:
             assert other.leader is None or other is label or not label.rect.crosses(other.leader)
 
 
+@pytest.mark.slow
 def test_models_without_room_are_named() -> None:
     drawn = chart(*(model(f"a-very-long-name-of-a-network-{i}", 1 + i / 1000, 0.9) for i in range(60)))
     assert set(drawn.unlabelled) == {point.model.entry for point in drawn.points if point.label is None}

@@ -122,6 +122,7 @@ def engine(tmp_path: Path, database_url: str | None) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_figures_of_before_are_shown(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Before()
     with monkeypatch.context() as at_schema_4:

@@ -79,6 +79,7 @@ def test_running_processes_go_on_after_a_newer_migration(engine: Engine) -> None
     assert LatencyStore(engine).ensure_open()
 
 
+@pytest.mark.slow
 def test_new_empty_database(postgres: PostgresServer, tmp_path: Path) -> None:
     engine = open_database(postgres.new_database(), tmp_path)
     prepare(engine)
@@ -177,6 +178,7 @@ def test_read_transaction_sees_one_snapshot(engine: Engine) -> None:
         assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 1
 
 
+@pytest.mark.slow
 def test_concurrent_writes_and_drops(database_url: str, tmp_path: Path) -> None:
     stores = [LatencyStore(open_database(database_url, tmp_path)) for _ in range(4)]
     for store in stores:

@@ -322,6 +322,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(raw)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(damaged(), st.lists(st.integers(1, 400), max_size=6))
 def test_packet_boundaries_make_no_difference(raw: bytes, places: list[int]) -> None:
@@ -333,6 +334,7 @@ def test_packet_boundaries_make_no_difference(raw: bytes, places: list[int]) -> 
             assert other.statuses == whole.statuses
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(damaged())
 def test_requests_equal_those_of_h11(raw: bytes) -> None:

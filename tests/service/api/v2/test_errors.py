@@ -176,6 +176,7 @@ def test_errors_of_the_connection(client: httpx.Client) -> None:
     assert list(json.loads(body)) == ["error"]
 
 
+@pytest.mark.slow
 def test_unexpected_errors(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
@@ -190,6 +191,7 @@ def test_behind_a_prefix(serve: Serve) -> None:
     assert_protocol_error(client.get("/v2/models/none"), 404, "model 'none'")
 
 
+@pytest.mark.slow
 def test_full_queue(serve: Serve, slow_png: bytes, png: bytes) -> None:
     """Refused before the body is read, and counted under the model of the path."""
     client = serve(threads=1, max_waiting=0)
@@ -203,6 +205,7 @@ def test_full_queue(serve: Serve, slow_png: bytes, png: bytes) -> None:
     assert row["errors"] == {"queue-full": 2}
 
 
+@pytest.mark.slow
 def test_a_batch_waits_for_room(serve: Serve, slow_png: bytes, png: bytes) -> None:
     """Only its first image can be refused: the others wait while the queue is full."""
     client = serve(threads=2, max_waiting=0)
@@ -228,6 +231,7 @@ def test_a_batch_stops_when_its_client_disconnects(serve: Serve, slow_png: bytes
     assert row["errors"] == {"client-gone": 1}
 
 
+@pytest.mark.slow
 def test_deadline(serve: Serve, slow_png: bytes, png: bytes) -> None:
     client = serve(threads=1, deadline_s=0.1)
     with posting(client, slow_png) as first:

@@ -155,6 +155,7 @@ def test_unaligned_grouped_convolutions(
         assert f"'grouped (64 -> 64, {64 // per_group} groups)'" in finding.evidence
 
 
+@pytest.mark.slow
 def test_denormal_weights(tmp_path: Path) -> None:
     network = small()
     network.weights["pw1.weight"].flat[::2] = 1e-40
@@ -165,6 +166,7 @@ def test_denormal_weights(tmp_path: Path) -> None:
     assert " ms against " in finding.evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantized", [False, True])
 def test_zeros_without_speed_up(quantized: bool, tmp_path: Path) -> None:
     network = wide(Network(quantized=quantized))
@@ -177,6 +179,7 @@ def test_zeros_without_speed_up(quantized: bool, tmp_path: Path) -> None:
     assert f"{share:.0%} of the weights in '{name}' are zero" in finding.evidence
 
 
+@pytest.mark.slow
 def test_int8_on_a_small_network(tmp_path: Path) -> None:
     def depthwise(network: Network) -> Network:
         network.conv("stem", 16, kernel=3)
@@ -212,6 +215,7 @@ def test_more_threads_than_cores(tmp_path: Path) -> None:
     assert diagnose(clean, settings=RunSettings(service_threads=2)).findings == ()
 
 
+@pytest.mark.slow
 def test_spinning_threads(tmp_path: Path) -> None:
     under_test = model(wide(Network(input=112)).save(tmp_path, "wide"))
     finding = only(diagnose(under_test, settings=RunSettings(threads=2, spinning=True)))
@@ -265,6 +269,7 @@ def a_is_slower(timing: AbTiming, by: float) -> bool:
     return timing.low > 1 and timing.ratio > 1 + by
 
 
+@pytest.mark.slow
 def test_ab_timing() -> None:
     assert a_is_slower(time_in_turn(Sorting(400_000), Sorting(40_000)), by=1.0)
     assert not a_is_slower(time_in_turn(Sorting(40_000), Sorting(40_000)), by=0.5)

@@ -45,6 +45,7 @@ def test_activations_are_named_where_they_eat_the_gain() -> None:
     assert gain(2, 3, conversions=0.5).eaten is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["HardSwish", "HardSigmoid"])
 def test_activations_without_an_integer_kernel_are_found(tmp_path: Path, activation: str) -> None:
     network = Network()

@@ -70,6 +70,7 @@ def test_no_verdict_below_one_percent() -> None:
     assert verdict(math.log(1.02), 0.5) == "indistinguishable"
 
 
+@pytest.mark.slow
 def test_error_rates_of_verdicts() -> None:
     wrong = found = 0
     for seed in range(60):

@@ -125,6 +125,7 @@ def test_whole_benchmark(
     assert bundle.samples("tiny", "nms") == ()
 
 
+@pytest.mark.slow
 def test_one_class(serve: Callable[..., httpx.Client], tmp_path: Path, picture: bytes) -> None:
     """A detector of one class, among classifiers: /recommend and /benchmarks work, for all models."""
     make_tiny_model(tmp_path, "tiny")

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from service.bench.measure.messages import REPORT, Failure, WorkerConfig
 from service.bench.measure.plan import Plan, Request, make_plan
 from service.bench.measure.process import WORKER
@@ -63,6 +65,7 @@ def test_worker_ends_with_its_parent(short_plan: Callable[..., Plan]) -> None:
     assert worker > 0
 
 
+@pytest.mark.slow
 def test_invalid_worker_configuration() -> None:
     done = subprocess.run(
         [sys.executable, "-m", WORKER], input=b"nonsense\n", capture_output=True, check=False
@@ -71,6 +74,7 @@ def test_invalid_worker_configuration() -> None:
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_a_model_that_was_replaced_is_not_measured(tmp_path: Path) -> None:
     """Not one version in one process and another in the next."""
     folder = make_tiny_model(tmp_path, "tiny")

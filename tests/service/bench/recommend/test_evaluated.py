@@ -94,6 +94,7 @@ def test_minimum_is_compared_with_what_models_are_chosen_by() -> None:
     assert not [note for note in sure.notes if note.startswith("accuracy")]
 
 
+@pytest.mark.slow
 def test_quoted_accuracy_is_not_the_luck_of_being_chosen() -> None:
     """Twenty models that are right on 80 % of all pictures, of which some reach 82 % on some pictures."""
     random = np.random.default_rng(7)

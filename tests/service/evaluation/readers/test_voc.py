@@ -120,6 +120,7 @@ def test_document_types_are_refused(text: str, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_deep_and_huge_files(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png")
     voc(tmp_path / "a.xml", voc_object())

@@ -204,6 +204,7 @@ def test_changes_are_visible_before_the_index_follows(open_search: Open, rows: R
     assert found(search, vectors[45], 40) == rows.exact(vectors[45], 40)
 
 
+@pytest.mark.slow
 def test_rebuild_after_many_deletions(open_search: Open, rows: Rows) -> None:
     vectors = unit_vectors(1500)
     for vector in vectors:

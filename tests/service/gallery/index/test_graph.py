@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_import_order_of_usearch() -> None:
     # usearch loaded before onnxruntime ends the process with a segmentation fault
     code = "import service.gallery.index.graph, onnxruntime"

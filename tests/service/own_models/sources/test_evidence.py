@@ -196,6 +196,7 @@ def test_copies_of_a_picture_count_once(plain: Path, pictures: list[Labelled], t
     assert evidence.decided == {}
 
 
+@pytest.mark.slow
 def test_what_is_printed_agrees_with_the_test(plain: Path, pictures: list[Labelled]) -> None:
     """Rivals that ran on the first 20 pictures are compared on these, as they were when they were left."""
     for order, range_ in itertools.product(("rgb", "bgr"), RANGES):

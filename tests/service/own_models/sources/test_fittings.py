@@ -128,6 +128,7 @@ def test_a_network_of_squeezed_objects_is_given_them(directions: bytes, tmp_path
     assert evidence.contradictions == ()
 
 
+@pytest.mark.slow
 def test_a_network_of_undistorted_objects_rules_stretch_out(directions: bytes, tmp_path: Path) -> None:
     labelled = striped(tmp_path, squeezed=False)
     for fitting in ("center-crop", "stretch"):
@@ -167,6 +168,7 @@ def test_few_pictures_tell_no_fitting(directions: bytes, tmp_path: Path) -> None
     assert "stretch" in evidence.undecided["input.fitting"]
 
 
+@pytest.mark.slow
 def test_framing_is_no_evidence(tmp_path: Path) -> None:
     """A network that looks at the borders only: crops cannot be right, and which one is right is not told."""
     random = np.random.default_rng(0)
@@ -213,6 +215,7 @@ def edged(folder: Path) -> list[Labelled]:
     return [Labelled(one.path, one.class_id % 3) for one in pictures(folder, of_class, 45)]
 
 
+@pytest.mark.slow
 def test_a_filter_that_does_better_is_named_and_not_decided(overshoots: bytes, tmp_path: Path) -> None:
     """Such pictures favour a filter whatever the network was trained with."""
     labelled = edged(tmp_path)
