@@ -190,7 +190,7 @@ class OwnFields:
         kept = [(name, value) for name, value in scope["headers"] if name not in _WITHOUT_FIELDS]
         scope["headers"] = [*kept, (b"x-request-id", request_id), (b"x-request-disconnect-disabled", b"?1")]
         response = getattr(send, "__self__", None)  # uvicorn's
-        if response is not None:
+        if response is not None and hasattr(response, "default_headers"):
             response.default_headers = [pair for pair in response.default_headers if pair[0] != b"server"]
 
         async def send_one_id(message: Message) -> None:
