@@ -48,6 +48,7 @@ global
 defaults
     mode http
     retries 0
+    timeout check 5s
     timeout connect 5s
     timeout client 30s
     timeout server 30s

@@ -112,7 +112,7 @@ def test_rolling_update(tiny_models_dir: Path, tmp_path: Path) -> None:
                 process.popen.send_signal(signal.SIGTERM)
                 assert process.wait() == 0
                 load.go_on()
-        assert load.failures == []
+        assert load.failures == [], "\n".join(load.failures)
         for number in range(2 * REPLICAS):
             assert int(statistics(number)["hrsp_2xx"]) > REQUESTS / 4, f"replica {number}"
         with http_client(f"http://127.0.0.1:{ports[-1]}") as client:
