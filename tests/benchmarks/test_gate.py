@@ -61,6 +61,7 @@ def test_gates_share_no_rounds() -> None:
         assert gate.judgement.rounds == ROUNDS * len(gate.windows)
 
 
+@pytest.mark.slow
 def test_gates_end_with_a_verdict_or_all_their_launches() -> None:
     gates = replay(traces(0.03), SLOW_GATE, LIMIT, ROUNDS)
     undecided = [gate for gate in gates if gate.judgement.outcome == "undecided"]

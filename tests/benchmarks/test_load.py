@@ -71,6 +71,7 @@ def ok(_: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+@pytest.mark.slow
 def test_closed_loop(tmp_path: Path) -> None:
     with server(ok) as (port, received):
         outcome = generate(port, tmp_path, clients=3, count=60, seconds=30, warm_up_s=0)
@@ -81,6 +82,7 @@ def test_closed_loop(tmp_path: Path) -> None:
     assert all(request.endswith(b"\r\n" + BODY) for request in received)
 
 
+@pytest.mark.slow
 def test_counts_per_status(tmp_path: Path) -> None:
     def answer(number: int) -> bytes:
         if number % 3 == 0:
@@ -95,6 +97,7 @@ def test_counts_per_status(tmp_path: Path) -> None:
     assert outcome["retry_after"] == 10
 
 
+@pytest.mark.slow
 def test_open_loop_latency_from_the_scheduled_time(tmp_path: Path) -> None:
     gate = threading.Lock()
 
@@ -115,6 +118,7 @@ def test_open_loop_latency_from_the_scheduled_time(tmp_path: Path) -> None:
     assert outcome["seconds"] == pytest.approx(len(latencies) * 0.02, rel=0.5)
 
 
+@pytest.mark.slow
 def test_lost_connection(tmp_path: Path) -> None:
     def answer(number: int) -> bytes:
         if number == 5:

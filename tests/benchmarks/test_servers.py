@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psutil
+import pytest
 
 from benchmarks.servers import Server, free_port
 from tests.helpers.until import until
@@ -24,6 +25,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
+@pytest.mark.slow
 def test_all_processes_of_a_server() -> None:
     port = free_port()
     server = Server("tree", ["-c", PARENT, str(port)], port, {})

@@ -21,6 +21,7 @@ from tests.helpers.problems import assert_problem
 from tests.service.conftest import NewTables
 
 
+@pytest.mark.slow
 def test_services_of_one_process_have_their_own_parts(
     serve: Callable[..., httpx.Client], new_tables: NewTables, tmp_path: Path, cat_jpeg: bytes
 ) -> None:

@@ -92,6 +92,7 @@ def test_port_in_use(tiny_models_dir: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_data_directory_in_use(tiny_models_dir: Path, tmp_path: Path) -> None:
     with forked_service(tiny_models_dir, tmp_path) as first, first.client() as client:
         with forked_service(tiny_models_dir, tmp_path) as second:
@@ -143,6 +144,7 @@ def test_exit_code_with_invalid_settings(tiny_models_dir: Path, tmp_path: Path) 
     assert "Traceback" not in process.log
 
 
+@pytest.mark.slow
 def test_json_log_with_requests(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with forked_service(tiny_models_dir, tmp_path, log_requests="true") as process:
         with process.client() as client:
@@ -168,6 +170,7 @@ def test_kubernetes_service_link(tiny_models_dir: Path, tmp_path: Path) -> None:
     assert "cannot listen on 192.0.2.1 port 8000" in process.log
 
 
+@pytest.mark.slow
 def test_unusable_data_directory(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -64,6 +64,7 @@ def test_an_answer_that_a_fault_explains_is_none(record: Record) -> None:
     assert undocumented(record, ROUTES) == []
 
 
+@pytest.mark.slow
 def test_what_is_documented_is_read_from_the_service(tiny_models_dir: Path, tmp_path: Path) -> None:
     settings = Settings(model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=tmp_path)
     found = documented(create_app(settings).openapi())["DELETE /gallery/images/{id}"]

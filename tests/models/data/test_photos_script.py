@@ -48,6 +48,7 @@ def test_missing_apt(without_apt: dict[str, str], tmp_path: Path) -> None:
     assert not (tmp_path / "photos").exists()
 
 
+@pytest.mark.slow
 def test_existing_photographs_are_not_changed(without_apt: dict[str, str], tmp_path: Path) -> None:
     names = photographs()
     assert len(set(names)) == len(names) == 37

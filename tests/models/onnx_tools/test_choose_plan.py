@@ -45,6 +45,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file_of(network, tmp_path_factory.mktemp("fragile"))
 
 
+@pytest.mark.slow
 def test_the_layers_that_lose_most_stay_in_float(fragile: bytes) -> None:
     images = noise(48, 3, 24, 24)
     choice = choose_plan(simplify(fragile), images, output="logits")

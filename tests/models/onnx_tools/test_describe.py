@@ -422,6 +422,7 @@ def test_operators_without_arithmetic_cost_nothing() -> None:
     assert multiply_accumulates("Conv", [(1, 3)], (1, 3)) == 0
 
 
+@pytest.mark.slow
 def test_neither_onnx_nor_torch_is_loaded_before_it_is_needed() -> None:
     program = (
         "import sys; sys.modules['torch'] = None; "

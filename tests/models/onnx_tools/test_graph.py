@@ -29,6 +29,7 @@ ARRAYS = st.sampled_from(["<f4", "<f8", "<f2", "u1", "i1", "<i4", "<i8"]).flatma
 )
 
 
+@pytest.mark.slow
 @given(ARRAYS)
 def test_weights_are_what_numpy_helper_reads(array: np.ndarray) -> None:
     weight = of([numpy_helper.from_array(array, "w")]).weights["w"]

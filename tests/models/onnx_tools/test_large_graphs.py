@@ -82,6 +82,7 @@ def test_a_long_chain_is_described_in_time(task: str) -> None:
         assert told.precision == "fp32"
 
 
+@pytest.mark.slow
 def test_more_operators_than_the_limit_are_refused_without_functions() -> None:
     node = helper.make_node("Relu", ["image"], ["logits"])
     graph = helper.make_graph(

@@ -146,6 +146,7 @@ def test_report_writes_page_and_plots(zoo: Path) -> None:
 COMMITTED = Path(__file__).resolve().parents[3] / "docs" / "zoo.md"
 
 
+@pytest.mark.slow
 def test_committed_page_matches_the_cards() -> None:
     root = COMMITTED.parents[1]
     assert COMMITTED.read_text() == page_from_files(COMMITTED, root / "models" / "zoo" / "networks")

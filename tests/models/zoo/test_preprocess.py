@@ -89,6 +89,7 @@ def photo(height: int, width: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(tiles[:height, :width])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
     ("height", "width"),
@@ -146,6 +147,7 @@ def test_crop_of_whole_pixels_equals_resize_then_crop(
     assert difference.mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize(("below", "right"), [(1, 1), (-1, 1), (0, -1)])
 def test_a_box_that_ends_within_a_pixel(below: int, right: int, scale: int) -> None:
@@ -211,6 +213,7 @@ def test_extreme_shapes_keep_their_colour(height: int, width: int, interpolation
     np.testing.assert_allclose(result[0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     height=st.integers(1, 700),

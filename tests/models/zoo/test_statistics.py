@@ -132,6 +132,7 @@ def test_holm_is_monotonic_and_capped() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.slow
 @example(1524, 0.375, 0.015625)
 @given(st.integers(1, 2000), st.floats(0.001, 0.999), st.floats(0, 1))
 def test_binomial_equals_scipy(n: int, p: float, share: float) -> None:
@@ -152,6 +153,7 @@ def test_binomial_of_large_counts() -> None:
         assert binomial_cdf(k, n, 0.5) == pytest.approx(stats.binom.cdf(k, n, 0.5), rel=1e-6, abs=1e-300)
 
 
+@pytest.mark.slow
 @given(st.floats(-40, 40), st.integers(1, 3000))
 def test_student_equals_scipy(t: float, degrees: int) -> None:
     from scipy import stats
@@ -163,6 +165,7 @@ def test_student_equals_scipy(t: float, degrees: int) -> None:
     assert student_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9 if exact else 2e-3)
 
 
+@pytest.mark.slow
 @given(st.floats(1e-4, 0.9), st.integers(1, 1000))
 def test_student_quantile_equals_scipy(p: float, degrees: int) -> None:
     from scipy import stats
@@ -176,6 +179,7 @@ def test_student_of_one_degree_is_cauchy(t: float) -> None:
     assert student_p(t, 1) == pytest.approx(1 - 2 / math.pi * math.atan(abs(t)), abs=1e-15)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5000), st.floats(0, 1))
 def test_wilson_interval_equals_scipy(n: int, share: float) -> None:
     from scipy import stats

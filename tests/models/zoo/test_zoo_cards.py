@@ -31,6 +31,7 @@ def test_models_of_the_zoo() -> None:
     assert {"centerface", "ssd-mobilenet-v2"} <= set(DETECTORS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_cards_match_their_files(zoo: Path, name: str) -> None:
     assert untrue_facts(zoo / name) == []

@@ -266,6 +266,7 @@ def test_post_from_own_and_allowed_origins(serve: Callable[..., httpx.Client], p
     assert friend.headers["access-control-allow-origin"] == "https://friend.example"
 
 
+@pytest.mark.slow
 def test_limits_from_settings(serve: Callable[..., httpx.Client], png: bytes, tmp_path: Path) -> None:
     client = serve(max_body_bytes=len(png) - 1, data_dir=tmp_path / "one")
     assert_problem(client.post("/classify", content=png), 413, "body-too-large")

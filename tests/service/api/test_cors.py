@@ -104,6 +104,7 @@ def test_other_origins(guarded: httpx.Client, png: bytes) -> None:
         assert_problem(response, 403, "cross-site-request")
 
 
+@pytest.mark.slow
 def test_wildcard_origin(serve: Serve, png: bytes) -> None:
     client = serve(allowed_origins=frozenset({"*"}))
     for origin in (PAGE, "http://10.0.0.7:3000", "null"):

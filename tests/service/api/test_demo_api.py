@@ -24,6 +24,7 @@ from tests.helpers.until import until
 Serve = Callable[..., httpx.Client]
 
 
+@pytest.mark.slow
 def test_demo_runs_every_model(serve: Serve) -> None:
     client = serve()
     before = {"running": False, "models": 0, "runs": 0, "planned": 0, "detail": None}

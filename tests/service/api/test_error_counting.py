@@ -242,6 +242,7 @@ def test_refusal_by_the_connection_behind_a_proxy(
     assert counted(client) - before == {("tiny", "malformed-request"): 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [False, True])
 def test_unexpected_error(tiny_models_dir: Path, begun: bool) -> None:
     async def fails(_: Scope, __: Receive, send: Send) -> None:

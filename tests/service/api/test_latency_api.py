@@ -82,6 +82,7 @@ def test_latency_of_recent_requests(serve: Callable[..., httpx.Client], png: byt
     assert sum(point["count"] for point in points(client, "?stage=inference&since=1h")) == 64
 
 
+@pytest.mark.slow
 def test_distribution_matches_summary(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve()
     for _ in range(64):
@@ -134,6 +135,7 @@ def test_errors_by_kind(serve: Callable[..., httpx.Client]) -> None:
     assert all(row["errors"] == {} for row in latencies(client, "?model=tiny-b") if row["stage"] != "total")
 
 
+@pytest.mark.slow
 def test_latencies_after_a_restart(tiny_settings: Settings, png: bytes) -> None:
     for count in (1, 2, 3):
         with running(tiny_settings) as client:
@@ -201,6 +203,7 @@ def test_unknown_model(client: httpx.Client, route: str) -> None:
     assert_problem(client.get(f"{route}?model=nobody"), 404, "unknown-model", "'nobody'", "tiny, tiny-b")
 
 
+@pytest.mark.slow
 def test_model_that_is_no_longer_served(png: bytes, tmp_path: Path) -> None:
     for zoo in ("old", "new"):
         make_tiny_model(tmp_path / zoo, zoo)
@@ -223,6 +226,7 @@ def slow_replica(tiny_settings: Settings) -> Iterator[Recorder]:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_machines_are_pooled_or_chosen(
     serve: Callable[..., httpx.Client], png: bytes, slow_replica: Recorder
 ) -> None:
@@ -255,6 +259,7 @@ def test_unknown_machine(client: httpx.Client, route: str) -> None:
     assert_problem(response, 422, "invalid-parameter", "machine 'Abacus': unknown (allowed: ", "; unknown)")
 
 
+@pytest.mark.slow
 def test_concurrent_requests(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve()
     seen: list[tuple[int, int]] = []

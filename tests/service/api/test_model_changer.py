@@ -54,6 +54,7 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
+@pytest.mark.slow
 def test_a_replacement_that_is_refused_leaves_the_old_files(registry: Registry, tmp_path: Path) -> None:
     before, version = contents(tmp_path / "added/mine"), registry.get("mine").version
     registry._warm_up_limit_s = 0.001  # the child that tries the file has more
@@ -151,6 +152,7 @@ def test_a_crash_of_the_child_refuses_the_model(registry: Registry, tmp_path: Pa
     assert [path.name for path in (tmp_path / "added").iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_little_memory_refuses_the_model(registry: Registry, tmp_path: Path) -> None:
     changer = ModelChanger(registry, no_models, bounds=Bounds(memory_bytes=1 << 25))
     with pytest.raises(RefusedModel, match=r"^model\.onnx: it needs more than [\d.]+ GiB of memory: ONNX R"):

@@ -120,6 +120,7 @@ def test_an_added_model_is_served_when_the_answer_comes(
     assert left_over(keyed) == []
 
 
+@pytest.mark.slow
 def test_with_sqlite_a_model_is_in_its_folder_only(unserved: Settings, model: bytes) -> None:
     with running(unserved) as client:
         assert client.post("/models?name=mine", headers=KEY, **form(model)).status_code == 201
@@ -132,6 +133,7 @@ def test_with_sqlite_a_model_is_in_its_folder_only(unserved: Settings, model: by
             assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_an_added_model_is_there_after_a_restart(unserved: Settings, model: bytes) -> None:
     with running(unserved) as client:
         assert client.post("/models?name=mine", headers=KEY, **form(model)).status_code == 201
@@ -139,6 +141,7 @@ def test_an_added_model_is_there_after_a_restart(unserved: Settings, model: byte
         assert client.get("/models/mine").json()["loaded"] is True
 
 
+@pytest.mark.slow
 def test_a_put_adds_and_replaces(client: httpx.Client, model: bytes, other: bytes, png: bytes) -> None:
     first = client.put("/models/mine", **form(model))
     assert (first.status_code, first.headers["Location"]) == (201, "/models/mine")
@@ -149,6 +152,7 @@ def test_a_put_adds_and_replaces(client: httpx.Client, model: bytes, other: byte
     assert client.post("/classify?model=mine", content=png).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_delete_ends_a_model(client: httpx.Client, keyed: Settings, model: bytes, png: bytes) -> None:
     client.put("/models/mine", **form(model))
     response = client.delete("/models/mine")
@@ -203,6 +207,7 @@ def test_models_of_other_folders_stay(client: httpx.Client, model: bytes, tiny_m
     assert sorted(path.name for path in tiny_models_dir.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_default_model_and_that_of_the_gallery_stay(
     unserved: Settings, model: bytes, other: bytes
 ) -> None:
@@ -553,6 +558,7 @@ def test_a_third_upload_at_once_is_refused(client: httpx.Client, keyed: Settings
     until(lambda: client.post("/models", **form(model)).status_code == 201, "there is room for an upload")
 
 
+@pytest.mark.slow
 def test_a_model_whose_layer_another_uses_stays(client: httpx.Client, keyed: Settings, model: bytes) -> None:
     assert client.put("/models/parent", **form(model)).status_code == 201
     folder, child = keyed.added_models / "parent", keyed.added_models / "child"

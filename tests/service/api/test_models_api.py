@@ -121,6 +121,7 @@ def test_metrics_of_recorded_requests(serve: Callable[..., httpx.Client], png: b
     assert "weighin_build_info" in text
 
 
+@pytest.mark.slow
 def test_a_refused_update_and_a_missing_default_model_are_said(tmp_path: Path, png: bytes) -> None:
     for name in ("kept", "first"):
         make_tiny_model(tmp_path / "zoo", name)

@@ -203,6 +203,7 @@ def test_trusted_proxies_setting() -> None:
             Settings(trusted_proxies=text)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", ["client", "prefixed"])
 def test_options_asterisk(service: str, request: pytest.FixtureRequest) -> None:
     client: httpx.Client = request.getfixturevalue(service)

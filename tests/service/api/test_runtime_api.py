@@ -185,6 +185,7 @@ def test_choice_is_deleted_with_its_model(tiny_models_dir: Path, tmp_path: Path)
         assert kept.of(registry.get("tiny").card).origin == "request"
 
 
+@pytest.mark.slow
 def test_choice_for_a_model_that_is_gone_can_be_taken_back(tiny_settings: Settings) -> None:
     """And for one whose folder is broken."""
     added = tiny_settings.added_models

@@ -199,6 +199,7 @@ def test_acknowledged_cancellation_at_the_last_moment(
     assert (row.state, row.detail, row.measured) == ("cancelled", detail, bundle is not None)
 
 
+@pytest.mark.slow
 def test_one_benchmark_per_machine(
     store: BenchmarkStore, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_one_benchmark_per_machine(
     store.begin("third", "{}", 6, HERE)
 
 
+@pytest.mark.slow
 @pytest.mark.databases("postgresql")
 def test_simultaneous_starts_on_a_machine(store: BenchmarkStore) -> None:
 

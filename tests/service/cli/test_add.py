@@ -26,6 +26,7 @@ def run(tiny: Path, tmp_path: Path, *arguments: object) -> CommandResult:
     return weighin(tiny, tmp_path / "data", "add", *map(str, arguments))
 
 
+@pytest.mark.slow
 def test_the_table_says_where_each_fact_comes_from(tiny_models_dir: Path, tmp_path: Path, file: Path) -> None:
     ended = run(tiny_models_dir, tmp_path, file)
     assert ended.returncode == 0, ended.stderr
@@ -39,6 +40,7 @@ def test_the_table_says_where_each_fact_comes_from(tiny_models_dir: Path, tmp_pa
     assert "not stated: architecture (--architecture)" in ended.stderr
 
 
+@pytest.mark.slow
 def test_an_added_model_is_listed_served_and_marked(
     tiny_models_dir: Path, tmp_path: Path, file: Path, png: bytes
 ) -> None:
@@ -58,6 +60,7 @@ def test_an_added_model_is_listed_served_and_marked(
         assert explained.status_code == 200, explained.text
 
 
+@pytest.mark.slow
 def test_the_playground_names_assumed_facts(tmp_path: Path, file: Path) -> None:
     weighin(tmp_path, tmp_path / "data", "add", str(file), "--to", str(tmp_path / "zoo"))
     settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="mine", data_dir=tmp_path / "data")
@@ -122,6 +125,7 @@ def test_a_refusal_is_one_line(
     assert not list((tmp_path / "data").rglob("*"))[1:]
 
 
+@pytest.mark.slow
 def test_a_range_sets_mean_and_std(tiny_models_dir: Path, tmp_path: Path, file: Path) -> None:
     for name, given, mean, std in (
         ("r", "0..255", 0, 1),

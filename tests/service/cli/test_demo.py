@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from service.inference.demo import RUNS_PER_MODEL
 from tests.helpers.command_line import weighin
@@ -32,6 +33,7 @@ def recorded(client: httpx.Client) -> list[tuple[str, int]]:
     return [(row["model"], row["count"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_demo_of_a_running_service(
     serve: Callable[..., httpx.Client], tiny_models_dir: Path, tmp_path: Path
 ) -> None:
@@ -46,6 +48,7 @@ def test_demo_of_a_running_service(
     assert recorded(client) == [("tiny", RUNS_PER_MODEL), ("tiny-b", RUNS_PER_MODEL)]
 
 
+@pytest.mark.slow
 def test_demo_without_any_run(
     serve: Callable[..., httpx.Client], tiny_models_dir: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +71,7 @@ def test_demo_without_a_fixed_port(tiny_models_dir: Path, tmp_path: Path) -> Non
     assert "WEIGHIN_PORT 0: the demo needs a fixed one (allowed: 1 to 65535, or --url)" in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_starts_a_service(tiny_models_dir: Path, tmp_path: Path) -> None:
     port = free_port()
     variables = environment(tiny_models_dir, tmp_path / "data", port=port)

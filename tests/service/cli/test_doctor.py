@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import make_tiny_model
 from tests.helpers.command_line import CommandResult
 from tests.helpers.forked import run_forked
@@ -17,6 +19,7 @@ def doctor(models: Path, *arguments: str, **settings: object) -> CommandResult:
     return CommandResult(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+@pytest.mark.slow
 def test_findings_and_operators_are_printed(tmp_path: Path) -> None:
     Network().conv("stem", 30, kernel=3, stride=2).conv("pw", 32).save(tmp_path, "odd")
     small().save(tmp_path, "clean")
@@ -31,6 +34,7 @@ def test_findings_and_operators_are_printed(tmp_path: Path) -> None:
     assert not (tmp_path / "no-data").exists()
 
 
+@pytest.mark.slow
 def test_all_models_with_one_broken(tmp_path: Path) -> None:
     small().save(tmp_path, "clean")
     (make_tiny_model(tmp_path, "broken") / "model.onnx").write_bytes(b"no model")
@@ -41,6 +45,7 @@ def test_all_models_with_one_broken(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_unknown_model_prints_one_line(tmp_path: Path) -> None:
     small().save(tmp_path, "clean")
     done = doctor(tmp_path, "resnet")

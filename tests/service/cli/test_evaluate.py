@@ -102,6 +102,7 @@ def test_models_left_out_for_one_reason_are_one_line(tmp_path: Path, zoo: Path) 
     assert f"not evaluated: pair and two: {reason}" in done.stdout
 
 
+@pytest.mark.slow
 def test_models_of_the_same_accuracy(tmp_path: Path, zoo: Path) -> None:
     for name in ("other", "same"):
         save_colours(zoo, name)

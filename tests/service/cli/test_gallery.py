@@ -74,6 +74,7 @@ def listed(client: httpx.Client, *arguments: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite", "postgresql")
 def test_add_folder_with_metadata_from_path(emptied: httpx.Client, photos: Path) -> None:
     done = gallery(emptied, "add", photos, "--metadata-from-path")
@@ -197,6 +198,7 @@ def test_import_of_invalid_and_damaged_files(emptied: httpx.Client, photos: Path
     assert list(tmp_path.glob(".*")) == [], "an export left something behind"
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite", "postgresql")
 def test_reindex_with_another_model(serve: Serve, photos: Path) -> None:
     client = serve()
@@ -218,6 +220,7 @@ def test_reindex_with_an_unavailable_model(serve: Serve, tmp_path: Path) -> None
     assert time.monotonic() - started < 10  # it would be 29 s
 
 
+@pytest.mark.slow
 def test_add_to_a_full_gallery(serve: Serve, photos: Path) -> None:
     client = serve(gallery_max_images=3)
     done = gallery(client, "add", photos)
@@ -227,6 +230,7 @@ def test_add_to_a_full_gallery(serve: Serve, photos: Path) -> None:
     assert len(listed(client)) == 3
 
 
+@pytest.mark.slow
 def test_api_key_is_sent(serve: Serve, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(api_key=SecretStr("sesame"))
     assert "401" not in str(gallery(client, "list").exception)
@@ -254,6 +258,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 def test_hostile_file_names_in_metadata(emptied: httpx.Client, tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
         file = tmp_path / "photos" / os.fsdecode(name)
@@ -269,6 +274,7 @@ def test_hostile_file_names_in_metadata(emptied: httpx.Client, tmp_path: Path) -
     assert gallery(emptied, "export", tmp_path / os.fsdecode(b"out[b]\xff.tar")).exit_code == 0
 
 
+@pytest.mark.slow
 def test_rejected_files_with_hostile_names(emptied: httpx.Client, tmp_path: Path) -> None:
     broken = tmp_path / "photos" / os.fsdecode(b"[b]/[/b]\x1b\xe9.png")
     broken.parent.mkdir(parents=True)

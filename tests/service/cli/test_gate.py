@@ -70,6 +70,7 @@ def few_pictures(tmp_path: Path) -> None:
     save_pictures(tmp_path / "pictures", 1)
 
 
+@pytest.mark.slow
 def test_broken_accuracy_fails_before_latency_is_measured(tmp_path: Path, zoo: Path, pictures: Path) -> None:
     file, junit = tmp_path / "out.json", tmp_path / "out.xml"
     done = gate(zoo, "--base", "good", "--new", "reds", "--data", pictures, "--json", file, "--junit", junit)
@@ -88,6 +89,7 @@ def test_broken_accuracy_fails_before_latency_is_measured(tmp_path: Path, zoo: P
     assert suite.get("failures") == "1"
 
 
+@pytest.mark.slow
 def test_summary_of_a_job_is_appended(
     tmp_path: Path, zoo: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_identical_copies_pass_without_measuring(tmp_path: Path, zoo: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_equal_files_whose_cards_differ_are_evaluated(tmp_path: Path, zoo: Path, pictures: Path) -> None:
     """Another mean makes all pictures look red, though the file is the same."""
     folder = shutil.copytree(zoo / "good", tmp_path / "copy")
@@ -272,6 +275,7 @@ def test_what_cannot_be_compared(
     assert suite.get("errors") == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -414,6 +418,7 @@ def test_error_of_the_pictures_is_one_of_the_accuracy(
     )
 
 
+@pytest.mark.slow
 def test_mapping_and_unreadable_pictures(tmp_path: Path, zoo: Path, pictures: Path) -> None:
     (pictures / "red").rename(pictures / "rot")
     (pictures / "rot/text.png").write_text("no picture")
@@ -503,6 +508,7 @@ def test_accuracy_is_not_judged_on_what_is_assumed_of_one_network(
     assert f"give --{assumed} as a folder whose card.json states these facts" in check.sentence
 
 
+@pytest.mark.slow
 def test_accuracy_is_judged_on_what_is_assumed_of_both_alike(
     tmp_path: Path, zoo: Path, pictures: Path, bare: Path
 ) -> None:
@@ -537,6 +543,7 @@ def save_squares(folder: Path, count: int) -> Path:
     return folder / "squares.json"
 
 
+@pytest.mark.slow
 def test_worse_detector_fails(tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     save_detector(zoo, "good")
@@ -562,6 +569,7 @@ def broken(name: str) -> int:
     return os.open(name, os.O_WRONLY)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
@@ -691,6 +699,7 @@ def test_characters_that_xml_forbids_in_a_name(tmp_path: Path, zoo: Path) -> Non
     assert r"x\uffff\ufffe/none.onnx" in skipped.get("message", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_lost_report_is_no_pass(tmp_path: Path, zoo: Path) -> None:
     """A limit on the size of files stands for the full disk of the summary: it cuts the write off."""
@@ -746,6 +755,7 @@ def test_time_limit_that_is_too_short_for_the_pictures_says_which_would_do(tmp_p
     assert again.returncode == 1, again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_is_no_verdict_and_leaves_no_process(
     tmp_path: Path, zoo: Path, number: signal.Signals

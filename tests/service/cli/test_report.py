@@ -127,6 +127,7 @@ def test_unknown_id_names_the_newest(tiny_models_dir: Path, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_part(tiny_models_dir: Path, tmp_path: Path, bundle: Path) -> None:
     """A limit on the size of files stands for the full disk: it ends the same write in the same place."""
     out = tmp_path / "out.html"
@@ -142,6 +143,7 @@ def test_full_disk_leaves_no_part(tiny_models_dir: Path, tmp_path: Path, bundle:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "pi.json"]
 
 
+@pytest.mark.slow
 def test_the_example_in_docs_is_what_the_command_writes(tmp_path: Path) -> None:
     bench, data = ROOT / "docs/zoo-latency.json", ROOT / "docs/report-example-evaluation.json"
     done = weighin(NETWORKS, tmp_path, "--bench", str(bench), "--data", str(data), "--html", "-")

@@ -125,6 +125,7 @@ def assert_as_slow(
     return len(fast.scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("min_score", [0.0, 0.3, 0.9])
 def test_random_tensors(kind: str, min_score: float) -> None:

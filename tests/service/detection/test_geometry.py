@@ -74,6 +74,7 @@ def seen_at(tensor: np.ndarray[Any, Any]) -> tuple[float, float]:
     return float((light * columns).sum() / light.sum()), float((light * rows).sum() / light.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitting", FITTINGS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def test_calibration_equals_a_plain_loop(n: int, seed: int) -> None:
         assert given_bin.low <= given_bin.confidence <= given_bin.high
 
 
+@pytest.mark.slow
 def test_calibration_of_calibrated_and_of_overconfident_models() -> None:
     truth, probabilities = simulated(20_000, 0)
     calibrated = summary(truth, probabilities).calibration
@@ -249,6 +250,7 @@ def test_lengths_that_differ() -> None:
         summary(truth[:0], probabilities[:0])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 120), st.integers(0, 120), st.integers(0, 300))
 def test_a_pair_is_judged_by_mcnemar(only_first: int, only_second: int, both: int) -> None:
     n = only_first + only_second + both + 1

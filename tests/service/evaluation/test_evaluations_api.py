@@ -121,6 +121,7 @@ def test_openapi_describes_the_body(openapi: dict[str, Any]) -> None:
     assert set(Evaluation.model_fields) == set(openapi["components"]["schemas"][name]["properties"])
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite", "postgresql")
 def test_recommend_by_own_pictures(serve: Serve, cards: dict[str, Card]) -> None:
     client = serve()

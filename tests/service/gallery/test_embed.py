@@ -35,6 +35,7 @@ def hash_of(image: Image.Image) -> int:
     return perceptual_hash(pixels, (0, 0, pixels.shape[1], pixels.shape[0]))
 
 
+@pytest.mark.slow
 def test_embeddings_have_length_1(
     models: dict[str, ServedModel],
 ) -> None:

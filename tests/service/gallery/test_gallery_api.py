@@ -140,6 +140,7 @@ def test_bad_parameters_of_a_list_are_422(
     assert_problem(client.get("/gallery/images", params=parameters), 422, "invalid-parameter", *words)
 
 
+@pytest.mark.slow
 def test_two_clients_put_and_delete_one_id(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     statuses: set[int] = set()
@@ -163,6 +164,7 @@ def test_two_clients_put_and_delete_one_id(serve: Callable[..., httpx.Client]) -
     assert [m["id"] for m in retrieve(client, blobs(400), k=100)] == there
 
 
+@pytest.mark.slow
 def test_gallery_after_a_restart(tiny_settings: Settings) -> None:
     with running(tiny_settings) as client:
         for number in range(5):

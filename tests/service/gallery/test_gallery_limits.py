@@ -134,6 +134,7 @@ def test_api_key_of_the_gallery(serve: Callable[..., httpx.Client]) -> None:
     assert client.delete("/gallery/images/a", headers=headers).status_code == 204
 
 
+@pytest.mark.slow
 def test_cross_site_requests_to_the_gallery(serve: Callable[..., httpx.Client]) -> None:
     client = serve(allowed_origins=frozenset({"https://friend.example"}))
     for method, path in (

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from service.settings import Settings
 from tests.helpers.forked import call_forked
@@ -72,6 +73,7 @@ def serve_without_and_with_a_gallery(settings: Settings, picture: bytes) -> str:
     return json.dumps(states)
 
 
+@pytest.mark.slow
 def test_no_index_library_without_a_gallery(tiny_settings: Settings, cat_jpeg: bytes) -> None:
     """And who has one does, so the test would notice if the library had another name."""
     states = json.loads(call_forked(serve_without_and_with_a_gallery, tiny_settings, cat_jpeg))

@@ -97,6 +97,7 @@ def test_another_preprocessing_of_the_same_file_is_another_network(
         assert scores(client) != before
 
 
+@pytest.mark.slow
 def test_a_gallery_never_begins_with_a_network_that_is_not_on_disk(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_gallery_never_begins_with_a_network_that_is_not_on_disk(
         assert scores(client) == before
 
 
+@pytest.mark.slow
 def test_the_copy_has_the_labels_of_the_network_that_is_served(settings: Settings, tmp_path: Path) -> None:
     labels = tmp_path / "zoo/mine/labels.txt"
     with running(settings) as client:
@@ -131,6 +133,7 @@ def test_the_copy_has_the_labels_of_the_network_that_is_served(settings: Setting
         assert scores(client) == before
 
 
+@pytest.mark.slow
 def test_a_removed_network_goes_on_answering(settings: Settings, tmp_path: Path) -> None:
     with running(settings) as client:
         fill(client)

@@ -124,6 +124,7 @@ def test_index_is_built_and_used(
     search.close()
 
 
+@pytest.mark.slow
 def test_writes_are_visible_to_every_replica(
     database: GalleryDatabase, store: GalleryStore, migrated_url: str, tmp_path: Path
 ) -> None:

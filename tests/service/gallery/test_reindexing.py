@@ -55,6 +55,7 @@ def database_of(settings: Settings) -> Iterator[GalleryDatabase]:
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_reindex_activates_the_new_model(serve: Callable[..., httpx.Client], tiny_settings: Settings) -> None:
     client = serve()
     fill(client)
@@ -133,6 +134,7 @@ def test_reindex_back_and_forth(
             until(lambda: client.get("/gallery").json()["search"]["mode"] == "exact", "the index is there")
 
 
+@pytest.mark.slow
 def test_reindex_with_the_active_model_cancels(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     fill(client)
@@ -159,6 +161,7 @@ def test_a_model_that_is_not_there_is_404(serve: Callable[..., httpx.Client]) ->
     assert client.get("/gallery").json()["reindexing"] is None
 
 
+@pytest.mark.slow
 def test_gallery_model_setting(
     tiny_settings: Settings,
 ) -> None:
@@ -169,6 +172,7 @@ def test_gallery_model_setting(
         assert best(client, 0) == ("tiny-b", "a", 1.0)
 
 
+@pytest.mark.slow
 def test_a_gallery_whose_model_and_copy_are_gone_says_so_and_can_be_reindexed(
     tiny_settings: Settings, tmp_path: Path
 ) -> None:

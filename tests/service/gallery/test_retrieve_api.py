@@ -37,6 +37,7 @@ def test_hint_of_an_empty_gallery(serve: Callable[..., httpx.Client], cat_jpeg: 
     assert_problem(client.post("/retrieve-similar", content=b"text"), 415, "unknown-image-type")
 
 
+@pytest.mark.slow
 def test_search_with_a_stored_photograph_and_copies(client: httpx.Client) -> None:
     for name in PHOTOS:
         assert put(client, f"photo-{name}.jpg", jpeg(name), name=name)["status"] == "added"

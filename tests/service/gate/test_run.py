@@ -104,6 +104,7 @@ def test_fault_of_the_gate_is_a_result_that_says_so(gate: Callable[..., Gate]) -
     assert statuses(result) == ["undecided", "skipped", "skipped"]
 
 
+@pytest.mark.slow
 def test_fault_while_accuracy_is_evaluated_is_one_of_the_accuracy(
     tmp_path: Path, gate: Callable[..., Gate]
 ) -> None:

@@ -293,6 +293,7 @@ def test_broken_links_in_the_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "too many levels" in lines[1]
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
     save_network(tmp_path / "zoo", "good")
     for name in (b"m\xfcller", b"two\nlines"):

@@ -55,6 +55,7 @@ def found_in(data: bytes, model: ServedModel, min_score: float | None = None) ->
     return find_objects(detect_plan(model, min_score), image, Stopwatch())
 
 
+@pytest.mark.slow
 def test_astronaut(ssd: ServedModel, centerface: ServedModel) -> None:
     data = jpeg(astronaut())
     (person,) = found_in(data, ssd)

@@ -115,6 +115,7 @@ def test_runtime_message_without_paths(message: str, words: str) -> None:
     assert runtime_words(RuntimeError(message)) == words
 
 
+@pytest.mark.slow
 def test_a_hostile_message_takes_no_time() -> None:
     for message in ("a.cc:1 " + "(" * 4000, "a.cc:1 " + "a(" * 2000, "/" * 5000, "a:" * 2500, "/a" * 10**6):
         assert len(runtime_words(RuntimeError(message))) <= 500

@@ -34,6 +34,7 @@ def check(boxes: Boxes, ids: np.ndarray[Any, Any], iou: float, how: Suppression,
     return len(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", get_args(Suppression))
 @pytest.mark.parametrize(
     ("count", "spread", "classes"), [(400, 100, 23), (400, 4000, 23), (400, 50, 1), (700, 750, 5)]
@@ -46,6 +47,7 @@ def test_random_boxes(how: Suppression, count: int, spread: float, classes: int)
     assert check(boxes, ids, 0.3, how, 10) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iou", [0.0, 0.25, 0.5, 0.75, 1.0])
 def test_boxes_of_whole_pixels(iou: float) -> None:
     """Many pairs overlap by exactly the limit, which is allowed."""

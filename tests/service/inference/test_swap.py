@@ -77,6 +77,7 @@ def test_the_folder_of_added_models_appears_later(watched: Registry, tmp_path: P
     until(lambda: "added" not in watched.names(), "the folder is missed")
 
 
+@pytest.mark.slow
 def test_a_service_notices_within_two_seconds(registry: Registry, zoo: Path) -> None:
     """As the service looks: every half second, and at the second look that finds the same."""
     changed = threading.Event()

@@ -146,6 +146,7 @@ def test_selection_of_one_machine(start: Start) -> None:
     assert (window.machines, dict(figures.summaries), dict(figures.errors)) == ((), {}, {})
 
 
+@pytest.mark.slow
 def test_selection_after_hours_and_days(start: Start) -> None:
     """The same while the rows are read by minutes, hours or days, and after the process has ended."""
     for hour in range(3):

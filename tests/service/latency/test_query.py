@@ -220,6 +220,7 @@ def test_closed_buckets_are_read_once(store: LatencyStore) -> None:
     assert latencies.window("live", START)[1].summaries[("one", "total")].count == 5
 
 
+@pytest.mark.slow
 def test_history_with_and_without_stored_percentiles(store: LatencyStore) -> None:
     clock = Clock()
     recorder = Recorder(store, Metrics({}), clock=clock)
@@ -300,6 +301,7 @@ def test_late_writes_of_another_instance(store: LatencyStore, monkeypatch: pytes
     assert reads == [], "a write in time makes nobody read closed buckets anew"
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("outage_s", [3 * HOUR_S, 6 * DAY_S])
 def test_unsaved_minutes_and_hours(tmp_path: Path, outage_s: int) -> None:
@@ -378,6 +380,7 @@ def test_resolution_limit_a_moment_later(store: LatencyStore) -> None:
     assert latencies.history("live", clock.now - HOUR_S - MINUTE_S)[0].resolution_s == HOUR_S
 
 
+@pytest.mark.slow
 def test_first_step_is_whole(tmp_path: Path, database_url: str | None) -> None:
     world = World(tmp_path, database_url, 0)
     for step in range(8 * 48):

@@ -270,6 +270,7 @@ def test_memory_during_a_long_outage(store: LatencyStore, clock: Clock, tmp_path
     assert sum(n for part in kept(store, DAY_S) for n in part.errors.values()) == recorded
 
 
+@pytest.mark.slow
 def test_wait_after_an_expensive_failed_flush(
     recorder: Recorder, store: LatencyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

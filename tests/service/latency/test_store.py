@@ -109,6 +109,7 @@ def test_instance_overwrites_only_its_rows(store: LatencyStore) -> None:
     assert (one.errors, other.errors) == ({FULL: 4}, {})
 
 
+@pytest.mark.slow
 def test_hours_and_days_sum_all_instances(store: LatencyStore) -> None:
     clock = Clock(DAY)
     recorders = [Recorder(store, Metrics({}), clock=clock) for _ in range(2)]
@@ -223,6 +224,7 @@ def test_versions_and_runtimes_are_pooled(store: LatencyStore) -> None:
     assert read.errors == {"tiny": {"queue-full": 3}}
 
 
+@pytest.mark.slow
 def test_old_rows_are_dropped(store: LatencyStore) -> None:
     for hour in range(24 * 9):
         instance = f"day {hour // 24}"

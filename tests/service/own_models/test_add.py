@@ -76,6 +76,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_added_model_gives_what_its_file_gives(variant: str, tmp_path: Path) -> None:
     options = VARIANTS[variant]
@@ -96,6 +97,7 @@ def test_an_added_model_gives_what_its_file_gives(variant: str, tmp_path: Path) 
     np.testing.assert_allclose(logits, expected[:, model.card.class_offset :], atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "facts"),
     [
@@ -220,6 +222,7 @@ def test_without_labels_that_fit_they_are_assumed(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -306,6 +309,7 @@ def test_an_embedding_and_exact_class_maps_are_added(tmp_path: Path) -> None:
     np.testing.assert_allclose(values["features"].mean(axis=(2, 3)), values["embedding"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_that_exists_is_kept_unless_replaced(tmp_path: Path) -> None:
     before = added(tmp_path).card.file.sha256
     with pytest.raises(ModelExists, match="'m': exists"):
@@ -441,6 +445,7 @@ def test_a_background_class_is_assumed_unless_it_is_stated(
     np.testing.assert_allclose(scores, values["logits"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_symbolic_sizes_in_an_unknown_layout_are_tried(tmp_path: Path) -> None:
     model = network(layout="nhwc", shape=["a", "b", "c", "d"])
     card = added(tmp_path, model, facts={"input.size": (SIDE, SIDE)}).card
@@ -458,6 +463,7 @@ def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
         build(file, content, Options(labels=labelled(tmp_path)), tmp_path / "m", Bounds())
 
 
+@pytest.mark.slow
 def test_a_missing_folder_of_temporary_files_is_not_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

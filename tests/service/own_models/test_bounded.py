@@ -90,6 +90,7 @@ def test_a_child_without_an_answer_is_ended_in_time() -> None:
     until(lambda: children(os.getpid()) == before, "children have ended")
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_read_is_ended_in_time() -> None:
     server = answer()["parent"]
     os.kill(server, signal.SIGSTOP)

@@ -69,6 +69,7 @@ FACTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FACTS)
 def test_an_added_detector_finds_what_its_own_card_does(kind: str, tmp_path: Path) -> None:
     own = save_detector(tmp_path / "own", "own", kind)
@@ -176,6 +177,7 @@ COMBINED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COMBINED)
 def test_boxes_and_scores_in_one_output_are_parted(kind: str, tmp_path: Path) -> None:
     facts = {"detection.iou": 0.3, "detection.suppression": "by-class"}
@@ -224,6 +226,7 @@ def test_the_names_of_torchvisions_detectors_are_known(tmp_path: Path) -> None:
     assert result.card.input.std == (255.0,) * 3
 
 
+@pytest.mark.slow
 def test_the_format_of_nonmaxsuppression_is_assumed_unless_it_is_of_centres(tmp_path: Path) -> None:
     own = save_detector(tmp_path / "own", "own", "selected-boxes")
     file = save(tmp_path / "given", (own / "model.onnx").read_bytes())

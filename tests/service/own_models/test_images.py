@@ -54,6 +54,7 @@ def added(file: Path, images: Path, **facts: object) -> Added:
     return add(file, Options(name="m", images=images, facts=facts), to=file.parent / "zoo")
 
 
+@pytest.mark.slow
 def test_pictures_settle_the_range_and_the_colour_order(file: Path, tmp_path: Path) -> None:
     result = added(file, pictures(tmp_path, list(COLOURS), count=1))
     spec, provenance = result.card.input, result.card.provenance
@@ -66,6 +67,7 @@ def test_pictures_settle_the_range_and_the_colour_order(file: Path, tmp_path: Pa
     assert "with this preprocessing 64 of 64 pictures are named right" in result.warnings
 
 
+@pytest.mark.slow
 def test_what_pictures_cannot_tell_apart_stays_assumed(file: Path, tmp_path: Path) -> None:
     images = pictures(tmp_path, [f"{level}-{level}-{level}" for level in LEVELS])
     fact = added(file, images).card.provenance["input.colour_order"]
@@ -86,6 +88,7 @@ def lastly_scored(file: Path, *, first: bool) -> None:
     onnx.save(model, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_pictures_settle_where_the_classes_begin(first: bool, file: Path, tmp_path: Path) -> None:
     lastly_scored(file, first=first)
@@ -98,6 +101,7 @@ def test_pictures_settle_where_the_classes_begin(first: bool, file: Path, tmp_pa
     assert (card.input.colour_order, card.input.mean) == ("bgr", (127.5,) * 3)
 
 
+@pytest.mark.slow
 def test_a_stated_class_offset_is_kept_and_contradicted(file: Path, tmp_path: Path) -> None:
     lastly_scored(file, first=True)
     result = added(file, pictures(tmp_path, list(COLOURS), count=1), **{"outputs.class_offset": 0})
@@ -152,12 +156,14 @@ def test_pictures_settle_a_layout_that_running_does_not(layout: str, file: Path,
     assert any("CONTRADICT input.layout (--layout)" in line for line in kept.warnings) == (layout == "nchw")
 
 
+@pytest.mark.slow
 def test_a_flag_is_not_judged(file: Path, tmp_path: Path) -> None:
     card = added(file, pictures(tmp_path, list(COLOURS), count=1), **{"input.colour_order": "rgb"}).card
     assert card.input.colour_order == "rgb"
     assert card.provenance["input.colour_order"].origin == "flag"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["preset", "metadata"])
 def test_pictures_that_contradict_what_is_stated_are_reported(
     source: str, file: Path, tmp_path: Path
@@ -180,6 +186,7 @@ def test_pictures_that_contradict_what_is_stated_are_reported(
     assert "--range=-1..1 --colour-order bgr" in warning
 
 
+@pytest.mark.slow
 def test_pictures_that_agree_with_what_is_stated_are_silent(file: Path, tmp_path: Path) -> None:
     facts = {"input.mean": (127.5,) * 3, "input.std": (127.5,) * 3, "input.colour_order": "bgr"}
     result = added(file, pictures(tmp_path, list(COLOURS), count=1), **facts)

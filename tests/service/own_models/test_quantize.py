@@ -70,6 +70,7 @@ def made(zoo: Path, to: Path, calibrate: Path, model: str = "small", **options: 
     return quantize_model(registry, model, Options(calibrate=calibrate, **options), to=to)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_int8_model_is_served_and_its_card_has_the_evidence(
     zoo: Path, calibration: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_the_int8_model_is_served_and_its_card_has_the_evidence(
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["small-int8"]
 
 
+@pytest.mark.slow
 def test_a_loss_beyond_the_limit_is_refused_and_one_that_may_be_warned_of(
     zoo: Path, calibration: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +139,7 @@ def test_the_same_pictures_on_both_sides_are_refused(zoo: Path, calibration: Pat
     assert "encoded again.bmp (is 004.png)" in str(e.value)
 
 
+@pytest.mark.slow
 def test_pictures_that_will_not_do_are_refused_or_named(zoo: Path, calibration: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RefusedModel, match="--calibrate empty: no pictures"):
@@ -190,6 +193,7 @@ FORMS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_networks_of_every_form_are_quantized(form: str, tmp_path: Path) -> None:
     file = save(tmp_path / "given" / "foreign.onnx", network(**FORMS[form]))  # type: ignore[arg-type]

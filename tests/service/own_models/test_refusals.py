@@ -174,6 +174,7 @@ def fork_server(tmp_path: Path) -> None:
     add(save(tmp_path / "plain.onnx"), Options(name="plain"), to=tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fork_server")
 def test_a_loop_is_ended(tmp_path: Path) -> None:
     words = refused(save(tmp_path / "net.onnx", looping()), tmp_path / "zoo", Bounds(seconds=0.5))
@@ -193,6 +194,7 @@ def test_the_time_is_one_for_all_layouts_and_batches_that_are_tried(tmp_path: Pa
     assert time.monotonic() - begun < 3
 
 
+@pytest.mark.slow
 def test_a_hundred_gigabytes_are_refused(tmp_path: Path) -> None:
     words = refused(save(tmp_path / "net.onnx", huge()), tmp_path / "zoo", Bounds(memory_bytes=1 << 30))
     assert "it needs more than 1 GiB of memory: " in words

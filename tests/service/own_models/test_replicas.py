@@ -157,6 +157,7 @@ def test_added_replaced_deleted(
     assert not any(folder.exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_changes_at_the_other_count_at_once(
     pair: tuple[Replica, Replica], name: str, networks: list[bytes]
 ) -> None:
@@ -250,6 +251,7 @@ def test_damaged_row_is_refused_by_name(
     assert one.client.delete(f"/models/{whole}").status_code == 204
 
 
+@pytest.mark.slow
 def test_own_folder_of_a_machine_comes_first(
     pair: tuple[Replica, Replica], name: str, networks: list[bytes], tmp_path: Path
 ) -> None:
@@ -271,6 +273,7 @@ def test_own_folder_of_a_machine_comes_first(
     assert other.client.get(f"/models/{name}").json()["refused"] is None
 
 
+@pytest.mark.slow
 def test_own_folder_outlives_a_deletion_elsewhere(
     pair: tuple[Replica, Replica], name: str, networks: list[bytes], tmp_path: Path
 ) -> None:
@@ -291,6 +294,7 @@ def test_own_folder_outlives_a_deletion_elsewhere(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_runtime_is_chosen_for_all(pair: tuple[Replica, Replica]) -> None:
     def origin(replica: Replica) -> str:
         return str(replica.client.get("/models/tiny-b").json()["runtime"]["origin"])
@@ -309,6 +313,7 @@ LEFT: dict[str, dict[str, Any] | None] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LEFT)
 def test_folders_that_kills_leave(
     kind: str,
@@ -429,6 +434,7 @@ def test_gallery_from_before_copies_were_stored(
         assert best(late, 1) == ("mine", "i1", 1.0)
 
 
+@pytest.mark.slow
 def test_gallery_whose_data_directory_cannot_be_written(
     shared: Settings, new_tables: NewTables, networks: list[bytes], tmp_path: Path
 ) -> None:
@@ -494,6 +500,7 @@ def test_files_are_stored_once_and_in_chunks(
     assert models.fetch_copy("mine@0123456789ab", tmp_path)
 
 
+@pytest.mark.slow
 def test_one_chunk_is_held_at_a_time(
     models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_sqlite_survives_power_loss(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_concurrent_processes_migrate_once(tmp_path: Path) -> None:
     assert exit_codes_of_three(prepare_in, str(tmp_path)) == [0, 0, 0]
 

@@ -46,6 +46,7 @@ def test_migrations_create_the_tables_of_the_code(engine: Engine) -> None:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
+@pytest.mark.slow
 def test_concurrent_processes_migrate_once(database_url: str) -> None:
     assert exit_codes_of_three(prepare_at, database_url) == [0, 0, 0]
 
@@ -211,6 +212,7 @@ def test_concurrent_writes_and_drops(database_url: str, tmp_path: Path) -> None:
         store.close()
 
 
+@pytest.mark.slow
 def test_emptied_database_is_created_again(engine: Engine, database_url: str, tmp_path: Path) -> None:
     store = LatencyStore(open_database(database_url, tmp_path))
     assert store.ensure_open()

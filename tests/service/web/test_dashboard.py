@@ -696,6 +696,7 @@ def test_charts_have_every_step_and_gaps(instrument: Instrument) -> None:
     assert of_one["over_time"]["percentiles"]["p50"][-1] == 0.6
 
 
+@pytest.mark.slow
 def test_young_service_has_fine_steps_in_every_window(instrument: Instrument) -> None:
     instrument.record(2)
     for since in WINDOWS:

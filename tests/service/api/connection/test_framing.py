@@ -258,6 +258,7 @@ def test_chunked_body_limits(body: bytes) -> None:
     assert (outcome.seen, outcome.statuses, outcome.closed) == ([], [431], True)
 
 
+@pytest.mark.slow
 def test_many_small_chunks_are_refused() -> None:
     line = b"1\r\na\r\n"
     small = ChunkedBody()

@@ -255,12 +255,14 @@ def test_head_byte_by_byte_gets_408(address: Address) -> None:
     assert received.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.slow
 def test_connection_without_a_request_is_closed() -> None:
     with serving(Application(), timeout_keep_alive=1, http=Impatient) as address:
         assert ask(address, b"") == b""
         assert ask(address, b"\r\n\r\n") == b""
 
 
+@pytest.mark.slow
 def test_idle_timeout_is_not_the_head_timeout(address: Address) -> None:
     """Idle connections stay open longer than a head may take."""
     with socket.create_connection(address, timeout=20) as connection:
@@ -315,6 +317,7 @@ def small(serve_for_module: Callable[..., httpx.Client]) -> httpx.Client:
     return serve_for_module(max_body_bytes=1_000_000, api_key=SecretStr("secret"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("send", [plain, by_urllib, by_httpx, by_httpx_form, by_curl])
 def test_clients_read_the_refusal_of_a_large_body(
@@ -324,6 +327,7 @@ def test_clients_read_the_refusal_of_a_large_body(
     assert [send(url, bytes(20_000_000), chunked) for _ in range(3)] == [413] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
@@ -353,6 +357,7 @@ def test_endless_refused_body_is_disconnected(address: Address, path: str) -> No
     assert sent < Impatient.drain_bytes + 20_000_000  # what the kernel holds is not counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/refuse", "/keep"])
 def test_slow_refused_body_is_disconnected(address: Address, path: str) -> None:
     started = time.monotonic()
@@ -408,6 +413,7 @@ def test_client_that_does_not_read_is_disconnected() -> None:
         # `serving` ends once the server has no connection left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_bytes", REQUESTS[1:4])
 def test_client_that_reads_slowly_gets_everything(request_bytes: bytes) -> None:
     with serving(large, http=Impatient) as address, socket.create_connection(address) as connection:
@@ -463,6 +469,7 @@ def test_malformed_request_gets_a_problem_document(client: httpx.Client) -> None
         assert_problem(httpx.Response(seen, headers=headers.items(), content=body), status, slug, word)
 
 
+@pytest.mark.slow
 def test_json_body_limit(serve: Callable[..., httpx.Client]) -> None:
     client = serve(deadline_s=0.3)
     for content in (bytes(30_000_000), iter([bytes(1_000_000)] * 30)):

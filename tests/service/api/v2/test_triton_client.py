@@ -149,6 +149,7 @@ def test_compressed_responses_are_not_promised(triton: Any, png: bytes) -> None:
         assert result.as_numpy("logits").shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_the_example_in_the_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cat_jpeg: bytes, new_tables: NewTables
 ) -> None:

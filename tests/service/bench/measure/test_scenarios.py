@@ -100,6 +100,7 @@ def test_rate_with_too_few_queries() -> None:
     assert enough.keeps(1000.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("budget_ms", "kept"), [(2000.0, True), (0.01, False)])
 def test_search_for_the_highest_rate(budget_ms: float, kept: bool) -> None:
     with ThreadPoolExecutor(1) as executor:

@@ -41,6 +41,7 @@ def long_config(plan: Plan) -> WorkerConfig:
     )
 
 
+@pytest.mark.slow
 def test_worker_ends_with_its_parent(short_plan: Callable[..., Plan]) -> None:
     config = long_config(short_plan(models=("tiny",)))
     parent = subprocess.Popen(

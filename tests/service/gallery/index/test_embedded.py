@@ -106,6 +106,7 @@ def test_more_ties_than_candidates(open_search: Open, rows: Rows) -> None:
     assert every[4] - every[20] > 3e-6
 
 
+@pytest.mark.slow
 def test_large_gallery_uses_the_graph(open_search: Open, rows: Rows) -> None:
     for vector in unit_vectors(2000):
         rows.put(vector)
@@ -115,6 +116,7 @@ def test_large_gallery_uses_the_graph(open_search: Open, rows: Rows) -> None:
     assert recall(search, rows, unit_vectors(50, seed=1)) >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.1, 0.5])
 @pytest.mark.parametrize("exact_up_to", [0, 10_000])
 def test_a_filter_still_gives_as_many(open_search: Open, rows: Rows, share: float, exact_up_to: int) -> None:

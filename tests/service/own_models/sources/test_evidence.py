@@ -64,6 +64,7 @@ def disguised(plain: Path, **form: Any) -> tuple[bytes, Card]:
     return model.SerializeToString(), Card.model_validate(facts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 @pytest.mark.parametrize("range_", RANGES)
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_pictures_decide_range_and_colour_order(
     assert evidence.correct > 45
 
 
+@pytest.mark.slow
 def test_a_normalisation_that_only_makes_logits_larger_gains_nothing(tmp_path: Path) -> None:
     """Six colours far apart: a network for -1 to 1 is right, and surer, with ImageNet's deviation too."""
     colours = np.array(
@@ -166,6 +168,7 @@ def test_unreadable_pictures_are_named(plain: Path, pictures: list[Labelled], tm
         judge(*disguised(plain), broken, fixed=())
 
 
+@pytest.mark.slow
 def test_a_picture_counts_that_has_the_name_of_one_that_cannot_be_read(
     plain: Path, pictures: list[Labelled], tmp_path: Path
 ) -> None:
@@ -208,6 +211,7 @@ def test_what_is_printed_agrees_with_the_test(plain: Path, pictures: list[Labell
             assert 0 < low < mean < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 10, 50])
 def test_pictures_are_taken_evenly_of_all_classes(each: int) -> None:
     pictures = [Labelled(Path(f"{number:05}"), number // each) for number in range(1000 * each)]

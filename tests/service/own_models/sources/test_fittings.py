@@ -117,6 +117,7 @@ def judged(content: bytes, card: Card, labelled: list[Labelled], *fixed: str) ->
     return judge(content, card, labelled, fixed=fixed)
 
 
+@pytest.mark.slow
 def test_a_network_of_squeezed_objects_is_given_them(directions: bytes, tmp_path: Path) -> None:
     evidence = judged(directions, card(8), striped(tmp_path, squeezed=True))
     assert evidence.input.fitting == "stretch"
@@ -140,6 +141,7 @@ def test_a_network_of_undistorted_objects_rules_stretch_out(directions: bytes, t
         assert "stretch" not in evidence.undecided["input.fitting"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("squeezed", "stated"), [(True, "center-crop"), (False, "stretch")])
 def test_a_stated_fitting_is_kept_and_the_contradiction_named(
     squeezed: bool, stated: str, directions: bytes, tmp_path: Path
@@ -153,6 +155,7 @@ def test_a_stated_fitting_is_kept_and_the_contradiction_named(
     assert "higher by" in against.words
 
 
+@pytest.mark.slow
 def test_square_pictures_tell_no_fitting(directions: bytes, tmp_path: Path) -> None:
     for one in striped(tmp_path, squeezed=True):
         Image.open(one.path).resize((64, 64)).save(one.path)
@@ -237,6 +240,7 @@ def test_a_stated_filter_is_kept(stated: str, overshoots: bytes, tmp_path: Path)
     assert evidence.contradictions == ()
 
 
+@pytest.mark.slow
 def test_filters_that_do_alike_are_undecided(directions: bytes, tmp_path: Path) -> None:
     evidence = judged(directions, card(8), striped(tmp_path, squeezed=False))
     assert evidence.undecided["input.interpolation"] == ("bilinear", "bicubic")

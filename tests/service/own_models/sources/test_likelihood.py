@@ -15,6 +15,7 @@ from service.own_models.sources.likelihood import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", [1, 5, 12, 14, 15, 60])
 @pytest.mark.parametrize("ways", [1, 19])
 def test_the_interval_is_of_the_means_that_the_test_does_not_rule_out(pictures: int, ways: int) -> None:
