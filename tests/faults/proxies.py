@@ -98,6 +98,7 @@ def haproxy(folder: Path, *upstreams: Address, options: str = "") -> Iterator[Ad
     text = _HAPROXY.format(folder=folder, port=port, servers="\n".join(servers))
     (folder / "haproxy.cfg").write_text(text)
     with _running(["haproxy", "-q", "-db", "-f", str(folder / "haproxy.cfg")], port):
+        until((folder / "admin.sock").exists, "haproxy's control socket is there")  # later than the port
         yield ("127.0.0.1", port)
 
 
