@@ -19,7 +19,7 @@ from tests.helpers.process import ServiceProcess, service_process
 from tests.helpers.until import until
 from tests.service.gallery.pictures import blobs
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.alone]  # health checks every 50 ms
 
 CLIENTS = 4
 REPLICAS = 2
