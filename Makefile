@@ -41,7 +41,7 @@ install: .venv/installed ## Install the service's pinned packages into .venv
 test: .venv/installed-tests ## Run the quick ones of the tests that need no torch
 	$(BIN)/pytest tests -m "$(PLAIN) and not slow" -n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
-test-slow: .venv/installed-tests ## Run those that take a third of a second or more
+test-slow: .venv/installed-tests ## Run those that take a quarter of a second or more
 	$(BIN)/pytest tests -m "$(PLAIN) and slow" -n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests .cache/faketime ## Run the long tests: kills, full disks, dropped privileges, whole benchmarks, long simulations, a short soak

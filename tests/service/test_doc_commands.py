@@ -139,6 +139,7 @@ def test_blocks_name_their_language(page: Path) -> None:
     assert {language for language, _ in blocks_of(page)} <= FENCES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_commands_in_blocks(
     page: Path, recorder: Path, paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch

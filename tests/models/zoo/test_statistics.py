@@ -99,6 +99,7 @@ def test_wilson_interval_of_published_figures() -> None:
     assert (Interval.wilson(20, 20).low, Interval.wilson(20, 20).high) == (0.8389, 1.0)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5000), st.floats(0, 1))
 def test_wilson_interval_contains_the_share(n: int, share: float) -> None:
     successes = round(n * share)

@@ -274,6 +274,7 @@ def test_limits_from_settings(serve: Callable[..., httpx.Client], png: bytes, tm
     assert_problem(client.post("/classify", content=png), 413, "too-many-pixels", "3071")
 
 
+@pytest.mark.slow
 def test_body_not_received_in_time(serve: Callable[..., httpx.Client]) -> None:
     client = serve(deadline_s=0.2)
     with socket.create_connection(

@@ -64,6 +64,7 @@ def test_chosen_models_and_baseline(client: httpx.Client, png: bytes) -> None:
     assert client.post("/compare?models=tiny-b", content=png).json()["baseline"] == "tiny-b"
 
 
+@pytest.mark.slow
 def test_runs_are_recorded_as_compare(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve()
     client.post("/compare?repeat=4", content=png)
@@ -143,6 +144,7 @@ def test_concurrent_comparisons(client: httpx.Client, cat_jpeg: bytes) -> None:
     assert client.post("/compare", content=cat_jpeg).status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_run_between_rounds(client: httpx.Client, cat_jpeg: bytes) -> None:
     async def both() -> tuple[httpx.Response, list[httpx.Response]]:
         async with httpx.AsyncClient(base_url=client.base_url, timeout=30, trust_env=False) as many:

@@ -68,6 +68,7 @@ def test_a_replacement_that_is_refused_leaves_the_old_files(registry: Registry, 
     assert registry.entry("mine").refused is None
 
 
+@pytest.mark.slow
 def test_a_new_model_that_is_refused_leaves_nothing(registry: Registry, tmp_path: Path) -> None:
     registry._warm_up_limit_s = 0.001
     changer = ModelChanger(registry, no_models)

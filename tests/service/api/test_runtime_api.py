@@ -71,6 +71,7 @@ def test_choice_is_kept_and_taken_back(serve: Serve, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "data/runtimes.json").read_text())["requested"] == {}
 
 
+@pytest.mark.slow
 def test_choice_outlasts_a_restart(tiny_settings: Settings) -> None:
     for expected in ("setting", "request"):
         with running(tiny_settings) as client:
@@ -365,6 +366,7 @@ def test_auto_without_openvino(tiny_settings: Settings, png: bytes) -> None:
         assert (chosen["chosen"], chosen["origin"]) == ("auto", "request")
 
 
+@pytest.mark.slow
 def test_card_of_a_runtime_that_is_not_installed(tmp_path: Path, png: bytes) -> None:
     folder = make_tiny_model(tmp_path / "zoo", "tiny")
     write_card(folder, read_card(folder).model_copy(update={"schema_version": 2, "runtime": "openvino"}))

@@ -173,6 +173,7 @@ def test_progress_and_cancellation_by_another_process(store: BenchmarkStore) -> 
     assert not store.heard("a", 8)
 
 
+@pytest.mark.slow
 def test_cancellation_that_another_process_sees(store: BenchmarkStore) -> None:
     store.begin("a", "{}", 1)
     assert store.heard("a", 2, cancelling=True)
@@ -302,6 +303,7 @@ def test_migration_keeps_rows(engine: Engine) -> None:
         assert connection.exec_driver_sql("SELECT id FROM benchmarks").all() == [("a",)]
 
 
+@pytest.mark.slow
 def test_migrated_table(engine: Engine) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext

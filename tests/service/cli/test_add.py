@@ -83,6 +83,7 @@ def test_json_has_the_card_and_what_is_assumed(tiny_models_dir: Path, tmp_path: 
     assert answer["card"] == json.loads((tmp_path / "zoo" / "other" / "card.json").read_text())
 
 
+@pytest.mark.slow
 def test_options_become_facts(tiny_models_dir: Path, tmp_path: Path, file: Path) -> None:
     ended = run(
         tiny_models_dir, tmp_path, file, "--to", tmp_path / "zoo", "--labels", tmp_path / "names.txt",

@@ -173,6 +173,7 @@ def test_export_and_import_across_databases(
     assert contents(back) == contents(here)
 
 
+@pytest.mark.slow
 def test_import_of_invalid_and_damaged_files(emptied: httpx.Client, photos: Path, tmp_path: Path) -> None:
     for name, content in (("text.tar", b"no tar at all"), ("empty.tar", b"")):
         (tmp_path / name).write_bytes(content)

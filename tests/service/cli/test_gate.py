@@ -196,6 +196,7 @@ def test_file_beside_its_card_is_that_folder(tmp_path: Path, zoo: Path) -> None:
     assert (new.kind, new.notes) == ("folder", [])
 
 
+@pytest.mark.slow
 def test_file_without_a_card_is_described_and_its_assumptions_are_shown(tmp_path: Path, zoo: Path) -> None:
     (tmp_path / "new").mkdir()
     shutil.copy(zoo / "good/model.onnx", tmp_path / "new/mine.onnx")
@@ -436,6 +437,7 @@ def test_mapping_and_unreadable_pictures(tmp_path: Path, zoo: Path, pictures: Pa
     assert note.startswith("not counted, cannot be read: 1 picture, rot/text.png: ")
 
 
+@pytest.mark.slow
 def test_classes_that_are_no_labels_are_not_dropped_silently(
     tmp_path: Path, zoo: Path, pictures: Path
 ) -> None:
@@ -457,6 +459,7 @@ def test_classes_that_are_no_labels_are_not_dropped_silently(
     assert check.sentence in last_line(done)
 
 
+@pytest.mark.slow
 def test_classes_that_the_mapping_leaves_out_are_counted(tmp_path: Path, zoo: Path, pictures: Path) -> None:
     (pictures / "red").rename(pictures / "rot")
     (tmp_path / "mapping.txt").write_text("rot = -\n")
@@ -485,6 +488,7 @@ def bare(tmp_path: Path, zoo: Path) -> Path:
     return tmp_path / "bare"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assumed", ["base", "new"])
 def test_accuracy_is_not_judged_on_what_is_assumed_of_one_network(
     tmp_path: Path, zoo: Path, pictures: Path, bare: Path, assumed: str
@@ -720,6 +724,7 @@ def test_lost_report_is_no_pass(tmp_path: Path, zoo: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.md", "zoo"]
 
 
+@pytest.mark.slow
 def test_time_limit_ends_it_without_a_verdict(tmp_path: Path, zoo: Path) -> None:
     file = tmp_path / "out.json"
     done = gate(zoo, "--base", "good", "--new", "as-good", "--time-limit", "0.1s", "--json", file)

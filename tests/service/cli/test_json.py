@@ -121,6 +121,7 @@ def to_standard_output(models_dir: Path, stdout: int, *command: str) -> CommandR
     return CommandResult(done.returncode, "", done.stderr.decode())
 
 
+@pytest.mark.slow
 def test_broken_pipe_prints_one_line(tiny_models_dir: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -174,6 +175,7 @@ def test_comparison_of_detectors(tmp_path: Path, png: bytes) -> None:
     assert "ramp.png: 64 x 48 png" in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_with_a_broken_model(tmp_path: Path) -> None:
     zoo, file = tmp_path / "zoo", tmp_path / "out.json"
     Network().conv("stem", 30, kernel=3, stride=2).conv("pw", 32).save(zoo, "odd")
@@ -214,6 +216,7 @@ def test_regression_between_bundles(tiny_models_dir: Path, tmp_path: Path) -> No
         assert words in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_detections_of_a_photo_with_an_accent(tmp_path: Path, png: bytes, encoding: str) -> None:
     """Terminals that cannot encode a name get UTF-8 as well: an escape of Python's is not JSON."""

@@ -145,6 +145,7 @@ def test_threshold_equals_a_plain_loop() -> None:
             assert found.accuracy.low >= RIGHT
 
 
+@pytest.mark.slow
 def test_threshold_holds_on_other_pictures() -> None:
     """Few thresholds are only lucky, of a model that is right as often as it says."""
     found, lucky = 0, 0

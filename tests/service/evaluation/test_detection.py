@@ -100,6 +100,7 @@ def test_the_same_data_gives_the_same_intervals() -> None:
     assert summary(objects, detections) == summary(objects, detections)
 
 
+@pytest.mark.slow
 def test_pairs_of_detectors() -> None:
     objects, good = random_pictures(5, 200)
     random = np.random.default_rng(0)

@@ -265,6 +265,7 @@ def test_error_of_the_display_ends_the_threads(tmp_path: Path, subjects: list[Su
     assert threading.active_count() == threads
 
 
+@pytest.mark.slow
 def test_corrupted_versions_are_judged_as_by_hand(tmp_path: Path, subjects: list[Subject]) -> None:
     contents = save_pictures(tmp_path / "data", 4)
     dataset = read_folders(tmp_path / "data")

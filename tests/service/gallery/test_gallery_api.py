@@ -100,6 +100,7 @@ def test_thumbnail(client: httpx.Client) -> None:
     assert Image.open(io.BytesIO(client.get("/gallery/images/thumb/thumbnail").content)).size == (48, 48)
 
 
+@pytest.mark.slow
 def test_pages_tell_every_image_once(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     for number in range(7):

@@ -28,6 +28,7 @@ from tests.service.gallery.pictures import blobs, jpeg
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 
+@pytest.mark.slow
 def test_bulk_upload(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     put(client, "mine", blobs(200))

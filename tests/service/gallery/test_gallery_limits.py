@@ -92,6 +92,7 @@ def test_put_of_undecodable_bytes(client: httpx.Client) -> None:
     assert client.get("/gallery/images/steady/content").content == blobs(10)
 
 
+@pytest.mark.slow
 def test_image_quota(serve: Callable[..., httpx.Client]) -> None:
     client = serve(gallery_max_images=2)
     put(client, "a", blobs(20))
@@ -116,6 +117,7 @@ def test_byte_quota(serve: Callable[..., httpx.Client]) -> None:
     assert listed(client) == ["a"]
 
 
+@pytest.mark.slow
 def test_api_key_of_the_gallery(serve: Callable[..., httpx.Client]) -> None:
     client = serve(api_key=SecretStr("open sesame"))
     changes = [

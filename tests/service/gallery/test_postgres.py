@@ -153,6 +153,7 @@ def test_writes_are_visible_to_every_replica(
     other_database.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_build_that_failed_is_made_good(database: GalleryDatabase, store: GalleryStore) -> None:
     for n, vector in enumerate(vectors(120)):
         put(store, f"i{n}", vector)

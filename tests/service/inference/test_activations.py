@@ -79,6 +79,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", EXPECTED)
 def test_probabilities_of_a_network_with_activation(client: httpx.Client, png: bytes, model: str) -> None:
     activation, probability = EXPECTED[model]

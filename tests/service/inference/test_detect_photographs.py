@@ -80,6 +80,7 @@ def test_cat(ssd: ServedModel, centerface: ServedModel) -> None:
     assert found_in(data, centerface) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("enlarged", [1, 4])
 def test_size_and_orientation_of_the_file(

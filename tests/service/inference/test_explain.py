@@ -136,6 +136,7 @@ def test_a_map_of_nothing_is_transparent(png: bytes) -> None:
     assert np.asarray(Image.open(io.BytesIO(content)))[..., 3].max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 3000), (3000, 1), (2000, 3000)])
 def test_a_picture_is_never_large(shape: tuple[int, int]) -> None:
     buffer = io.BytesIO()

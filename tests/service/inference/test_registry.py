@@ -121,6 +121,7 @@ def test_models_that_began_to_load_before(tmp_path: Path) -> None:
     assert registry.get().name == "tiny"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
 def test_memory_of_the_warm_up_is_returned() -> None:
     """A run of CenterFace needs 40 MB, which no other model would use."""

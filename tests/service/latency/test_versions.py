@@ -73,6 +73,7 @@ def fill(replaced: Replaced) -> None:
     replaced.record(13, "gone", NEW, 5)
 
 
+@pytest.mark.slow
 def test_the_current_version_is_told_by_default(replaced: Replaced) -> None:
     fill(replaced)
     for _ in range(3):  # from memory, then from the store of this instance, then of one that ended

@@ -297,6 +297,7 @@ def test_external_data_is_read_in_and_the_given_file_recorded(tmp_path: Path) ->
     served(tmp_path / "zoo")
 
 
+@pytest.mark.slow
 def test_an_embedding_and_exact_class_maps_are_added(tmp_path: Path) -> None:
     card = added(tmp_path).card
     model = served(tmp_path / "zoo")
@@ -396,6 +397,7 @@ def test_a_name_that_is_not_one_is_refused(name: str, tmp_path: Path) -> None:
         added(tmp_path, name=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "shape"),
     [

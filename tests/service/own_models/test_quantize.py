@@ -119,6 +119,7 @@ def test_a_loss_beyond_the_limit_is_refused_and_one_that_may_be_warned_of(
     assert any("calibrated on 16 pictures only" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_without_judging_pictures_some_are_held_out(zoo: Path, calibration: Path, tmp_path: Path) -> None:
     result = made(zoo, tmp_path, calibration)
     assert result.judgement.n == 4

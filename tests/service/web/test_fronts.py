@@ -250,6 +250,7 @@ def test_merged_evaluation_is_read_again(zoo: Zoo) -> None:
     assert {each.kind for each in zoo.catalogue.accuracies(facts)[LABELS].by_model.values()} == {"evaluated"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [b"x", "not bytes"])
 def test_benchmarks_are_judged_again_after_a_failure(zoo: Zoo, damaged: bytes | str) -> None:
     facts = zoo.catalogue.facts()

@@ -141,6 +141,7 @@ def test_malformed_framing_gets_400_and_close(raw: bytes) -> None:
     assert (halves.seen, halves.statuses, halves.closed) == ([], [400], True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["length beside chunked", "folded into transfer coding", "no line end behind a chunk", "CONNECT"]
 )

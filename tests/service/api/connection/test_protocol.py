@@ -488,6 +488,7 @@ def test_upload_with_an_upgrade_field_is_classified(client: httpx.Client, png: b
     assert client.post("/classify", content=iter([png]), headers=offer).status_code == 200
 
 
+@pytest.mark.slow
 def test_api_key_in_a_trailer_is_ignored(small: httpx.Client, png: bytes) -> None:
     head = b"PUT /gallery/images/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
     head += b"Transfer-Encoding: chunked\r\n\r\n"

@@ -39,6 +39,7 @@ def greeter() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_request_is_told(client: httpx.Client, cat_jpeg: bytes) -> None:
     with closing(ThroughService(str(client.base_url), "tiny", [cat_jpeg])) as subject:
         times = subject.run(0)

@@ -59,6 +59,7 @@ class TestRoute:
 
         return store
 
+    @pytest.mark.slow
     def test_each_kind_has_its_own_answer(
         self, serve: Callable[..., httpx.Client], save: Callable[..., str]
     ) -> None:
@@ -86,6 +87,7 @@ class TestRoute:
         for fits in (told, other):
             assert not {each["by"] for each in fits["dominated"]}, "without accuracies no one is"
 
+    @pytest.mark.slow
     def test_own_kind_without_benchmarks(
         self, serve: Callable[..., httpx.Client], save: Callable[..., str]
     ) -> None:
@@ -134,6 +136,7 @@ def test_runtime_that_was_chosen_is_that_of_all_machines(tmp_path: Path) -> None
     assert "have not been compared" in fits["chosen"].notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.databases("sqlite", "postgresql")
 def test_many_benchmarks_of_one_machine_leave_room_for_others(
     migrated_url: str | None, tmp_path: Path

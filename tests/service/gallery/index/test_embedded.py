@@ -162,6 +162,7 @@ class HeldBack:
         return self.rows.changes_after(sequence, limit)
 
 
+@pytest.mark.slow
 def test_exact_search_before_the_index(open_search: Open, rows: Rows) -> None:
     for vector in unit_vectors(1500):
         rows.put(vector)

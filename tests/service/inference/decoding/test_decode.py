@@ -519,6 +519,7 @@ def test_truncated(kind: str, part: float) -> None:
     assert str(len(cut)) in caught.value.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"cmyk": True}])
 def test_every_way_of_truncating_a_jpeg(options: dict[str, bool]) -> None:
     source = photo(48, 32).convert("CMYK") if options.get("cmyk") else photo(48, 32)
@@ -620,6 +621,7 @@ def test_contradictory_tiff_tags(extra: dict[int, int]) -> None:
         read(tiff(1000, 100, extra))
 
 
+@pytest.mark.slow
 def test_png_text_bomb_is_ignored() -> None:
     bomb = b"Comment\0\0" + zlib.compress(b"\0" * 100_000_000, 1)
     data = png(1, 1, rows=[b"\1\2\3"], before=[(b"zTXt", bomb)])

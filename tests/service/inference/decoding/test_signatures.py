@@ -105,6 +105,7 @@ def test_heic_is_detected(brand: bytes) -> None:
     assert image_format(box(b"mif1", b"avif")) == "avif"
 
 
+@pytest.mark.slow
 def test_heic_error_names_the_missing_extra() -> None:
     code = f"""
 import sys

@@ -149,6 +149,7 @@ def test_equal_inputs_run_once(
     assert judge(*disguised(plain, order="bgr"), pictures[:8], fixed=("input.fitting",)) == first
 
 
+@pytest.mark.slow
 def test_fixed_facts_are_not_varied(plain: Path, pictures: list[Labelled]) -> None:
     content, card = disguised(plain, order="bgr")
     fixed = ("input.mean", "input.colour_order", "input.fitting", "input.interpolation")

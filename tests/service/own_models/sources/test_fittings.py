@@ -165,6 +165,7 @@ def test_square_pictures_tell_no_fitting(directions: bytes, tmp_path: Path) -> N
     assert {"center-crop of 32", "stretch"} <= set(evidence.undecided["input.fitting"])
 
 
+@pytest.mark.slow
 def test_few_pictures_tell_no_fitting(directions: bytes, tmp_path: Path) -> None:
     evidence = judged(directions, card(8), striped(tmp_path, squeezed=True, count=6))
     assert evidence.input.fitting == "center-crop"
@@ -232,6 +233,7 @@ def test_a_filter_that_does_better_is_named_and_not_decided(overshoots: bytes, t
     assert "than with bilinear, 45 pictures" in fixed.fitting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stated", ["bilinear", "bicubic"])
 def test_a_stated_filter_is_kept(stated: str, overshoots: bytes, tmp_path: Path) -> None:
     labelled = edged(tmp_path)
