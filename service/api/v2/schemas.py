@@ -42,8 +42,8 @@ class RequestOutput(BaseModel):
     name: StrictStr = Field(examples=["probabilities"])
     parameters: Parameters = Field(
         default_factory=dict,
-        description="`binary_data`: return it after the JSON; `classification`: return the most probable "
-        "classes instead, so many of them",
+        description="`binary_data`: return it after the JSON; `classification`: number of most "
+        "probable classes to return instead",
     )
 
 

@@ -45,7 +45,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An output that a request asks for. `top`: so many most probable classes instead; 0: the tensor."""
+    """An output that a request asks for. `top`: number of most probable classes to return; 0: the tensor."""
 
     output: Output
     binary: bool

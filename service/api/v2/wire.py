@@ -134,7 +134,7 @@ def _binary_size(given: RequestInput) -> int | None:
 
 
 def _binary_images(given: RequestInput, binary: memoryview) -> list[bytes]:
-    """Return elements of BYTES: each is its length, 4 bytes, and so many bytes."""
+    """Return elements of BYTES: each is its length in 4 bytes, then its content."""
     found: list[bytes] = []
     start = 0
     while len(found) < given.shape[0] and start + _LENGTH.size <= len(binary):
@@ -145,7 +145,7 @@ def _binary_images(given: RequestInput, binary: memoryview) -> list[bytes]:
     if start != len(binary) or len(found) != given.shape[0]:
         raise InvalidInferenceRequest(
             f"input '{given.name}': shape {given.shape}, but its {len(binary)} bytes are not "
-            f"{given.shape[0]} elements of {IMAGES} (each: 4 bytes of length, then so many bytes)"
+            f"{given.shape[0]} elements of {IMAGES} (each: its length in 4 bytes, then its content)"
         )
     return found
 
