@@ -17,6 +17,9 @@ GROWTH = 0.05
 OVERLOAD = frozenset({"queue-full", "busy", "deadline-exceeded"})
 """Problems by which the service says that it is asked for more than it can do at this moment."""
 
+OVERLOAD_SHARE = 0.01
+"""Largest share of all answers that overload may explain: the load is well below capacity."""
+
 _NO_ROOM = ("no free core", "no free thread", "no result within", "queue full")
 """In what a problem says, the same."""
 
@@ -63,11 +66,16 @@ def cause(seen: Seen, faults: Iterable[Fault]) -> str | None:
 
 
 def undocumented(record: Record, routes: Mapping[str, Documented]) -> list[str]:
-    """Find answers that the documentation does not allow, errors without a cause, and missing answers."""
+    """Find answers that the documentation does not allow, errors without a cause, and missing answers.
+
+    Also finds overload, if it explains more than `OVERLOAD_SHARE` of all answers.
+    """
     found: Counter[str] = Counter()
+    overloaded = 0
     for seen in record.seen:
         if seen.expected:
             continue
+        overloaded += cause(seen, record.faults) == "overload"
         route = routes.get(seen.route)
         where = f"{seen.route}: {seen.status} {seen.problem}"
         if seen.status == 0:
@@ -78,7 +86,13 @@ def undocumented(record: Record, routes: Mapping[str, Documented]) -> list[str]:
             found[f"{where}: this problem is not documented for this route; {seen.detail}"] += 1
         elif cause(seen, record.faults) is None:
             found[f"{where}: without a fault or overload; {seen.detail}"] += 1
-    return [f"{what} ({count} times)" if count > 1 else what for what, count in found.items()]
+    wrong = [f"{what} ({count} times)" if count > 1 else what for what, count in found.items()]
+    if overloaded > OVERLOAD_SHARE * len(record.seen):
+        wrong.append(
+            f"overload: {overloaded} of {len(record.seen)} answers (allowed: {OVERLOAD_SHARE:.0%}); "
+            "was the machine busy when capacity was measured?"
+        )
+    return wrong
 
 
 def grown(

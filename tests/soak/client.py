@@ -7,11 +7,14 @@ import contextlib
 import json
 import socket
 import struct
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 HOST = "127.0.0.1"
+IDLE_S = 30.0
+"""After this time a connection is not used again: well before the service closes it."""
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with which close() sends a reset."""
 
@@ -93,44 +96,36 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
+        self._idle: deque[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = deque()
 
     async def ask(self, request: Request, *, seconds: float = 30) -> Answer:
-        """Send a request and return the response. Raises NoAnswer."""
+        """Send a request once and return the response. Raises NoAnswer."""
         raw = request.encoded(f"{HOST}:{self._port}")
-        while True:
-            reused = bool(self._idle)
-            try:
-                reader, writer = self._idle.pop() if reused else await self._connect()
-            except OSError as error:
-                raise NoAnswer(f"cannot connect: {error}") from error
-            try:
-                async with asyncio.timeout(seconds):
-                    writer.write(raw)
-                    first = await reader.readline()
-                    if not first and reused:  # it was closed before it was used again
-                        writer.close()
-                        continue
-                    answer, keep = await _read(reader, first, request.method)
-            except ConnectionError as error:
-                writer.close()
-                if reused and request.method == "GET":
-                    continue
-                raise NoAnswer(f"connection lost: {error!r}") from error
-            except TimeoutError as error:
-                writer.transport.abort()
-                raise NoAnswer(f"no response within {seconds:g} s") from error
-            except (asyncio.IncompleteReadError, ValueError, IndexError) as error:
-                writer.transport.abort()
-                raise NoAnswer(f"incomplete response: {error!r}") from error
-            except asyncio.CancelledError:
-                writer.transport.abort()
-                raise
-            if keep:
-                self._idle.append((reader, writer))
-            else:
-                writer.close()
-            return answer
+        try:
+            reader, writer = self._take_idle() or await self._connect()
+        except OSError as error:
+            raise NoAnswer(f"cannot connect: {error}") from error
+        try:
+            async with asyncio.timeout(seconds):
+                writer.write(raw)
+                answer, keep = await _read(reader, await reader.readline(), request.method)
+        except ConnectionError as error:
+            writer.close()
+            raise NoAnswer(f"connection lost: {error!r}") from error
+        except TimeoutError as error:
+            writer.transport.abort()
+            raise NoAnswer(f"no response within {seconds:g} s") from error
+        except (asyncio.IncompleteReadError, ValueError, IndexError) as error:
+            writer.transport.abort()
+            raise NoAnswer(f"incomplete response: {error!r}") from error
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
+        if keep:
+            self._idle.append((time.monotonic(), reader, writer))
+        else:
+            writer.close()
+        return answer
 
     async def cut(self, raw: bytes, sent: int, *, read: int = 0, reset: bool = True) -> bytes:
         """Send the first `sent` bytes, read up to `read` bytes, and close, with a reset if asked for.
@@ -160,12 +155,21 @@ class Client:
     def close(self) -> None:
         """Close all connections that are not in use."""
         while self._idle:
-            self._idle.pop()[1].close()
+            self._idle.pop()[2].close()
 
     @property
     def host(self) -> str:
         """The value of the header field `Host`."""
         return f"{HOST}:{self._port}"
+
+    def _take_idle(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return the connection that was used last, None without one that the service still keeps open."""
+        while self._idle:
+            since, reader, writer = self._idle.pop()
+            if time.monotonic() - since < IDLE_S and not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(HOST, self._port, limit=2**22)

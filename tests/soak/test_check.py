@@ -54,7 +54,6 @@ def test_an_answer_that_nothing_explains_is_found(record: Record, words: str) ->
     "record",
     [
         seen("GET /gallery", 200, expected=True),
-        seen("POST /classify", 503, "queue-full"),
         seen("GET /gallery", 503, "database-unreachable", at=25),
         seen("GET /gallery", 503, "database-unreachable", at=19.95),
         seen("GET /gallery", 503, "database-unreachable", at=35),
@@ -62,6 +61,14 @@ def test_an_answer_that_nothing_explains_is_found(record: Record, words: str) ->
 )
 def test_an_answer_that_a_fault_explains_is_none(record: Record) -> None:
     assert undocumented(record, ROUTES) == []
+
+
+@pytest.mark.parametrize(("refused", "found"), [(1, False), (2, True)])
+def test_overload_explains_one_answer_in_a_hundred(refused: int, found: bool) -> None:
+    answers = [*seen("POST /classify", 503, "queue-full").seen] * refused
+    answers += [*seen("POST /classify", 200, expected=True).seen] * (199 - refused)
+    violations = undocumented(Record(seen=answers), ROUTES)
+    assert [line.startswith("overload: 2 of 199 answers") for line in violations] == [True] * found
 
 
 @pytest.mark.slow
