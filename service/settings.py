@@ -1,4 +1,4 @@
-"""Settings from the environment (`WEIGHIN_*`); the only reader of the environment."""
+"""Settings from the environment (`WEIGHIN_*`). No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from service.text.urls import database_url, redacted
 
 _ROOT_PATH = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
-_URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path keeps one of the two slashes
+_URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of the two slashes of a URL, `Path` keeps only one
 
 
 class Settings(BaseSettings):
-    """Settings of one process; each is read from the environment as `WEIGHIN_<NAME>`.
+    """Settings of one process; each is read from the environment variable `WEIGHIN_<NAME>`.
 
-    Empty and blank variables count as unset. Raises ValidationError with all invalid settings;
+    Empty and blank variables count as unset. Raises ValidationError, which has all invalid settings;
     `setting_problems` formats it.
     """
 
@@ -47,68 +47,70 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address or host name to listen on. A name stands for all its addresses, `::` for every IPv6 and IPv4
-    address. Loopback by default, because reads are unauthenticated."""
+    """Address or host name to listen on. A name stands for all its addresses, and `::` for every IPv6 and
+    IPv4 address. The default is loopback, because reading needs no API key."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one and logs it."""
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = (NETWORKS,)
-    """Folders of models, separated by `:` (`;` on Windows), each with a folder per model. If two models have
-    the same name, the first found is served. The folder `models` in `WEIGHIN_DATA_DIR` is searched too, after
-    all others."""
+    """Folders of models, separated by `:` (`;` on Windows). Each has one subfolder per model. If two models
+    have the same name, the service uses the one that it finds first. It also searches the folder `models` in
+    `WEIGHIN_DATA_DIR`, after all others."""
     default_model: str = "efficientnet-lite0-int8"
-    """The model that runs when a request names none."""
+    """The model that runs when a request names no model."""
     default_detector: str = "ssd-mobilenet-v2"
-    """The model that runs when a request to `/detect` names none."""
+    """The model that runs when a request to `/detect` names no model."""
     data_dir: Path = Path("data")
-    """Folder for all state, locked by one process at a time. With a PostgreSQL database it is not locked, and
-    holds only added models, chosen runtimes, a copy of the gallery's model and the progress of
-    evaluations."""
+    """Folder for all state. One process locks it, so that no other can use it. With a PostgreSQL database,
+    the folder is not locked, and holds only added models, chosen runtimes, a copy of the gallery's model and
+    the progress of evaluations."""
     database_url: str | None = None
     """URL of the database: `sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`. Several
-    replicas can share a PostgreSQL, which needs pgvector ([postgresql.md](postgresql.md))."""
+    replicas can share a PostgreSQL database, which needs pgvector ([postgresql.md](postgresql.md))."""
     gallery_model: str | None = None
     """The model that embeds the images of a new gallery. A gallery with images keeps its model until it is
     re-indexed."""
     gallery_max_images: int = Field(100_000, ge=0)
-    """Maximum number of images in the gallery; one more gets 507."""
+    """Maximum number of images in the gallery; a request to add more gets 507."""
     gallery_max_bytes: int = Field(10_000_000_000, ge=0)
-    """Maximum size of all original images together, in bytes; more gets 507."""
+    """Maximum size of all original images in the gallery together, in bytes; a request to add more
+    gets 507."""
     gallery_exact_up_to: int = Field(20_000, ge=0)
-    """Up to this many images, a search compares all of them; with more, an HNSW index finds candidates."""
+    """Up to this number of images in the gallery, a search compares all of them; beyond it, an HNSW index
+    finds candidates."""
     runtime: Runtime = "onnxruntime"
-    """What runs predictions: `onnxruntime`, `openvino`, or `auto`: OpenVINO for each model that it runs
-    faster here, with answers that agree. A model's card and `PUT /models/{name}/runtime` have precedence
-    ([runtimes.md](runtimes.md))."""
+    """Runtime of predictions: `onnxruntime`, `openvino` or `auto`. With `auto`, OpenVINO runs each model that
+    it runs faster on this machine and with answers that agree with ONNX Runtime's. A model's card and
+    `PUT /models/{name}/runtime` have precedence ([runtimes.md](runtimes.md))."""
     threads: int | None = Field(None, ge=1, le=256)
-    """Threads that decode images and run models."""
+    """Number of threads that decode images and run models."""
     max_waiting: int = Field(64, ge=0)
-    """Maximum number of requests in the queue; one more gets 503."""
+    """Maximum number of requests in the queue; a further request gets 503."""
     deadline_s: float = Field(10.0, gt=0)
-    """Maximum seconds from a request's arrival until a thread starts it, else 504. Also the time limit for
-    receiving a body."""
+    """Maximum time in seconds from the arrival of a request until a thread starts it; after that the request
+    gets 504. Also the time limit for receiving a body."""
     max_body_bytes: int = Field(20_000_000, ge=1)
-    """Maximum size of a request body in bytes; more gets 413 while it is received."""
+    """Maximum size of a request body in bytes; a larger body gets 413 while it is received."""
     max_model_bytes: int = Field(500_000_000, ge=1)
-    """Maximum size of the body of `POST /models` and `PUT /models/{name}` in bytes; more gets 413."""
+    """Maximum size of the body of `POST /models` and `PUT /models/{name}` in bytes; a larger one gets 413."""
     max_pixels: int = Field(64_000_000, ge=1)
-    """Maximum number of pixels of an image, by its header; more gets 413 before decoding."""
+    """Maximum number of pixels that the header of an image may declare; more get 413 before decoding."""
     max_batch: int = Field(64, ge=1)
-    """Maximum number of images, or tensors, in a request to `/v2`; more gets 400."""
+    """Maximum number of images, or of tensors, in a request to `/v2`; a request with more gets 400."""
     compare_budget_s: float = Field(2.0, gt=0)
     """Maximum duration of one comparison in seconds; a longer one gets 422 before it starts."""
     shutdown_grace_s: float = Field(8.0, ge=0)
-    """Seconds that requests in flight have to finish after SIGTERM."""
+    """Time in seconds that requests in flight have to finish after SIGTERM."""
     allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()
     """Other origins whose pages may use the API, separated by commas, such as `https://example.org`; `*` for
     all."""
     root_path: str = Field("/", validate_default=True)
-    """Prefix of the public URLs behind a reverse proxy, such as `/weighin`; the proxy may strip it or not
-    ([http.md](http.md))."""
+    """Prefix of the public URLs behind a reverse proxy, such as `/weighin`. It makes no difference whether
+    the proxy strips the prefix ([http.md](http.md))."""
     trusted_proxies: Annotated[frozenset[str], NoDecode] = frozenset()
-    """Addresses and networks of trusted reverse proxies, separated by commas, or `*`. Their
-    `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix` headers are used."""
+    """Addresses and networks of trusted reverse proxies, separated by commas, or `*` for every peer. Their
+    headers `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix` are used."""
     api_key: SecretStr | None = None
-    """API key; requests that change state must send `Authorization: Bearer <key>`, else 401."""
+    """API key. Requests that change state must send `Authorization: Bearer <key>`; otherwise they get 401."""
     log_format: Literal["auto", "text", "json"] = "auto"
     """`text` for people, `json` for machines, `auto` for text on a terminal and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -118,7 +120,7 @@ class Settings(BaseSettings):
 
     @property
     def added_models(self) -> Path:
-        """The folder of added models, which may not exist."""
+        """The folder of models that were added to the data directory; it may not exist."""
         return self.data_dir / "models"
 
     @field_validator("model_dirs", mode="before")
@@ -192,7 +194,7 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_quotes(cls, value: object) -> object:  # the last validator runs first
+    def _refuse_quotes(cls, value: object) -> object:  # pydantic runs the last validator first
         if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
             raise ValueError(
                 "is in quotes (allowed: without them; `docker --env-file` does not remove quotes)"
@@ -221,15 +223,15 @@ def environment_warnings() -> list[str]:
 
 
 def step_summary() -> Path | None:
-    """Return the file to which a job of GitHub Actions appends its summary; None elsewhere."""
+    """Return the file for the summary of a GitHub Actions job; None outside of GitHub Actions."""
     path = os.environ.get("GITHUB_STEP_SUMMARY", "")
     return Path(path) if path else None
 
 
 def setting_problems(error: ValidationError, given: Mapping[str, object]) -> list[str]:
-    """Return a line per invalid setting: variable, value without secrets, and the allowed values.
+    """Return one line per invalid setting: the variable, its value without secrets, and what is allowed.
 
-    `given`: settings from the command line, which are reported as options.
+    `given`: settings from the command line, which are reported as options, not as variables.
     """
     lines = []
     for problem in error.errors(include_url=False):
@@ -259,7 +261,7 @@ def _expanded(path: Path) -> Path:
 
 
 def normal_root_path(text: str) -> str:
-    """Return a URL prefix with a leading and without a trailing slash; empty for `/`. Raises ValueError."""
+    """Return a URL prefix with a leading slash and no trailing slash; empty for `/`. Raises ValueError."""
     path = text.strip().strip("/")
     if path and (_ROOT_PATH.fullmatch(path) is None or not {".", ".."}.isdisjoint(path.split("/"))):
         raise ValueError(f"{_shown(text)[:100]!r} is not a path prefix (example: /weighin)")
@@ -303,7 +305,7 @@ _COMPUTED_DEFAULTS = {
     "model_dirs": "`models/zoo/networks` of the project",
     "database_url": "SQLite in the data directory",
     "gallery_model": "the default model",
-    "threads": "the cores that affinity and cgroup allow",
+    "threads": "number of cores that CPU affinity and cgroup allow",
 }
 
 
