@@ -1,4 +1,4 @@
-"""Decode the outputs of a detector to scored boxes in its input; a class per kind of decoder in a card."""
+"""Decode the outputs of a detector into boxes with scores; one class per kind of decoder in a card."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Outputs = Mapping[str, NDArray[Any]]
 """Outputs of a detector for one image, by role, without the batch dimension."""
 
 _MARGIN = 1e-5
-"""Relative margin of the first, fast threshold, which compares in float32."""
+"""Relative margin of the first threshold, which is fast because it compares in float32."""
 _ALMOST_1 = 1 - 1e-15
-"""Cap of a minimum score: its logit is below every logit whose sigmoid rounds to 1 in float64."""
+"""Upper limit of a minimum score. Its logit is below every logit whose sigmoid rounds to 1 in float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Boxes of one image, best score first; equal scores are in the order of the network's outputs.
+    """Boxes of one image, highest score first; equal scores are in the order of the network's outputs.
 
     `boxes`: float64 (N, 4), left, top, right, bottom in pixels of the network's input; not clipped. `scores`:
-    float64 (N,), 0 to 1. `class_ids`: int64 (N,). `landmarks`: float64 (N, L, 2), x and y, or None. Sizes
-    beyond the range of float64 give edges that are infinite, and landmarks that are infinite or NaN.
+    float64 (N,), 0 to 1. `class_ids`: int64 (N,). `landmarks`: float64 (N, L, 2), x and y, or None. If the
+    size of a box exceeds the range of float64, its edges are infinite, and its landmarks infinite or NaN.
     """
 
     boxes: NDArray[np.float64]
@@ -46,7 +46,7 @@ class Candidates:
 
 
 class BoxDecoder(ABC):
-    """Decodes the outputs of one network."""
+    """Base class: decodes the outputs of one detector, as its card says."""
 
     def __init__(self, card: Card) -> None:
         assert card.detection is not None
@@ -58,9 +58,10 @@ class BoxDecoder(ABC):
     def decode(
         self, outputs: Outputs, min_score: float, limit: int, classes: Collection[int] | None = None
     ) -> Candidates:
-        """Return the best `limit` boxes with at least `min_score`, of `classes` (ids), by default of all.
+        """Return at most `limit` boxes: those with the highest scores among those of at least `min_score`.
 
-        Boxes whose score is NaN are left out.
+        `classes`: ids of the classes whose boxes are returned; None: all classes. Boxes whose score is NaN
+        are left out.
         """
 
     def _best(
@@ -70,9 +71,9 @@ class BoxDecoder(ABC):
         limit: int,
         classes: Collection[int] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return row, class id and score of the best of `scores` (N, columns), selected as `decode` says.
+        """Return row, class id and score of the best of `scores` (N, columns), selected as in `decode`.
 
-        Columns before the first class (background) are never reported.
+        Columns that are not classes, such as the background's, are never selected.
         """
         if self._activation == "softmax":
             scores = _softmax(scores)
@@ -88,8 +89,11 @@ class BoxDecoder(ABC):
     def _top(
         self, values: NDArray[np.float32], min_score: float, limit: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the best `limit` of `values` (before the activation): their flattened indices and scores."""
-        # A score that equals `min_score` in the network's precision passes.
+        """Return flattened indices and scores of the best of `values`, which are before the activation.
+
+        At most `limit` values are returned, and only those whose score is at least `min_score`.
+        """
+        # A score that equals `min_score` in float32, the precision of the outputs, passes.
         min_score = min(min_score, float(np.float32(min_score)))
         mask = values >= _lowest(min_score, self._activation)
         indices, hits = mask.ravel().nonzero()[0], values[mask]
@@ -101,12 +105,12 @@ class BoxDecoder(ABC):
         if self._activation == "sigmoid":
             scores = (1 + np.tanh(scores / 2)) / 2
         scores = np.minimum(np.maximum(scores, 0), 1)
-        chosen = int(np.count_nonzero(scores >= min_score))  # scores descend: those below are at the end
+        chosen = int(np.count_nonzero(scores >= min_score))  # scores descend: the lowest are at the end
         return indices[order[:chosen]], scores[:chosen]
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the indices of the `count` largest values, in ascending order; of equal ones the first."""
+    """Return the indices of the `count` largest values, in ascending order; of equal values, the first."""
     least = np.partition(values, len(values) - count)[len(values) - count]
     above = np.flatnonzero(values > least)
     equal = np.flatnonzero(values == least)[: count - len(above)]
@@ -114,7 +118,7 @@ def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 def _lowest(score: float, activation: ScoreActivation) -> np.float32:
-    """Return a value before the activation, somewhat lower than the one that gives `score`."""
+    """Return a value that is slightly lower than the one for which the activation returns `score`."""
     if score <= 0:
         return np.float32(-np.inf)
     if activation == "sigmoid":
@@ -131,7 +135,7 @@ def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class _Ssd(BoxDecoder):
-    """Decodes `SsdAnchors`."""
+    """Decodes boxes that are offsets from anchors, as `SsdAnchors` describes."""
 
     def __init__(self, card: Card, spec: SsdAnchors) -> None:
         super().__init__(card)
@@ -153,9 +157,9 @@ class _Ssd(BoxDecoder):
 
 
 def ssd_anchors(spec: SsdAnchors, height: int, width: int) -> NDArray[np.float64]:
-    """Return the anchors of an input of `height` x `width` pixels, float64 (anchors, 4).
+    """Return the anchors for an input of `height` x `width` pixels, float64 (anchors, 4).
 
-    Each is y and x of the centre, height and width, in fractions of the input.
+    The four columns are y and x of the centre, height, and width, as fractions of the input.
     """
     layers = len(spec.strides)
     step = (spec.max_scale - spec.min_scale) / max(1, layers - 1)
@@ -184,7 +188,7 @@ def ssd_anchors(spec: SsdAnchors, height: int, width: int) -> NDArray[np.float64
 
 
 class _Centres(BoxDecoder):
-    """Decodes `CentrePoints`."""
+    """Decodes a heatmap of objects' centres, as `CentrePoints` describes."""
 
     def __init__(self, card: Card, spec: CentrePoints) -> None:
         super().__init__(card)
@@ -212,7 +216,7 @@ class _Centres(BoxDecoder):
 
 
 class _InputBoxes(BoxDecoder):
-    """Base class of decoders for networks whose graph already outputs boxes."""
+    """Base class of decoders for networks whose graph outputs boxes that are already decoded."""
 
     def __init__(self, card: Card, spec: DecodedBoxes | SelectedBoxes) -> None:
         super().__init__(card)
@@ -231,7 +235,7 @@ class _InputBoxes(BoxDecoder):
 
 
 class _Decoded(_InputBoxes):
-    """Decodes `DecodedBoxes`."""
+    """Selects among boxes that the graph has decoded, as `DecodedBoxes` describes."""
 
     def __init__(self, card: Card, spec: DecodedBoxes) -> None:
         super().__init__(card, spec)
@@ -261,7 +265,7 @@ class _Decoded(_InputBoxes):
 
 
 class _Selected(_InputBoxes):
-    """Decodes `SelectedBoxes`."""
+    """Reads boxes that the graph has selected by NonMaxSuppression, as `SelectedBoxes` describes."""
 
     def decode(
         self, outputs: Outputs, min_score: float, limit: int, classes: Collection[int] | None = None
@@ -276,14 +280,14 @@ class _Selected(_InputBoxes):
         if classes is not None:
             values = np.where(np.isin(ids - self._offset, list(classes)), values, np.nan)
         order, best = self._top(values, min_score, limit)
-        # The operator takes any two opposite corners.
+        # The operator NonMaxSuppression accepts any two opposite corners of a box.
         pairs = self._corners(boxes[rows[order]]).reshape(-1, 2, 2)
         corners = np.concatenate((pairs.min(axis=1), pairs.max(axis=1)), axis=1)
         return Candidates(corners, best, ids[order] - self._offset)
 
 
 def decoder_of(card: Card) -> BoxDecoder:
-    """Return the decoder of a detector's card."""
+    """Return the decoder for a detector, by the kind of decoder that its card names."""
     assert card.detection is not None
     match card.detection.decoder:
         case SsdAnchors() as spec:

@@ -1,4 +1,4 @@
-"""Coordinates between a network's input and the upright original image."""
+"""Convert coordinates in a network's input to coordinates in the upright original image."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from models.zoo.card import InputSpec
 from models.zoo.preprocess import Box, crop_box
 
 DECIMALS = 2
-"""Digits to which coordinates in pixels are rounded."""
+"""Number of decimals to which coordinates in pixels are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transformation:
-    """Maps pixels of a network's input to pixels of the upright original.
+    """Maps coordinates in a network's input to coordinates in the upright original image.
 
-    `region`: left, top, right and bottom of what the network sees, in pixels of the original; it exceeds the
-    image where preprocessing adds borders. `input_size` and `image_size` are (width, height).
+    `region`: left, top, right and bottom of the part of the original that the network sees, in pixels of the
+    original. Where preprocessing adds borders, the region extends beyond the image. `input_size` and
+    `image_size` are (width, height).
     """
 
     region: Box
@@ -28,10 +29,10 @@ class Transformation:
 
     @classmethod
     def of(cls, spec: InputSpec, box: Box, image_size: tuple[int, int]) -> Transformation:
-        """Return the transformation of `spec` for an image of `image_size` (width, height).
+        """Return the transformation for an image that is preprocessed as `spec` says.
 
-        `box`: the part of the decoded pixels that the image covers, as in `preprocess`. The decoded pixels
-        may be a fraction of the original's.
+        `box`: the part of the decoded pixels that the image covers, as in `preprocess`. `image_size`: width
+        and height of the original, which may be decoded at a smaller size.
         """
         left, top, right, bottom = crop_box(spec, box)
         wide, high = image_size[0] / (box[2] - box[0]), image_size[1] / (box[3] - box[1])
@@ -44,16 +45,16 @@ class Transformation:
         return cls(region, (spec.width, spec.height), image_size)
 
     def points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map points (..., 2), x and y, to the original, rounded; they may lie outside of the image."""
+        """Map points (..., 2), x and y, to the original; rounded, and possibly outside of the image."""
         scale, start, _ = self._affine
         with np.errstate(over="ignore", invalid="ignore"):
             mapped: NDArray[np.float64] = (points * scale[:2] + start[:2]).round(DECIMALS)
         return mapped
 
     def boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map boxes (N, 4), left, top, right, bottom, to the original, clipped to the image and rounded.
+        """Map boxes (N, 4), left, top, right, bottom, to the original; clipped to the image and rounded.
 
-        A box outside of the image gets zero area.
+        A box that lies outside of the image gets an area of zero.
         """
         scale, start, ends = self._affine
         with np.errstate(over="ignore", invalid="ignore"):
@@ -63,7 +64,7 @@ class Transformation:
 
     @property
     def _affine(self) -> NDArray[np.float64]:
-        """Return scale and start of the region, and the image's size, float64 (3, 4): each for x, y, x, y."""
+        """Return scale and offset of the mapping, and the image's size: float64 (3, 4), for x, y, x, y."""
         left, top, right, bottom = self.region
         across, down = (right - left) / self.input_size[0], (bottom - top) / self.input_size[1]
         wide, high = self.image_size

@@ -1,4 +1,4 @@
-"""Match the objects that several detectors find in one image."""
+"""Match the objects that several detectors find in the same image."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 MIN_IOU = 0.5
-"""Intersection over union from which two boxes are of one object."""
+"""Lowest intersection over union at which two boxes count as boxes of the same object."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One detection: what was found, how surely, and where."""
+    """One detection: the label, the score, and the box."""
 
     label: str
     score: float
@@ -25,9 +25,9 @@ class Seen:
 class MatchedObject:
     """An object that at least one detector found.
 
-    `found_by`: index of the detection, by index of the detector. `first`: index of the detector with the
-    highest score. `iou`: lowest intersection over union of another detector's box with the box of `first`;
-    None if only one detector found the object.
+    `found_by`: the index of a detector's detection of this object, by the index of the detector. `first`: the
+    index of the detector with the highest score. `iou`: the lowest intersection over union between the box of
+    `first` and the box of another detector; None if only one detector found the object.
     """
 
     first: int
@@ -36,11 +36,13 @@ class MatchedObject:
 
 
 def match_objects(detectors: Sequence[Sequence[Seen]]) -> tuple[MatchedObject, ...]:
-    """Group the detections of several detectors into objects, the surest first.
+    """Group the detections of several detectors into objects; the object with the highest score comes first.
 
-    Detections are taken in order of score, ties by detector. Each joins an object that its detector has not
-    found yet and whose first box it overlaps by at least MIN_IOU: one with the same label is preferred, then
-    the one with the largest overlap. If there is no such object, the detection starts a new one.
+    Detections are processed in descending order of score; for equal scores, the earlier detector comes first.
+    A detection is added to an object if its detector has not found this object yet and the intersection over
+    union of its box with the object's first box is at least MIN_IOU. If several objects qualify, one with the
+    same label is preferred, and then the one with the largest overlap. If no object qualifies, the detection
+    becomes a new object.
     """
     order = sorted(
         ((detector, number) for detector, found in enumerate(detectors) for number in range(len(found))),

@@ -1,1 +1,1 @@
-"""Untrusted text: parse URLs, origins and environment variables, escape text for display."""
+"""Functions for untrusted text: parse URLs, origins and environment variables; escape text for display."""

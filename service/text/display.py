@@ -1,4 +1,4 @@
-"""Escape untrusted text for terminals and messages, count things, and join and split lists of names."""
+"""Escape untrusted text for terminals and messages, and format numbers and lists of names."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def shown(text: object, *, keep: str = "") -> str:
-    r"""Return `text` with control characters and terminal escapes written as `\x1b`, except those in `keep`.
+    r"""Return `text` with control characters, such as terminal escapes, written like `\x1b`.
 
-    Bytes of a file name that are not UTF-8 are written as `\x80`.
+    Characters in `keep` stay as they are. Bytes of a file name that are not UTF-8 are written like `\x80`.
     """
     return _UNSHOWN.sub(lambda match: _escape(match[0], keep), str(text))
 
 
 def quoted(value: bytes) -> str:
-    """Return the first 60 bytes of a client's input, quoted and escaped."""
+    """Return the first 60 bytes of input from a client, in quotes and escaped."""
     return repr(value[:60].decode("latin-1"))
 
 
@@ -35,12 +35,12 @@ def _escape(char: str, keep: str) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    r"""Return a file name as valid Unicode: bytes that are not UTF-8 are written as `\x80`."""
+    r"""Return a file name as valid Unicode: bytes that are not UTF-8 are written like `\x80`."""
     return re.sub("[\ud800-\udfff]", lambda match: _escape(match[0], ""), text)
 
 
 def encodable(text: str) -> bool:
-    """Return whether `text` can be encoded as UTF-8; names of files that are not UTF-8 cannot."""
+    """Return whether `text` can be encoded as UTF-8; a file name with bytes that are not UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -49,7 +49,7 @@ def encodable(text: str) -> bool:
 
 
 def in_markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, in one line: its own characters and HTML's are escaped."""
+    """Return `text` as one line of Markdown that displays it literally: special characters are escaped."""
     return re.sub(r"([\\`*_~|\[\]#@])", r"\\\1", html.escape(shown(text), quote=False))
 
 
@@ -59,12 +59,12 @@ def counted(count: int, one: str, several: str) -> str:
 
 
 def joined(names: Sequence[str]) -> str:
-    """Join names as a sentence does: "a, b and c"; of more than three, "a, b, c and 2 others"."""
+    """Join names for a sentence, such as "a, b and c"; five names become "a, b, c and 2 others"."""
     more = len(names) - _MOST_JOINED
     listed = [*names[:_MOST_JOINED], *([counted(more, "other", "others")] if more > 0 else [])]
     return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:])))
 
 
 def comma_list(text: str) -> list[str]:
-    """Split a comma-separated list; items are stripped, empty ones are dropped."""
+    """Split a comma-separated list; items are stripped, and empty items are dropped."""
     return [item.strip() for item in text.split(",") if item.strip()]

@@ -1,6 +1,7 @@
-"""Read WEIGHIN_* variables as env files, shells and Kubernetes write them.
+"""Read WEIGHIN_* variables from the environment, as env files, shells and Kubernetes write them.
 
-Imports only the standard library: the container's health check reads its port here and must start fast.
+This module imports only the standard library, because the container's health check uses it to read the port
+and must start fast.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _AROUND = re.compile("^[\\s\ufeff\u200b\u2060]+|[\\s\ufeff\u200b\u2060]+$")
 
 
 def clean(text: str) -> str:
-    """Strip whitespace and byte order marks from both ends of `text`."""
+    """Return `text` without whitespace and byte order marks at its ends."""
     return _AROUND.sub("", text)
 
 
@@ -30,11 +31,12 @@ def is_service_link(text: str) -> bool:
 def read_environment(
     environment: Mapping[str, str], settings: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the values of `settings` by name, and one warning per ignored variable.
+    """Return the values of `settings` by name, and warnings about ignored variables.
 
-    `settings` are lower-case names without prefix. Variable names are case-insensitive; upper case wins.
-    Empty and blank values count as unset. Kubernetes service links are ignored in WEIGHIN_PORT and in
-    variables that are not settings, where Kubernetes may have set them.
+    `settings` are lower-case names without the prefix. Variable names are case-insensitive; if a variable
+    is set in several spellings, the one in upper case is used. Empty and blank values count as unset.
+    Kubernetes may have set WEIGHIN_PORT, and variables that are not settings, to service links. Such links
+    are ignored, with a warning only for WEIGHIN_PORT.
     """
     known = {PREFIX + name.upper(): name for name in settings}
     values: dict[str, str] = {}
@@ -54,8 +56,8 @@ def read_environment(
 
 
 def _set_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Yield the non-empty variables of this service: name as written, name in upper case, value."""
-    for variable in sorted(environment, reverse=True):  # upper case after lower case, so that it wins
+    """Yield name as written, name in upper case and value of non-empty variables named like settings."""
+    for variable in sorted(environment, reverse=True):  # upper case last, so that it replaces lower case
         name = clean(variable).upper()
         text = clean(environment[variable])
         if text and _LIKE_PREFIX.match(name):
@@ -63,7 +65,7 @@ def _set_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, s
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    from difflib import get_close_matches  # imported only when needed, to start fast
+    from difflib import get_close_matches  # imported only when needed, so that the module loads fast
 
     nearest = get_close_matches(name, known, n=1)
     return f" (did you mean {nearest[0]}?)" if nearest else ""

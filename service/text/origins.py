@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 ANY = "*"
-"""Wildcard in a list of origins: allows every origin."""
+"""Wildcard in a list of origins, which allows every origin."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.+)")
@@ -15,7 +15,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{0,5}))?")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Normalized origin: lower case; `port` is None if it is the scheme's default."""
+    """Normalized origin: scheme and host in lower case; `port` is None if it is the scheme's default."""
 
     scheme: str
     host: str
@@ -35,10 +35,11 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def is_own(origin: Origin, host: str, scheme: str | None = None) -> bool:
-    """Return whether `origin` is the service itself, addressed by the request's `Host` header (same origin).
+    """Return whether `origin` is the service's own origin (same-origin check).
 
-    Pass `scheme` None if it is unknown: behind a proxy that terminates TLS, requests arrive as plain HTTP. A
-    `host` without a port has the default port of the origin's scheme.
+    `host`: the request's `Host` header; if it has no port, the default port of the origin's scheme is
+    assumed. `scheme`: None if it is unknown, which is the case behind a proxy that terminates TLS and passes
+    requests on as plain HTTP.
     """
     return (scheme is None or scheme == origin.scheme) and _origin(origin.scheme, host) == origin
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 DATABASE_URLS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-"""The forms of a database URL, for messages."""
+"""The allowed forms of a database URL, for error messages."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9]*)(\+[a-z0-9_]+)?://(.*)", re.IGNORECASE | re.DOTALL)
 _SQLITE_FILE = re.compile(r"(~|\.{0,2}/|[A-Za-z]:[\\/]).*|[^:=@\s]+\.(db|sqlite3?)")
@@ -21,8 +21,9 @@ _EXAMPLE = "(example: http://127.0.0.1:8000)"
 def database_url(text: str) -> str:
     """Return the SQLAlchemy form of a database URL.
 
-    `postgres://`, and `postgresql` with any driver, become `postgresql+psycopg`; a file path becomes an
-    SQLite URL. Raises ValueError with the allowed forms; its message repeats only the scheme of `text`.
+    The schemes `postgres` and `postgresql`, with any driver, become `postgresql+psycopg`. A file path becomes
+    an SQLite URL. Raises ValueError if `text` is invalid. Its message names the allowed forms, and repeats
+    only the scheme of `text`, because the rest may contain a password.
     """
     match = _SCHEME.fullmatch(text)
     if match is None:
@@ -77,10 +78,10 @@ def _for_libpq(key: str, value: str) -> tuple[str, str]:
 
 
 def redacted(url: str) -> str:
-    """Return scheme, host, port and path of a URL for messages; everything else is replaced by `***`.
+    """Return a URL for messages: scheme, host, port and path, with `***` in place of everything else.
 
-    User, password, query and fragment are always replaced. An address that is not clearly host, port and path
-    is replaced as a whole, because it may contain an unescaped password.
+    User, password, query and fragment are always replaced. If the address cannot be split into host, port and
+    path with certainty, all of it is replaced, because it may contain an unescaped password.
     """
     match = _SCHEME.fullmatch(url)
     if match is None:
@@ -101,9 +102,9 @@ def redacted(url: str) -> str:
 
 
 def service_url(text: str) -> str:
-    """Return the base URL of a service without a trailing slash; the default scheme is `http://`.
+    """Return the base URL of a service, without a trailing slash; the default scheme is `http`.
 
-    Raises ValueError, with an example, if `text` is not the URL of a service.
+    Raises ValueError if `text` is not the URL of a service; its message has an example.
     """
     url = text.strip()
     if "://" not in url and not re.match(r"https?[:/]", url, re.IGNORECASE):
