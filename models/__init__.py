@@ -2,6 +2,6 @@
 
 import os
 
-# onnxruntime 1.32 keeps a device id in the home directory and looks up a telemetry host as soon as it
-# is imported, unless this is set before.
+# As soon as it is imported, onnxruntime 1.32 stores a device id in the home directory and looks up a
+# telemetry host, unless this variable is set.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

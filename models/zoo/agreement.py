@@ -15,8 +15,8 @@ class Compared:
     """Agreement of two models on `n` images.
 
     `top_1_agreement`: share of images with the same top-1 class, with its 95 % Wilson `interval`.
-    `divergence`: mean Kullback-Leibler divergence of the second's probabilities from the first's, in nats. It
-    depends on all probabilities, so it distinguishes variants whose top-1 classes hardly differ.
+    `divergence`: mean Kullback-Leibler divergence of the second model's probabilities from the first model's,
+    in nats. It depends on all probabilities, so it distinguishes variants whose top-1 classes hardly differ.
     """
 
     n: int
@@ -42,7 +42,7 @@ def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> C
 
 
 def divergences(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the Kullback-Leibler divergence of each image, float64 (n,), from logits (n, classes)."""
+    """Return the Kullback-Leibler divergence for each image, float64 (n,). Logits are (n, classes)."""
     p, q = _log_softmax(first), _log_softmax(second)
     result: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1)
     return result
@@ -51,8 +51,9 @@ def divergences(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDAr
 def as_logits(scores: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
     """Return logits (n, classes) for `compare_logits` from a network's output `scores`, (n, ...).
 
-    `activation` is what the network has applied to them. A single probability p becomes two classes, with the
-    probabilities 1 - p and p. Several sigmoids are treated as probabilities that are to be scaled to sum 1.
+    `activation` is the function that the network has already applied to `scores`. A single probability p
+    becomes two classes, with the probabilities 1 - p and p. The values of several sigmoids are scaled so that
+    their sum is 1.
     """
     flat = scores.reshape(len(scores), -1).astype(np.float64)
     if activation != "none":

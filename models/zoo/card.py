@@ -17,7 +17,7 @@ from models.zoo.frozen import Finite
 
 
 def _lower(given: object) -> object:
-    """Lower a checksum: PowerShell's Get-FileHash writes upper case."""
+    """Convert a checksum to lower case: PowerShell's Get-FileHash writes it in upper case."""
     return given.lower() if isinstance(given, str) else given
 
 
@@ -25,7 +25,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), BeforeValidator(_lower)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 MAX_COUNT = 2**53 - 1
-"""Largest integer in a card, which JSON parsers with double-precision numbers read exactly."""
+"""Largest integer in a card. JSON parsers with double-precision numbers read it exactly."""
 MAX_BATCH = 1024
 """Largest fixed batch of a graph."""
 MAX_SIDE = 16_384
@@ -37,14 +37,14 @@ Shape = tuple[PositiveCount, ...]
 Activation = Literal["none", "softmax", "sigmoid"]
 """Activation that the network itself applies to its output `logits`."""
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-"""Resampling filters of Pillow, which widens each of them when it makes an image smaller."""
+"""Resampling filters of Pillow. When Pillow makes an image smaller, it widens the filter."""
 Fitting = Literal["center-crop", "stretch", "letterbox", "pad"]
-"""How an image comes to the network's height and width; see `InputSpec`."""
+"""How an image is fitted to the network's height and width; see `InputSpec`."""
 Origin = Literal["file", "metadata", "pictures", "flag", "assumed"]
-"""Where a fact of a card comes from: the ONNX file, files beside it, pictures, the user, or nowhere."""
+"""Where a fact of a card comes from: the ONNX file, files beside it, pictures, the user, or an assumption."""
 
 Runtime = Literal["onnxruntime", "openvino", "auto"]
-"""What may be chosen to run a network."""
+"""Choices of the runtime that runs a network."""
 Task = Literal["image-classification", "object-detection"]
 OutputName = Literal["logits", "embedding", "features"] | Role
 GraphName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -64,17 +64,18 @@ class InputSpec(Finite):
       is `pixels`, the longer side is rounded down and the crop begins at a whole pixel, as in torchvision;
     - `stretch`: resizes to `height` x `width` and does not keep the aspect ratio;
     - `letterbox`: resizes so that the whole image fits in, centres it and fills the borders with `pad_value`;
-    - `pad`: the same with the image in the top left corner.
+    - `pad`: as `letterbox`, but with the image in the top left corner.
 
     Each channel then becomes `(value - mean) / std` on pixel values 0 to 255. Colour channels are in
-    `colour_order`; grey images have one channel. `mean` and `std` are in the same order. The result goes to
-    the graph's input `name` in its `layout` and `dtype`: (N, channels, height, width) for `nchw`, (N, height,
-    width, channels) for `nhwc`. `batch` is the fixed N of the graph, None where N is free.
+    `colour_order`; grey images have one channel. `mean` and `std` are in the order of the channels. The
+    result goes to the graph's input `name` in its `layout` and `dtype`: (N, channels, height, width) for
+    `nchw`, (N, height, width, channels) for `nhwc`. `batch` is the fixed N of the graph, None where N is
+    free.
 
     `polarity` describes the training images. `light-on-dark` (grey only) means light objects on a dark
     background: an image with a light background is inverted (255 - value) before normalisation. A
-    background is light if more than half of the pixels in the four corners of the crop exceed 127.5. The
-    corners are squares, their side 1/9 of the crop's shorter side.
+    background is light if more than half of the pixels in the four corners of the crop exceed 127.5. Each
+    corner is a square whose side is 1/9 of the crop's shorter side.
     """
 
     height: Side
@@ -104,7 +105,7 @@ class InputSpec(Finite):
     @model_validator(mode="before")
     @classmethod
     def _without_crop(cls, given: object) -> object:
-        """Fill in `resize` where the fitting has no use for it."""
+        """Fill in a missing `resize` for fittings that do not use it."""
         if isinstance(given, dict) and "resize" not in given:
             sides = [side for side in (given.get("height"), given.get("width")) if isinstance(side, int)]
             if given.get("fitting", "center-crop") != "center-crop" and len(sides) == 2:
@@ -142,11 +143,11 @@ class Outputs(TypedDict):
     A classifier has `logits` and optionally `embedding` and `features`; a detector has what its decoder needs
     (`models/zoo/detection.py`).
 
-    `names`: names in the graph, for outputs that have another name there. Without `activation`, the last
-    operator of the file decides. `class_offset`: number of logits or scores before the first class. It is 1
-    if a background class comes first, which is neither counted nor reported, and 0 if one comes last; with
-    either, there is one logit more than classes. `multi_label`: more than one class may be right, each with
-    its own probability.
+    `names`: names in the graph, for outputs that have another name there. If there is no `activation`, the
+    last operator of the file determines it. `class_offset`: number of logits or scores before the first
+    class: 1 if a background class comes first, 0 if it comes last. The background class is neither counted
+    nor reported, so there is one logit more than classes. `multi_label`: more than one class may be right,
+    each with its own probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
@@ -264,9 +265,9 @@ class Robustness(Finite):
     measure: Literal["accuracy", "stability"]
     dataset: str
     n: PositiveCount = Field(description="Images of each corruption at each severity")
-    mean: Fraction = Field(description="Over all corruptions and severities")
+    mean: Fraction = Field(description="Mean share over all corruptions and severities")
     corruptions: dict[str, tuple[Fraction, Fraction, Fraction, Fraction, Fraction]] = Field(
-        min_length=1, description="Severities 1 to 5 of each corruption"
+        min_length=1, description="Shares at severities 1 to 5 of each corruption"
     )
     how: str
 
@@ -293,8 +294,8 @@ class Agreement(Finite):
 class Retrieval(Finite):
     """Precision at k of similarity search with the model's embeddings.
 
-    Each of `n` images outside the training set is a query in a gallery of `gallery` others; `mean` is the
-    mean share of the `k` nearest that have the query's class.
+    Each of `n` images outside the training set is a query to a gallery of `gallery` other images. `mean`:
+    share of the `k` nearest images that have the query's class, averaged over the queries.
     """
 
     dataset: str
@@ -302,7 +303,7 @@ class Retrieval(Finite):
     n: PositiveCount
     gallery: PositiveCount
     mean: Fraction
-    classes: dict[str, Fraction] = Field(min_length=1, description="The same for the images of each class")
+    classes: dict[str, Fraction] = Field(min_length=1, description="`mean` for queries of each class")
     how: str
 
 
@@ -316,7 +317,7 @@ class Source(Finite):
 class Fact(Finite):
     """Where one fact of a card comes from.
 
-    `undecided`: the values that labelled pictures could not tell apart, including the card's value.
+    `undecided`: the values between which labelled pictures did not decide, including the card's value.
     """
 
     origin: Origin
@@ -327,9 +328,9 @@ class Fact(Finite):
 class Card(Finite):
     """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model.
 
-    Version 2 adds what networks from elsewhere need: `format`, `given`, `provenance`, the precision `fp16`,
-    and the fields of `input` and `outputs` that have defaults here; detectors, with `task` and `detection`;
-    and `runtime`. Version 1 is read as before.
+    Version 1 is still read. Version 2 adds, for networks from elsewhere, `format`, `given`, `provenance`, the
+    precision `fp16`, and those fields of `input` and `outputs` that have defaults. It also adds detectors,
+    with `task` and `detection`, and `runtime`.
     """
 
     schema_version: Literal[1, 2] = 1
@@ -343,9 +344,9 @@ class Card(Finite):
     precision: Literal["fp32", "fp16", "int8"]
     input: InputSpec
     outputs: Outputs
-    detection: Detection | None = Field(default=None, description="Of a detector: how outputs become boxes")
+    detection: Detection | None = Field(default=None, description="How a detector's outputs become boxes")
     runtime: Runtime | None = Field(
-        default=None, description="What runs predictions in the service; null: its setting decides"
+        default=None, description="Runtime of predictions; null: the service's setting decides"
     )
     parameters: PositiveCount = Field(
         description="Trainable parameters, batch norm unfolded, as papers count them"
@@ -369,7 +370,7 @@ class Card(Finite):
 
     @model_validator(mode="after")
     def _of_its_version(self) -> Self:
-        """Refuse fields that version 1 lacks: a card of version 1 would be written without them."""
+        """Refuse fields of version 2 in a card of version 1: they would be lost when the card is written."""
         if self.schema_version == 1:
             later = [name for name in ("given", "provenance", "detection", "runtime") if getattr(self, name)]
             later += [
@@ -440,7 +441,7 @@ class Card(Finite):
 
     @property
     def main_outputs(self) -> tuple[str, ...]:
-        """The outputs that predictions are made of: `logits`, or all that a detector's decoder reads."""
+        """The outputs from which predictions are made: `logits`, or all that a detector's decoder reads."""
         return ("logits",) if self.detection is None else tuple(self.output_shapes)
 
     def output_name(self, output: str) -> str:
@@ -454,12 +455,12 @@ class Card(Finite):
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """The facts that nothing supports, by their paths in the card."""
+        """Paths in the card of the facts that are only assumed."""
         return tuple(name for name, fact in self.provenance.items() if fact.origin == "assumed")
 
     @property
     def doubtful(self) -> tuple[str, ...]:
-        """The assumed facts on which predictions depend; the others, e.g. the licence, only describe."""
+        """Paths of the assumed facts on which predictions depend. The licence, for example, is left out."""
         return tuple(name for name in self.assumed if decides_predictions(name))
 
 
@@ -478,7 +479,7 @@ _OF_CLASSIFIERS = ("classifier", "accuracy", "robustness", "agreement", "retriev
 
 
 def decides_predictions(path: str) -> bool:
-    """Return whether predictions depend on the fact at `path`; the other facts only describe."""
+    """Return whether predictions depend on the fact at `path` of a card."""
     return path == "labels" or path.startswith(("input.", "outputs.", "detection."))
 
 

@@ -30,10 +30,11 @@ class Scale:
 
 
 # Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
-# https://arxiv.org/abs/1903.12261: the constants of ImageNet-C, and those that its authors chose for 32 x 32
-# images (CIFAR-10-C), which suit 28 x 28. The definitions are theirs, the code is ours. All of the constants
-# were compared with github.com/hendrycks/robustness: gaussian_noise, gaussian_blur, contrast, brightness and
-# jpeg_compression in imagenet_c/corruptions.py (LARGE) and in create_c/make_cifar_c.py (SMALL).
+# https://arxiv.org/abs/1903.12261, defined the corruptions; the code is ours. LARGE has the authors'
+# constants for ImageNet-C. SMALL has their constants for the 32 x 32 images of CIFAR-10-C, which suit 28 x 28
+# images too. All constants were compared with github.com/hendrycks/robustness: gaussian_noise, gaussian_blur,
+# contrast, brightness and jpeg_compression in imagenet_c/corruptions.py (LARGE) and in
+# create_c/make_cifar_c.py (SMALL).
 LARGE = Scale(
     noise=(0.08, 0.12, 0.18, 0.26, 0.38),
     blur=(1, 2, 3, 4, 6),

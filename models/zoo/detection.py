@@ -14,7 +14,7 @@ MAX_CANDIDATES = 10_000
 """Maximum number of boxes of an image that can be kept, before and after suppression."""
 
 Role = Literal["boxes", "scores", "classes", "count", "selected", "heatmap", "size", "offset", "landmarks"]
-"""What an output of a detector holds; see the decoders."""
+"""What an output of a detector holds; the decoders below explain it."""
 Shape = tuple[int, ...]
 ScoreActivation = Literal["none", "sigmoid", "softmax"]
 """Function that turns the scores of the graph into 0 to 1; softmax is over the classes of one box."""
@@ -31,22 +31,23 @@ _Side = Annotated[int, Field(gt=0, le=16_384)]
 class SsdAnchors(Finite):
     """Boxes relative to the anchors of SSD (arXiv:1512.02325), laid out as MediaPipe and TensorFlow do.
 
-    Outputs: `boxes` (anchors, 4), `scores` (anchors, classes). A box is (y, x, height, width): the centre's
-    shift in units of the anchor's size times `box_scales`, and the logarithm of the size relative to the
-    anchor's, times `box_scales`.
+    Outputs: `boxes` (anchors, 4), `scores` (anchors, classes). A box is (y, x, height, width), each
+    multiplied by its number in `box_scales`. y and x are the shift of the centre from the anchor's, in units
+    of the anchor's size. Height and width are logarithms of the size relative to the anchor's.
 
     A layer has ceil(height / stride) x ceil(width / stride) cells, row by row, with the anchors of a cell one
     after another. Coordinates are fractions of the input: an anchor is centred at
-    (row + `anchor_offset`) / rows down and (column + `anchor_offset`) / columns across, by the cells of its
-    layer. Scales run linearly from `min_scale` to `max_scale` (a single layer: their mean). A cell has one
-    anchor per aspect ratio, and one of `interpolated_scale_aspect_ratio`, if any, at the geometric mean of
-    this layer's scale and the next layer's; the last layer takes 1 as the next scale. With
-    `reduce_boxes_in_lowest_layer` the first layer has three instead: scale 0.1 at ratio 1, and its own scale
-    at ratios 2 and 1/2.
+    (row + `anchor_offset`) / rows down and (column + `anchor_offset`) / columns across, where rows and
+    columns are its layer's numbers of cells. The layers' scales rise linearly from `min_scale` to
+    `max_scale`; a single layer has their mean. A cell has one anchor per aspect ratio. If
+    `interpolated_scale_aspect_ratio` is given, the cell has another anchor of this ratio, whose scale is the
+    geometric mean of this layer's and the next layer's scale (1 after the last layer). With
+    `reduce_boxes_in_lowest_layer`, a cell of the first layer has three anchors instead: one of scale 0.1 and
+    ratio 1, and two of the layer's scale, with ratios 2 and 1/2.
     """
 
     kind: Literal["ssd-anchors"]
-    strides: tuple[_Side, ...] = Field(min_length=1, max_length=16, description="Of the layers, increasing")
+    strides: tuple[_Side, ...] = Field(min_length=1, max_length=16, description="Of each layer, increasing")
     min_scale: _Fraction
     max_scale: _Fraction
     aspect_ratios: tuple[_Positive, ...] = Field(min_length=1, max_length=16)
@@ -111,21 +112,21 @@ class CentrePoints(Finite):
 
 
 class _InputBoxes(Finite):
-    """Common fields of decoders whose boxes lie in the network's input."""
+    """Common fields of decoders whose boxes are coordinates in the network's input."""
 
     format: BoxFormat
-    unit: Literal["pixels", "fractions"] = Field(description="Of the network's input")
+    unit: Literal["pixels", "fractions"] = Field(description="Unit of the boxes, in the network's input")
     activation: ScoreActivation = "none"
 
 
 class DecodedBoxes(_InputBoxes):
-    """Boxes that the graph has decoded, as the TensorFlow Object Detection API, torchvision and DETR export.
+    """Boxes that the graph decodes, as exported from TensorFlow's Object Detection API, torchvision and DETR.
 
     Outputs: `boxes` (N, 4), and either `scores` of each box and class (N, classes), or one score per box (N,)
     and `classes` (N,), the class ids. With a single class, scores (N,) need no `classes`. Optionally
     `count`, () or (1,): the number of valid boxes. The first `outputs.class_offset` classes, in
-    `scores` or as ids in `classes`, are not reported. With `no_object`, a last column stands for none of the
-    classes.
+    `scores` or as ids in `classes`, are not reported. With `no_object`, the last of the scores is that of no
+    object.
     With `boxes_first`, the graph has no batch dimension, and the number of boxes varies: shapes omit N.
     """
 
@@ -161,7 +162,7 @@ class DecodedBoxes(_InputBoxes):
 
 
 class SelectedBoxes(_InputBoxes):
-    """Boxes that ONNX's NonMaxSuppression has selected, beside the boxes and scores it selected from.
+    """Boxes that ONNX's NonMaxSuppression selected, together with all boxes and scores that it read.
 
     Outputs: `boxes` (N, 4), `scores` (classes, N) and `selected`, whose rows are indices of image, class and
     box; the number of rows varies and is left out of its shape (3,).
@@ -185,8 +186,8 @@ class Detection(Finite):
     """Decoder of a detector, and the defaults of a request.
 
     The best `candidates` of the boxes with at least `min_score` are kept. Of these, boxes that overlap a
-    better one by more than `iou` (intersection over union) are dropped, as `suppression` says. The best
-    `max_detections` of the others are returned.
+    better one by more than `iou` (intersection over union) are dropped, as `suppression` says. Of the boxes
+    that remain, the best `max_detections` are returned.
     """
 
     decoder: Decoder

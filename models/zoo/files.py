@@ -22,7 +22,7 @@ def networks_in(zoo: Path | str) -> Path:
 
 
 def holds_network(folder: Path) -> bool:
-    """Return whether `folder` has a card or a model, broken links included.
+    """Return whether `folder` has a card or a model, even if it is only a broken link.
 
     Raises OSError if `folder` cannot be searched.
     """
@@ -47,7 +47,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_chunks(path: Path, size: int) -> Iterator[bytes]:
-    """Yield the content of a regular file in chunks of `size` bytes; an empty one for an empty file.
+    """Yield the content of a regular file in chunks of `size` bytes; one empty chunk for an empty file.
 
     Raises OSError as `read_regular` does.
     """
@@ -69,11 +69,11 @@ def _check_regular(path: Path) -> None:
 def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, UTF-16 or UTF-32, without byte order marks.
 
-    Windows' editors and shells write the marks and UTF-16. Raises OSError as `read_regular` does, and
-    UnicodeDecodeError.
+    Windows' editors and shells write such marks and UTF-16. Raises OSError as `read_regular` does, and
+    UnicodeDecodeError if the content is not text.
     """
     content = read_regular(path)
-    encoding = json.detect_encoding(content)  # by the byte order mark, or by where NUL is at the beginning
+    encoding = json.detect_encoding(content)  # by the byte order mark, else by NUL bytes at the beginning
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
@@ -107,7 +107,7 @@ class JsonLines:
 
     `records`: the objects in the file. An incomplete last line is dropped. `conditions`: required
     content of the first line; written if the file is empty.
-    Raises ValueError if they differ, and for a damaged complete line.
+    Raises ValueError if the first line differs from `conditions`, and if a complete line is damaged.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any] | None = None) -> None:

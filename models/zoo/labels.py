@@ -33,7 +33,7 @@ def read_labels(card: Card, folder: Path) -> tuple[str, ...]:
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is not UTF-8 text: {not_text(error)}") from None
-    # Not splitlines(): a name may hold U+2028 or a form feed without becoming two classes.
+    # Not splitlines(), which would split a name that has U+2028 or a form feed in it.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip(" \t\n").split("\n")
     labels = tuple(line.strip() for line in lines)
     if len(labels) != card.classes:

@@ -24,10 +24,10 @@ _IDENTITY = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", 
 class Machine:
     """A machine.
 
-    `cpu`: model name; where the system has none, as on Arm, the architecture with implementer and part.
-    `cpu_id`: vendor, family, model and stepping (Arm: implementer and part), or empty if the system does not
-    report them. `instruction_set`: the supported entries of ISA, sorted. `cpus`: number of CPUs that this
-    process may use.
+    `cpu`: model name. If the system reports no name, as on Arm, `cpu` is the architecture with implementer
+    and part. `cpu_id`: vendor, family, model and stepping (Arm: implementer and part), or empty if the system
+    does not report them. `instruction_set`: the supported entries of ISA, sorted. `cpus`: number of CPUs that
+    this process may use.
     """
 
     cpu: str
@@ -37,7 +37,7 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
-    """Return this machine's facts from `cpuinfo`; if it does not name the CPU (not on Linux), Python does."""
+    """Return this machine's facts from `cpuinfo`; Python names a CPU that `cpuinfo` does not name."""
     facts = first_cpu(cpuinfo)
     name = facts.get("model name") or facts.get("Model")
     flags = facts.get("flags") or facts.get("Features") or ""
@@ -50,7 +50,7 @@ def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
 
 
 def _without_name(facts: Mapping[str, str]) -> str:
-    """Return what stands for a CPU's model name: the architecture and, on Arm, the codes of its design."""
+    """Return a substitute for a CPU's model name: the architecture and, on Arm, implementer and part."""
     codes = [f"{key} {facts[f'CPU {key}']}" for key in ("implementer", "part") if f"CPU {key}" in facts]
     architecture = platform.processor() or platform.machine()
     return f"{architecture} ({', '.join(codes)})" if codes else architecture
@@ -59,10 +59,10 @@ def _without_name(facts: Mapping[str, str]) -> str:
 def running_system(boot_id: Path = BOOT_ID) -> str:
     """Return 16 hexadecimal digits that all processes of one running system share.
 
-    They differ between machines, between virtual machines, and after a restart. They are a hash of the
-    kernel's boot id, or of the host name where there is no boot id (not on Linux). Docker's containers share
-    that of their host; those of systemd-nspawn and LXC have their own. Virtual machines that were resumed
-    from one snapshot share one.
+    They differ between machines and between virtual machines, and change with a restart. They are a hash of
+    the kernel's boot id or, if there is none (not on Linux), of the host name. A Docker container has the
+    boot id of its host; a container of systemd-nspawn or LXC has its own. Virtual machines that were resumed
+    from the same snapshot have the same boot id.
     """
     try:
         identity = boot_id.read_text().strip()

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from models.zoo.statistics import Z_95, binomial_cdf, binomial_pmf
 
 _PRECISION = 1e-9
-"""Largest error of a bound that is found step by step."""
+"""Largest error of a bound that is computed iteratively."""
 
 
 @dataclass(frozen=True)
 class Paired:
     """Comparison of two networks on the same `n` images.
 
-    `only_first`, `only_second`: number of images that only this network classifies correctly. `difference`:
-    first accuracy minus second, with its 95 % interval `low` to `high`. `p`: two-sided mid-p of McNemar's
-    test.
+    `only_first`, `only_second`: number of images that only the first, or only the second, network classifies
+    correctly. `difference`: first accuracy minus second, with its 95 % interval `low` to `high`. `p`:
+    two-sided mid-p of McNemar's test.
     """
 
     n: int
@@ -33,7 +33,7 @@ class Paired:
 
 
 def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
-    """Compare two networks by which images they classify correctly, each bool (n,).
+    """Compare two networks. `first`, `second`, bool (n,): which images the network classifies correctly.
 
     The interval is Agresti and Min's (Statistics in Medicine 24, 2005): Wald's with half an image added to
     each count. Raises ValueError if the shapes differ or there are no images.
@@ -49,7 +49,7 @@ def interval(b: float, c: float, n: int) -> tuple[float, float]:
     """Return the 95 % interval of the difference of accuracies, as in `compare`.
 
     `b`, `c`: number of the `n` images that only the first and only the second network classifies correctly;
-    expected numbers, for planning, need not be whole.
+    they may be fractions, e.g. expected numbers for planning.
     """
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
     centre = share_b - share_c
@@ -60,9 +60,9 @@ def interval(b: float, c: float, n: int) -> tuple[float, float]:
 def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
     """Return Tango's 95 % score interval of the difference of accuracies; `b`, `c`, `n` as in `interval`.
 
-    Source: Tango, Statistics in Medicine 17, 1998. If few images differ, its upper bound is near the exact
-    one, and its lower bound is too high; Agresti and Min's upper bound is then too low, and their lower bound
-    is not too high.
+    Source: Tango, Statistics in Medicine 17, 1998. If the networks differ on few images, its upper bound is
+    near the exact bound, while Agresti and Min's is too low. Its lower bound is then too high, while Agresti
+    and Min's is not.
     """
     return -_score_bound(c, b, n), _score_bound(b, c, n)
 
@@ -70,7 +70,7 @@ def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
 def _score_bound(b: float, c: float, n: int) -> float:
     """Return the largest difference that exceeds (b - c) / n by no more than Z_95 standard errors.
 
-    Uses the secant method, and bisection where a step of it leaves the range that contains the bound.
+    Uses the secant method, and bisection where a secant step leaves the range that contains the bound.
     """
     low, high = (b - c) / n, 1.0
     before, score_before = low, 0.0
@@ -83,13 +83,13 @@ def _score_bound(b: float, c: float, n: int) -> float:
         fall = score - score_before
         step = (-Z_95 - score) / fall * (at - before) if fall else math.nan
         before, score_before = at, score
-        at += step + math.copysign(_PRECISION / 3, step)  # past the bound, so that both ends close in
+        at += step + math.copysign(_PRECISION / 3, step)  # beyond the bound, so that both ends move
     return high
 
 
 def _score(b: float, c: float, n: int, difference: float) -> float:
-    """Return by how many standard errors (b - c) / n exceeds `difference`, if that is the true difference."""
-    # the likeliest share of images that only the second classifies correctly, with this difference
+    """Return by how many standard errors (b - c) / n exceeds `difference`, taken as the true difference."""
+    # Given `difference`, the most likely share of images that only the second network classifies correctly.
     linear = (2 * n - b + c) * difference - b - c
     constant = -c * difference * (1 - difference)
     share = (math.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n)
@@ -98,12 +98,12 @@ def _score(b: float, c: float, n: int, difference: float) -> float:
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Return the two-sided mid-p of McNemar's test; `b`, `c`: images that only one of the two got right.
+    """Return the two-sided mid-p of McNemar's test; `b`, `c` as in `interval`.
 
-    Under the null hypothesis, either of the two is equally likely to be the right one for each such image.
-    The mid-p counts half the probability of the observed outcome. Fagerland, Lydersen and Laake, BMC Medical
-    Research Methodology 13:91 (2013), find that it nearly always holds its level, while the exact test is
-    conservative.
+    Under the null hypothesis, an image that only one network classifies correctly is equally likely to be
+    counted in `b` or `c`. The mid-p counts half the probability of the observed outcome. Fagerland, Lydersen
+    and Laake, BMC Medical Research Methodology 13:91 (2013), find that it nearly always holds its level,
+    while the exact test is conservative.
     """
     n, fewer = b + c, min(b, c)
     if n == 0 or b == c:

@@ -47,9 +47,10 @@ def preprocess(
 
     `graph_input` converts the result to the layout and dtype of the graph's input.
 
-    `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. `box` is the region that the image covers, by
-    default all: a JPEG of 1001 columns decoded at 1/8 has 126 columns and covers 125.125. The result is
-    written to `out` if given (float32, the result's shape), so that callers can reuse memory.
+    `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. `box` is the region of `pixels` that the image
+    covers, by default all of it. For example, a JPEG of 1001 columns that is decoded at 1/8 has 126 columns,
+    of which the image covers 125.125. The result is written to `out` if given (float32, the result's shape),
+    so that callers can reuse memory.
 
     Raises ValueError if `pixels` or `out` has another shape or dtype, or `box` exceeds `pixels`.
     """
@@ -59,7 +60,8 @@ def preprocess(
 def fit(pixels: NDArray[np.uint8], spec: InputSpec, *, box: Box | None = None) -> NDArray[np.uint8]:
     """Fit one image as `spec` says; return uint8 RGB (height, width, 3), perhaps a view of `pixels`.
 
-    `pixels` and `box` as in `preprocess`. Raises ValueError.
+    `pixels` and `box` as in `preprocess`. Raises ValueError if `pixels` has another shape or dtype, or `box`
+    exceeds it.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; uint8 (H, W, 3) is needed")
@@ -105,7 +107,7 @@ def graph_input(images: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
     """Return images (N, channels, height, width) in the layout and dtype of the graph's input."""
     moved = images.transpose(0, 2, 3, 1) if spec.layout == "nhwc" else images
     if spec.dtype == "uint8":
-        moved = np.rint(moved)  # grey values are fractions, which a cast would cut off
+        moved = np.rint(moved)  # a cast would truncate grey values, which are fractions
     return np.ascontiguousarray(moved, dtype=spec.dtype)
 
 
@@ -123,7 +125,7 @@ def _has_light_ground(grey: NDArray[np.float32]) -> bool:
 def crop_box(spec: InputSpec, box: Box) -> Box:
     """Return the region that the network sees, in pixels; `box` as in `preprocess`.
 
-    It exceeds `box` where borders are added.
+    The region exceeds `box` where borders are added.
     """
     if spec.fitting == "stretch":
         return box

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 Z_95 = NormalDist().inv_cdf(0.975)
-"""Standard deviations around the mean that hold 95 % of a normal distribution."""
+"""Number of standard deviations on each side of the mean that contain 95 % of a normal distribution."""
 CONFIDENCE = 0.99
 """Confidence of a percentile's upper bound."""
 T = TypeVar("T")
@@ -23,8 +23,8 @@ _NEARLY_NORMAL = 1000
 def wilson(successes: float, n: float) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of a proportion (JASA 22, 1927); (0, 1) for n = 0.
 
-    It is sensible near 0 and 1 and for small n. An effective `n` need not be whole. Raises ValueError unless
-    0 <= successes <= n.
+    Its bounds are sensible near 0 and 1 and for small n. `n` may be a fraction, as an effective sample size
+    can be. Raises ValueError unless 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} of {n} is no proportion")
@@ -33,7 +33,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     share, z_squared = successes / n, Z_95**2
     centre = (share + z_squared / (2 * n)) / (1 + z_squared / n)
     half = Z_95 / (1 + z_squared / n) * math.sqrt(share * (1 - share) / n + z_squared / (4 * n * n))
-    # At 0 and n the exact bounds are 0 and 1, which rounding would miss by a hair.
+    # At 0 and n the exact bounds are 0 and 1; the formula gives almost these, because of rounding.
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
 
 
@@ -62,7 +62,7 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 
 
 def _terms(k: int, n: int, p: float) -> Iterator[float]:
-    """Yield the probabilities of `k` and fewer successes, until further ones are below any rounding error."""
+    """Yield the probabilities of k, k - 1, ... successes, until the rest is smaller than rounding errors."""
     total = 0.0
     for i in range(k, -1, -1):
         term = binomial_pmf(i, n, p)
@@ -118,8 +118,8 @@ def student_quantile(degrees: int, p: float) -> float:
 def slowest_allowed(n: int, fraction: float, confidence: float = CONFIDENCE) -> int:
     """Return the largest t with `binomial_cdf(t, n, 1 - fraction) <= 1 - confidence`; below 1 if none.
 
-    The t-th largest of n independent samples then bounds the percentile `fraction` from above with that
-    confidence: MLPerf's early stopping in its conservative form (inference_rules.adoc of
+    The t-th largest of n independent samples then bounds the percentile `fraction` from above with this
+    confidence. This is MLPerf's early stopping in its conservative form (inference_rules.adoc of
     mlcommons/inference_policies). Raises ValueError unless fraction and confidence lie between 0 and 1.
     """
     if not (0 < fraction < 1 and 0 < confidence < 1):
@@ -136,9 +136,10 @@ def slowest_allowed(n: int, fraction: float, confidence: float = CONFIDENCE) -> 
 
 @functools.cache
 def samples_needed(fraction: float) -> int:
-    """Return the number of samples below which a percentile is withheld, 0 <= fraction < 1.
+    """Return the number of samples that a percentile needs to be shown, 0 <= fraction < 1.
 
-    Above the median: the smallest n whose largest sample bounds the percentile (`slowest_allowed` is 1).
+    Up to the median, this is 1. Above the median, it is the smallest n for which the largest sample bounds
+    the percentile from above (`slowest_allowed` is 1).
     """
     if fraction <= 0.5:
         return 1
@@ -152,18 +153,18 @@ def samples_needed(fraction: float) -> int:
 
 
 MIN_SAMPLES: dict[float, int] = {fraction: samples_needed(fraction) for fraction in (0.50, 0.90, 0.95, 0.99)}
-"""The percentiles that are shown, each with the number of samples below which it is withheld."""
+"""The percentiles that are shown, each with the number of samples that it needs."""
 
 
 def highest(items: Iterable[T], value: Callable[[T], float]) -> list[T]:
-    """Return the items with the highest value, in their order: several if their values are equal."""
+    """Return all items that have the highest value, in their order."""
     values = [(item, value(item)) for item in items]
     most = max((each for _, each in values), default=0.0)
     return [item for item, each in values if each == most]
 
 
 def percentile(samples: Sequence[int], fraction: float) -> int | None:
-    """Return the smallest sample that `fraction` of all do not exceed; None below `samples_needed`."""
+    """Return the smallest sample that at least `fraction` of all do not exceed; None for too few samples."""
     if len(samples) < samples_needed(fraction):
         return None
     return sorted(samples)[math.ceil(fraction * len(samples)) - 1]
@@ -171,7 +172,7 @@ def percentile(samples: Sequence[int], fraction: float) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class PercentileBound:
-    """A percentile of `n` samples: `estimate_ns` as in `percentile`, and its upper bound with confidence."""
+    """A percentile of `n` samples: `estimate_ns` as in `percentile`; `bound_ns`, its upper bound."""
 
     fraction: float
     n: int
@@ -182,9 +183,10 @@ class PercentileBound:
 def percentile_bound(
     samples_ns: Sequence[int], fraction: float, confidence: float = CONFIDENCE
 ) -> PercentileBound | None:
-    """Return a percentile with its upper bound; None where there are too few samples to bound it.
+    """Return a percentile with its upper bound; None if there are too few samples for a bound.
 
-    The bound is the sample that `slowest_allowed` names. Raises ValueError as it does.
+    The bound is the t-th largest sample, t from `slowest_allowed`. Raises ValueError as `slowest_allowed`
+    does.
     """
     n = len(samples_ns)
     allowed = slowest_allowed(n, fraction, confidence)

@@ -1,13 +1,13 @@
 """The rule by which one model is called faster or slower than another, from rounds that ran both.
 
 Each round gives the log-ratio of the two models' medians. The point estimate is the interquartile mean over
-all rounds, because a round that other work on the machine disturbed says nothing about the models. Its
-interval and p come from a hierarchical bootstrap that resamples launches, then rounds within them, because
-rounds of one launch are not independent. A verdict needs a p below LEVEL, adjusted if several models are
-compared, and a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no
-more than one in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the
-figures). If there are few rounds, all resamples are alike. So p is at least that of a sign test of as many
-rounds, and intervals of fewer than MIN_ROUNDS rounds are not shown.
+all rounds: it ignores extreme rounds, which other work on the machine may have disturbed. Its interval and p
+value come from a hierarchical bootstrap. This resamples launches, then rounds within them, because rounds of
+one launch are not independent. A verdict needs a p below LEVEL, adjusted if several models are compared, and
+a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no more than one
+in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures). If there are
+few rounds, all resamples are alike. Therefore p is at least the p value of a sign test with the same number
+of rounds, and intervals from fewer than MIN_ROUNDS rounds are not shown.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _INTERVAL = 0.95
 
 Verdict = Literal["faster", "slower", "indistinguishable"]
 LogRatios = Mapping[int, Sequence[float]]
-"""Launch to the log-ratio of medians of each of its rounds."""
+"""By launch: the log-ratio of the two medians in each of its rounds."""
 
 
 def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdict:
-    """Return the verdict for a mean log-ratio with this adjusted p."""
+    """Return the verdict for a mean log-ratio whose adjusted p value is `adjusted_p`."""
     if adjusted_p >= level or abs(math.expm1(log_ratio)) < MIN_DIFFERENCE:
         return "indistinguishable"
     return "slower" if log_ratio > 0 else "faster"
@@ -54,8 +54,8 @@ def bootstrap(
 ) -> Estimate:
     """Estimate the interquartile mean of all rounds by a hierarchical bootstrap; deterministic.
 
-    With one launch, only its rounds are resampled. `confidence`: of the interval. Raises ValueError without
-    values.
+    With one launch, only its rounds are resampled. `confidence` is that of the interval. Raises ValueError if
+    there are no values.
     """
     launches = [np.asarray(rounds, dtype=np.float64) for rounds in values.values() if len(rounds)]
     if not launches:
@@ -68,7 +68,7 @@ def bootstrap(
 def estimate_from(
     mean: float, resampled: NDArray[np.float64], rounds: int, confidence: float = _INTERVAL
 ) -> Estimate:
-    """Return the estimate for a mean of `rounds` values and its resampled means, float64 (resamples,)."""
+    """Return the estimate for a mean of `rounds` values, from its resamples, float64 (resamples,)."""
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(mean, float(low), float(high), max(two_sided_p(resampled), smallest_p(rounds)))
 
@@ -76,8 +76,8 @@ def estimate_from(
 def smallest_p(rounds: int) -> float:
     """Return the two-sided p value of a sign test of `rounds` values, all on one side of zero.
 
-    The bootstrap gives such values its smallest p, even if there is only one value, because no resample is on
-    the other side.
+    For such values, the bootstrap gives its smallest p, even if there is only one value: no resample is on
+    the other side of zero.
     """
     return min(1.0, 2.0 ** (1 - rounds))
 
@@ -95,7 +95,7 @@ def resampled_means(
 ) -> NDArray[np.float64]:
     """Return interquartile means, float64 (resamples,), of launches and rounds drawn with replacement.
 
-    From every drawn launch, the average number of rounds per launch is drawn.
+    From each drawn launch, as many rounds are drawn as a launch has on average.
     """
     count = len(launches)
     lengths = np.array([len(rounds) for rounds in launches])
