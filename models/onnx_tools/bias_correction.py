@@ -24,13 +24,14 @@ def correct_biases(
 ) -> None:
     """Correct the int32 biases of `quantized` in place, using activation means measured on `images`.
 
-    Each image is an array as the network takes it. `expected`: what `activation_means` returns for `floating`
-    and `images`, for callers that correct several networks; by default it is measured.
+    Each image is an array as the network takes it. `expected`: the result of `activation_means` for
+    `floating` and `images`, which callers that correct several networks can compute once. By default it is
+    computed here.
 
     Rounding weights to 8 bits shifts the mean of each output channel of a convolution, and the shifts add up
-    over the layers. This function corrects the convolutions in order from the input. It compares the
-    channel's mean after the activation in `floating` with that in `quantized`, whose earlier layers are
-    already corrected, and adds the difference to the channel's bias.
+    over the layers. This function corrects the convolutions in order from the input. For each channel, it
+    compares the means after the activation in `floating` and in `quantized`, whose earlier layers are already
+    corrected. It adds the difference to the channel's bias.
     This is the empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
     Correction", https://arxiv.org/abs/1906.04721. It costs nothing at run time.
     """
@@ -52,7 +53,7 @@ def correct_biases(
 def activation_means(
     model: onnx.ModelProto, images: Sequence[NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the `channel_means` behind the activation of each convolution, by the convolution's name."""
+    """Return the `channel_means` after the activation of each convolution, by the convolution's name."""
     consumers = _consumers(model.graph)
     activated = {
         node.name: _activated_output(node, consumers) for node in model.graph.node if node.op_type == "Conv"
@@ -64,7 +65,7 @@ def activation_means(
 def channel_means(
     model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each channel's mean over images and positions for feature maps by name, float64 (channels,)."""
+    """Return the channels' means over images and positions, float64 (channels,), for the maps `values`."""
     name = image_input(model.graph)
     nodes = _needed([_Node.of(node) for node in model.graph.node], values)
     session = open_session(_part(model, nodes, {name: images[0]}, values))
@@ -79,11 +80,12 @@ def channel_means(
 def _means_in_turn(
     model: onnx.ModelProto, outputs: Mapping[str, str], images: Sequence[NDArray[Any]]
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield the name of each node of `outputs`, in their order, with the channel means of its output.
+    """Yield the name of each node in `outputs`, in order, with the channel means of its output.
 
-    `outputs`: for each node, a value of `model` with the channels that the node computes. A node's weights
-    may be changed when its means have been yielded, and not later. Values that do not depend on weights that
-    may still change are kept for the next run, so that a layer is run twice at most, however many follow it.
+    `outputs`: by node name, the value of `model` that has the node's channels. The caller may change a node's
+    weights right after its means were yielded, but not later. Values are kept for the next run if no weights
+    on which they depend can change any more. A layer is therefore run at most twice, however many layers
+    follow it.
     """
     rest = _needed([_Node.of(node) for node in model.graph.node], list(outputs.values()))
     to_come = dict(outputs)
@@ -129,7 +131,7 @@ class _Mean:
 
 
 def image_input(graph: onnx.GraphProto) -> str:
-    """Return the name of a graph's input that is no weight."""
+    """Return the name of a graph's first input, weights excluded."""
     weights = {tensor.name for tensor in graph.initializer}
     return str(next(value.name for value in graph.input if value.name not in weights))
 
@@ -138,8 +140,9 @@ def image_input(graph: onnx.GraphProto) -> str:
 class _Node:
     """A node's name, and the values that it reads and computes.
 
-    `repeated`: whether the node is run again instead of keeping its result. Conversions from integers are:
-    only the integers are kept, which take a quarter of the memory, and which integer operators read.
+    `repeated`: whether the node is run again and its result not kept. This is so for conversions from
+    integers to floats. Only the integers are kept: they take a quarter of the memory, and integer operators
+    read them.
     """
 
     proto: onnx.NodeProto
@@ -155,7 +158,7 @@ class _Node:
 
 
 def _needed(nodes: Sequence[_Node], values: Iterable[str]) -> list[_Node]:
-    """Return those of the nodes that compute `values`, in the same order."""
+    """Return the nodes that are needed to compute `values`, in the same order."""
     wanted, found = set(values), []
     for node in reversed(nodes):
         if not wanted.isdisjoint(node.outputs):
@@ -165,7 +168,7 @@ def _needed(nodes: Sequence[_Node], values: Iterable[str]) -> list[_Node]:
 
 
 def _wanted(nodes: Sequence[_Node], values: Iterable[str]) -> set[str]:
-    """Return the names of the values that are kept so that a later run of the nodes can compute `values`."""
+    """Return the names of the values to keep, so that a later run of the nodes can compute `values`."""
     wanted = set(values)
     for node in reversed(nodes):
         if not node.repeated or not wanted.isdisjoint(node.outputs):
@@ -176,7 +179,7 @@ def _wanted(nodes: Sequence[_Node], values: Iterable[str]) -> set[str]:
 def _part(
     model: onnx.ModelProto, nodes: Sequence[_Node], inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
 ) -> bytes:
-    """Return a model of some of the nodes, which computes `outputs` from values of the types of `inputs`."""
+    """Return a model of `nodes` that computes `outputs` from inputs of the same types as `inputs`."""
     import onnx
     from onnx import helper
 
@@ -208,7 +211,7 @@ def _consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]) -> str:
-    """Return the output that quantization rounds: the activation's, else the convolution's."""
+    """Return the output that quantization rounds: of the activation or, if there is none, of `node`."""
     after = consumers[node.output[0]]
     has_activation = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
     return str(after[0].output[0] if has_activation else node.output[0])
@@ -217,7 +220,7 @@ def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeP
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:
     """Return the names of a convolution's int32 bias, of its scale and of the rounded output.
 
-    None if the bias is float or missing; it is missing if it is all zero.
+    None if the bias is float, or if it is missing because all of it is zero.
     """
     producers = {value: node for node in graph.node for value in node.output}
     consumers = _consumers(graph)

@@ -1,4 +1,4 @@
-"""Choose which layers of a network stay in float, by how much divergence that removes."""
+"""Choose the layers of a network that stay in float, by the divergence that this removes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _BIAS_IMAGES = 16
 ENOUGH = 0.001
 """Divergence in nats at which the search stops."""
 GAIN = 0.2
-"""Minimum share of the divergence that keeping a group in float must remove."""
+"""Minimum share of the divergence that a group must remove to stay in float."""
 CERTAIN = 2.5
-"""Minimum of the removed divergence, in its standard errors over the images."""
+"""Minimum mean log-ratio of the divergences without and with a group in float, in standard errors."""
 _TINY = 1e-6
 WORTH = 5.0
-"""Minimum ratio of the removed share of the divergence to the group's share of the multiply-accumulates."""
+"""Minimum ratio of the share of the divergence that a group removes to its share of the MACs."""
 LARGEST = 0.2
 """Maximum share of the multiply-accumulates that stays in float before the last pooling."""
 _FIRST, _PARTS, _FINE = 4, 6, 6
@@ -61,13 +61,13 @@ class _Trial:
 
     @property
     def mean(self) -> float:
-        """The mean over the images."""
+        """Mean divergence over the images, in nats."""
         return float(self.divergences.mean())
 
     def pays(self, other: _Trial, share: float) -> bool:
         """Return whether `other` removes enough divergence to keep `share` more of the network in float."""
         gain = 1 - other.mean / self.mean
-        # Ratios, because a few images have most of the divergence.
+        # Compare ratios, because a few images have most of the divergence.
         ratios = np.log(self.divergences + _TINY) - np.log(other.divergences + _TINY)
         error = ratios.std(ddof=1) / np.sqrt(len(ratios)) if len(ratios) > 1 else np.inf
         return bool(gain >= max(GAIN, WORTH * share) and ratios.mean() >= CERTAIN * error)
@@ -78,9 +78,10 @@ class Choice:
     """An int8 network.
 
     `content`: the file. `kept`: the convolutions and linear layers before the last pooling that stay in
-    float, of `layers` in all. `divergence`: mean Kullback-Leibler divergence of this network's probabilities
-    from the float network's, in nats, on the calibration images. `everything`: the same divergence with all
-    layers in int8. `trials`: number of variants that were made and run.
+    float. `layers`: number of all such layers, in float or int8. `divergence`: mean Kullback-Leibler
+    divergence of this network's probabilities from the float network's, in nats, on the images of the trials.
+    `everything`: the same divergence with all layers in int8. `trials`: number of variants that were made and
+    run.
     """
 
     content: bytes
@@ -107,9 +108,10 @@ def choose_plan(
     (height, width) of an image if the file leaves them free.
 
     Tries at most 20 variants: all layers in int8, then the first layers in float, then parts of the rest,
-    then the groups of the part that removes most divergence. Groups that remove most are considered first. A
-    group stays in float if it removes at least GAIN of the remaining divergence, and at least WORTH times its
-    share of the multiply-accumulates. Raises ValueError for a network without anything to quantize.
+    then the groups of the part that removes most divergence. Groups that remove most divergence are
+    considered first. A group stays in float if it removes at least GAIN of the remaining divergence, and at
+    least WORTH times its share of the multiply-accumulates. Raises ValueError for a network that has nothing
+    to quantize.
     """
     with tempfile.TemporaryDirectory() as folder:
         return _Search(
@@ -137,8 +139,8 @@ class _Search:
         self._layers = [n.name for n in model.graph.node if n.op_type in LINEAR and n.name not in behind]
         if not self._groups:
             raise ValueError("there is no convolution or linear layer with constant weights to quantize")
-        # Trials are compared on other images than those that correct their biases, on which they would look
-        # too good.
+        # Trials are not compared on the images that correct their biases: the results would be too good
+        # there.
         correcting = _spread(range(len(images)), min(_BIAS_IMAGES, -(-len(images) // 2)))
         others = [number for number in range(len(images)) if number not in correcting] or [0]
         self._correcting = [images[number] for number in correcting]
@@ -172,13 +174,14 @@ class _Search:
         """Calibrate on all images; every trial uses these ranges."""
         self._progress(f"calibrating on {len(self._images)} images")
         plan = QuantizationPlan(correct_biases=False)
-        with contextlib.suppress(ValueError):  # the plan may be refused, after the ranges are saved
+        with contextlib.suppress(ValueError):  # the ranges are saved even if the plan is refused
             quantized(self._content, self._images, plan, output=self._output, ranges=self._ranges)
 
     def _first_layers(self, everything: _Trial) -> _Trial:
         """Keep the first groups in float, as many as are worth it.
 
-        Rounding in one layer hides the loss in the next, so more groups may be worth it where fewer are not.
+        Rounding in one layer hides the loss in the next, so more groups may be worth it even if fewer are
+        not.
         """
         best, beginning = everything, Group(frozenset(), 0.0)
         for number, group in enumerate(self._groups[:_FIRST]):
@@ -218,7 +221,7 @@ class _Search:
         return sorted(paying, key=lambda pair: pair[0].mean)
 
     def _greedy(self, start: _Trial, alternatives: Sequence[tuple[_Trial, Group]]) -> _Trial:
-        """Add, one by one, the groups that are still worth it together with those added before."""
+        """Add, one by one, the groups that are still worth it after the groups added before."""
         best = start
         for alone, group in alternatives:
             joined = _joined([best.kept, group])

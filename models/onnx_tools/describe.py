@@ -55,7 +55,7 @@ _PARAMETERS: Mapping[str, tuple[int, ...]] = {
 }
 """Indices of the trained inputs of each operator."""
 _ALSO_PARAMETERS = frozenset({"Add", "Mul", "Concat"})
-"""Operators whose constants of more than one value are trained: biases, scales, positions, class tokens."""
+"""Operators whose constants are trained if they have several values, e.g. biases, scales, positions."""
 _PASSED = frozenset(
     {
         "Cast",
@@ -106,7 +106,7 @@ class TensorInfo:
 
     `dtype` is NumPy's name, e.g. float32; `string`, `bfloat16` and the like for types that NumPy lacks, and
     `sequence`, `map`, `optional` or `sparse` for values that are not tensors. In `shape`, text is a symbolic
-    size and None an unknown one; `()` means that there is no shape.
+    size and None an unknown size; `()` means that there is no shape.
     """
 
     name: str
@@ -119,16 +119,16 @@ class GraphFacts:
     """Facts of an ONNX file.
 
     `inputs` excludes initializers that are listed as inputs. `custom_domains` are the domains of operators
-    that neither ONNX nor a function in the file defines; `com.microsoft`, which ONNX Runtime knows, is one.
-    `initializer_elements` counts the main graph only.
+    that neither ONNX nor a function in the file defines; `com.microsoft` is included, although ONNX Runtime
+    knows it. `initializer_elements` counts the main graph only.
 
     `parameters` counts the constant inputs of convolutions, matrix products, normalizations, additions and
     products, including dequantized integers; it excludes batch norm's running mean and variance, and single
-    numbers that are added or multiplied. If an exporter has folded batch norm into a convolution, its two
-    values per channel count as one, or as none if the convolution had a bias.
+    numbers that are added or multiplied. If an exporter has folded batch norm into a convolution, the batch
+    norm's two values per channel count as one, or as none if the convolution had a bias.
 
     `macs` is for one image; None if shapes cannot be inferred or an operator is unknown. `precision` is int8
-    if a layer computes with 8-bit weights and inputs, fp16 if most weights are float16.
+    if a layer computes with 8-bit weights and inputs, else fp16 if most weights are float16, else fp32.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -148,8 +148,8 @@ def describe(content: bytes, size: tuple[int, ...] | None = None) -> GraphFacts:
     """Return the facts of an ONNX file; `size` is (height, width) if its input leaves them free.
 
     If the input leaves the channels free too, `size` is all three sides of an image, in the input's order.
-    Free sides of all outputs but the first are inferred for that size. Raises UnreadableModel for content of
-    another kind.
+    Free sides of all outputs but the first are inferred for that size. Raises UnreadableModel for content
+    that is not an ONNX file.
     """
     model = parse_model(content)
     outlined = outline(model, size)
@@ -249,14 +249,14 @@ def _sizes(outlined: Outline, name: str) -> tuple[int, ...] | None:
 
 
 class _Constant(NamedTuple):
-    """Type, a number of TensorProto.DataType, and number of values of a constant."""
+    """Type (a number of TensorProto.DataType) and number of values of a constant."""
 
     kind: int
     elements: int
 
 
 class _Weights:
-    """The constants of a graph and of the graphs in it, and which layers take them."""
+    """The constants of a graph and of its subgraphs, and the layers that read them."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._nodes = list(every_node(graph.node))
@@ -276,7 +276,7 @@ class _Weights:
         self._made: dict[str, dict[str, bool]] = {}
 
     def parameters(self) -> Iterator[tuple[str, int]]:
-        """Yield name and number of values of each trained constant; some occur more than once."""
+        """Yield name and number of values of each trained constant, once for each time that it is read."""
         from onnx import TensorProto
 
         floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -294,7 +294,7 @@ class _Weights:
                     yield source, elements
 
     def precision(self) -> Precision:
-        """Return the precision of most weights; int8 if any layer computes in int8."""
+        """Return int8 if any layer computes in int8, else the precision of most weights."""
         from onnx import TensorProto
 
         bytes_ = (TensorProto.INT8, TensorProto.UINT8)
@@ -315,7 +315,7 @@ class _Weights:
         return "fp16" if kinds.get(TensorProto.FLOAT16, 0) > kinds.get(TensorProto.FLOAT, 0) else "fp32"
 
     def _source(self, name: str) -> tuple[str | None, bool]:
-        """Return the constant that a value equals except in type and shape, and whether it is dequantized."""
+        """Return the constant from which a value is converted or reshaped, and whether it is dequantized."""
         passed: list[tuple[str, bool]] = []  # values on the way, and whether their operator dequantizes
         seen: set[str] = set()  # a damaged graph may have a cycle
         while name not in self._sources:
@@ -343,7 +343,7 @@ class _Weights:
             if node is None or node.op_type == op:
                 made[name] = node is not None
             else:
-                made[name] = False  # for a cycle; set again below
+                made[name] = False  # ends a cycle; set again below
                 if node.op_type in _PASSED and node.input:
                     passed.append(name)
                     name = node.input[0]

@@ -17,7 +17,7 @@ _SAME = frozenset({"Identity", "Cast"})
 
 @dataclass(frozen=True)
 class Suppression:
-    """A NonMaxSuppression of the main graph: its inputs, and the output or value with the selected indices.
+    """A NonMaxSuppression of the main graph: names of its inputs, and of the output with selected indices.
 
     `centre`: boxes are centre, width and height; otherwise two opposite corners.
     """
@@ -52,9 +52,9 @@ class Part:
 
 
 def find_suppression(content: bytes) -> Suppression | None:
-    """Return the only NonMaxSuppression of an ONNX file whose indices are an output; None if there is none.
+    """Return the NonMaxSuppression whose indices are an output; None unless there is exactly one.
 
-    Raises UnreadableModel.
+    Raises UnreadableModel if `content` is not a valid ONNX file.
     """
     model = parse_model(content)
     producers = {output: node for node in model.graph.node for output in node.output}
@@ -136,7 +136,7 @@ def _add(model: onnx.ModelProto, name: str, part: Part, kind: int) -> None:
 
 
 class _Builder:
-    """Adds operators to a graph, with inputs or attributes as its opset has them."""
+    """Adds operators to a graph, with inputs or attributes as its opset requires."""
 
     def __init__(self, model: onnx.ModelProto, prefix: str, opset: int) -> None:
         self._graph = model.graph

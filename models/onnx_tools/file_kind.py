@@ -1,4 +1,4 @@
-"""Recognise other files that are mistaken for ONNX files, by their signature."""
+"""Recognise files of other kinds that are mistaken for ONNX files, by their signature."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def file_kind(content: bytes) -> str | None:
 
 
 def what_it_is(content: bytes) -> str | None:
-    """Return why a file cannot be loaded: another kind of file, or truncated; None if unknown."""
+    """Return why a file cannot be loaded: it is of another kind, or truncated. None if unknown."""
     kind = file_kind(content)
     if kind is not None:
         return f"its file is not an ONNX file, it is {kind}"
@@ -91,7 +91,7 @@ def looks_truncated(content: bytes) -> bool:
 
 
 def read_varint(content: bytes, offset: int) -> tuple[int, int]:
-    """Return the number at `offset` and the offset after it, which is past the end if it is truncated."""
+    """Return the number at `offset` and the offset after it, past the end if the number is truncated."""
     value = 0
     for shift in range(0, 70, 7):
         if offset >= len(content):

@@ -145,7 +145,7 @@ def _node(node: onnx.NodeProto) -> Node:
 
 
 def weight_of(name: str, tensor: onnx.TensorProto) -> Weight:
-    """Return a constant tensor with its values. Raises UnreadableModel where they do not fit its shape."""
+    """Return a constant tensor with its values. Raises UnreadableModel if they do not fit its shape."""
     from onnx import TensorProto, numpy_helper
 
     shape = tuple(tensor.dims)

@@ -36,7 +36,7 @@ _VALUE_PRESERVING = frozenset(
 MAX_BYTES = 2**31 - 1
 """Maximum size of a protocol buffers message."""
 IN_MEMORY = "_ORT_MEM_ADDR_"
-"""ONNX Runtime reads a tensor whose location contains this from an address in its own memory."""
+"""If a tensor's location contains this, ONNX Runtime reads the tensor from an address in its own memory."""
 MAX_NODES = 200_000
 """Maximum number of operators in a file, after its functions are inlined."""
 TOO_MANY_NODES = f"it has more than {MAX_NODES} operators"
@@ -55,7 +55,7 @@ def import_onnx() -> None:
 def external_files(content: bytes) -> tuple[str, ...]:
     """Return the sorted base names of the other files with tensors of the ONNX file `content`; () for none.
 
-    Covers all tensors: initializers, sparse ones, attributes, subgraphs, functions, training.
+    Covers all tensors: of initializers, sparse initializers, attributes, subgraphs, functions, training.
     Raises UnreadableModel for content that cannot be parsed.
     """
     if b"location" not in without_weights(content):  # a key that every external tensor must have
@@ -77,7 +77,7 @@ def output_activation(content: bytes, output: str) -> Activation:
     made = _producers(model.graph.node)
     steps = len(model.graph.node) + sum(len(function.node) for function in model.functions)
     callers: list[tuple[dict[str, onnx.NodeProto], onnx.NodeProto, dict[str, int]]] = []
-    # of each call: producers of the caller's values, the calling node, positions of the function's inputs
+    # for each call: producers of the caller's values, the calling node, positions of the function's inputs
     bodies: dict[tuple[str, str], tuple[dict[str, onnx.NodeProto], dict[str, int]]] = {}
     for _ in range(steps):  # bounded, because a damaged graph may have a cycle
         node = made.get(output)
@@ -123,14 +123,14 @@ def _operator_field(name: str) -> bytes:
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 """Numbers of the fields `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data`."""
 _LARGE = 1024
-"""Size in bytes from which an initializer's values are left out."""
+"""Minimum size in bytes of an initializer whose values are left out."""
 
 
 def without_weights(content: bytes) -> bytes:
     """Return an ONNX file's bytes without the values of large initializers, to search for names.
 
-    Only `raw_data` of the initializers of the outermost graph is left out; protocol buffers give these bytes
-    no meaning. Content that cannot be read so far is returned as it is.
+    Only `raw_data` of initializers of the outermost graph is left out, since it holds no names. Content that
+    cannot be parsed down to there is returned unchanged.
     """
     kept: list[bytes] = []
     copied = 0
@@ -148,7 +148,7 @@ def without_weights(content: bytes) -> bytes:
 
 
 def _fields(content: bytes, offset: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each field number `wanted` of a message that lies in `content[offset:end]`.
+    """Yield start and end of each field with number `wanted` in the message `content[offset:end]`.
 
     Raises ValueError if it is not a valid message, or has groups, which ONNX does not use.
     """
@@ -215,7 +215,7 @@ def parse_model(content: bytes) -> onnx.ModelProto:
                     pending.extend(value if field.is_repeated else (value,))
                 elif field.type == field.TYPE_STRING:
                     texts.extend(value if field.is_repeated else (value,))
-        if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is no text
+        if not all(isinstance(text, str) for text in texts):  # protobuf returns bytes if it is not UTF-8
             raise UnreadableModel(_NO_TEXT)
     return model
 

@@ -24,7 +24,7 @@ _CONSTANT = _QUANTIZING | {"Cast", "Identity", "Reshape", "Transpose"}
 """Operators that may be between a constant and the layer that uses it."""
 _IN_INTEGERS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
 """Linear layers with integer weights, with the index of the weight input."""
-_LONGEST = 20  # most operators in a row that do not change values
+_LONGEST = 20  # maximum number of operators in a row that do not change values
 
 
 class NoLinearLayer(Exception):
@@ -35,7 +35,7 @@ class NoLinearLayer(Exception):
 class Head:
     """The last linear layer: `weight` float32 (classes, channels) and `bias` float32 (classes,).
 
-    A background class keeps its row.
+    A background class has its row in both.
     """
 
     weight: NDArray[np.float32]
@@ -47,9 +47,9 @@ class LastLinear:
     """The last linear layer of a graph, with the values that it reads.
 
     `embedding` is the name of its input, whose element type is `kind` and whose shape, batch first, is
-    `shape`. `quantized` names the scale and the zero point of a quantized input and is empty for others.
-    `features` is the feature map (N, channels, height, width) whose mean over all positions is the embedding.
-    If exact class maps are impossible, `head` or `features` is None and `no_maps` says why.
+    `shape`. `quantized` has the names of the scale and the zero point of a quantized input; it is empty for
+    other inputs. `features` is the feature map (N, channels, height, width) whose mean over all positions is
+    the embedding. If exact class maps are impossible, `head` or `features` is None and `no_maps` says why.
     """
 
     embedding: str
@@ -66,7 +66,7 @@ def find_last_linear(model: onnx.ModelProto, outlined: Outline, logits: str) -> 
 
     The functions of `model` must be inlined. Raises UnreadableModel for damaged constants.
     """
-    with np.errstate(all="ignore"):  # weights that are not finite, scales of 0
+    with np.errstate(all="ignore"):  # weights may be infinite or NaN, scales 0
         return _Search(model, outlined).run(logits)
 
 
@@ -150,7 +150,7 @@ class _Search:
         return LastLinear(taken, kind, shape, quantized, head, features, no_maps)
 
     def _taken(self, node: onnx.NodeProto, name: str, channels: int) -> tuple[int, Shape]:
-        """Return type and shape of a layer's input, which is one vector per image."""
+        """Check that a layer's input is one vector per image, and return its type and shape."""
         value = self._outlined.values.get(name)
         sizes = self._sizes(name)
         if sizes is None:
@@ -372,7 +372,7 @@ def _made(
 
 
 def _along(values: NDArray[np.generic], part: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
-    """Return a scale or zero point, or one per position along an axis, broadcastable to `values`."""
+    """Reshape `part`, a scale or zero point (one, or one per position along `axis`), to fit `values`."""
     if part.size == 1:
         return part.reshape(())
     if part.ndim != 1:

@@ -21,12 +21,12 @@ WEIGHT_INPUT = {
     "QLinearMatMul": 3,
     "QGemm": 3,
 }
-"""Operators that multiply and accumulate, and which of their inputs is the weight."""
+"""Operators that multiply and accumulate, each with the index of its weight among its inputs."""
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvInteger", "QLinearConv"})
 
 
 def multiply_accumulates(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
-    """Return the multiply-accumulates of one run of operator `op`; 0 for one that has none.
+    """Return the multiply-accumulates of one run of operator `op`; 0 for an operator that has none.
 
     `inputs` are the shapes of all its inputs, `output` that of its first output.
     """
@@ -38,7 +38,7 @@ def multiply_accumulates(op: str, inputs: Sequence[Sequence[int]], output: Seque
         return math.prod(inputs[0]) * math.prod(weight[1:])
     if op in _CONVOLUTIONS:  # weight (M, C / groups, kH, kW)
         return math.prod(output) * math.prod(weight[1:])
-    if len(weight) < 2:  # a vector, whose length is no side of the output
+    if len(weight) < 2:  # a vector: its length is not a side of the output
         return math.prod(output) * math.prod(weight)
-    # The weight's last two sides are, in either order, the one summed over and the output's last side.
+    # One of the weight's last two sides is the output's last side; the products are summed over the other.
     return math.prod(output) * (math.prod(weight[-2:]) // output[-1] if output and output[-1] else 0)

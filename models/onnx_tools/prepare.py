@@ -33,18 +33,19 @@ __all__ = ["Head", "Prepared", "consolidate", "data_files", "prepare"]
 _SAME_VALUES = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _LONGEST_NAME = 256  # of an output, in a card
 _READING = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-_FIRST_WITHOUT_INPUTS = 4  # the IR version from which initializers need not be inputs
+_FIRST_WITHOUT_INPUTS = 4  # first IR version in which initializers need not be inputs
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A file to serve, and what was done to it.
+    """An ONNX file to serve, and the changes that were made to it.
 
     `content` is the given file if nothing had to change; `changes` describes each change. `embedding` is the
     output with the input of the last linear layer, (N, channels), possibly with further sides of length 1.
     `features` is the output with the last feature map (N, channels, height, width), if the embedding is its
     global average pooling. The file may have had these outputs before. `head` is the last linear layer.
-    `reason` says why there is no embedding, `no_maps` why there is an embedding but no head or no features.
+    `reason` says why there is no embedding. `no_maps` says why there is an embedding but no head or no
+    features.
     """
 
     content: bytes
@@ -57,7 +58,7 @@ class Prepared:
 
 
 def consolidate(path: Path) -> bytes:
-    """Return the ONNX file at `path` with its external tensors read in.
+    """Return the ONNX file at `path` with its external tensors inside.
 
     The tensors are read only from regular files in the folder of `path` and its subfolders. Raises
     UnreadableModel, which names what is missing or not allowed, and OSError if `path` cannot be read.
@@ -103,9 +104,10 @@ def data_files(path: Path) -> dict[str, Path]:
 def prepare(content: bytes, logits: str) -> Prepared:
     """Return the ONNX file `content` with the outputs that the service needs; `logits` names the scores.
 
-    The file's own outputs stay bit-identical, except in float16 graphs: ONNX Runtime may compute such graphs
-    in float32, but rounds every output, so a new output changes the logits by about one unit in float16's
-    last place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing output.
+    The file's own outputs stay bit-identical, except in float16 graphs. ONNX Runtime may compute these graphs
+    in float32 but rounds every output. A new output therefore changes the logits by about one unit in
+    float16's last place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing
+    output.
     """
     model = parse_model(content)
     outputs = [value.name for value in model.graph.output]
@@ -139,7 +141,7 @@ def prepare(content: bytes, logits: str) -> Prepared:
 
 
 def _parsed(content: bytes) -> onnx.ModelProto:
-    """The model in `content`. Raises UnreadableModel, which names files of other kinds."""
+    """Return the model in `content`. Raises UnreadableModel, whose message names another kind of file."""
     try:
         return parse_model(content)
     except UnreadableModel as error:
@@ -148,7 +150,7 @@ def _parsed(content: bytes) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the values of a tensor are: a file of the model's folder without links, offset and length."""
+    """Where a tensor's values are: a file in the model's folder, with links resolved, offset and length."""
 
     path: Path
     location: str
@@ -156,7 +158,7 @@ class _Place:
     length: int
 
     def read(self) -> bytes:
-        """Raises UnreadableModel where they are not all there."""
+        """Return the values. Raises UnreadableModel if the file cannot be read or is too short."""
         try:
             handle = os.open(self.path, _READING)
             with open(handle, "rb") as file:
@@ -172,7 +174,7 @@ class _Place:
 
 
 def _place(tensor: onnx.TensorProto, model: Path) -> _Place:
-    """Check where a tensor says that its values are. Raises UnreadableModel."""
+    """Return where a tensor's values are. Raises UnreadableModel if the place is missing or not allowed."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     shown = _shown(location)
@@ -224,7 +226,7 @@ def _number(entries: dict[str, str], key: str, default: int) -> int:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    """The bytes of a tensor's values as raw data. Raises UnreadableModel for a type without raw data."""
+    """Return the size in bytes of a tensor's raw data. Raises UnreadableModel for a type without raw data."""
     from onnx import TensorProto, helper
 
     elements = 1
@@ -259,7 +261,7 @@ def without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _has(model: onnx.ModelProto, found: LastLinear) -> bool:
-    """Whether the main graph has the values that are to be outputs."""
+    """Return whether the main graph has the values that are to be outputs."""
     made = {output for node in model.graph.node for output in node.output}
     return {found.embedding, found.features or found.embedding} <= made
 
@@ -267,7 +269,7 @@ def _has(model: onnx.ModelProto, found: LastLinear) -> bool:
 def _expose(
     model: onnx.ModelProto, outlined: Outline, role: str, found: LastLinear
 ) -> tuple[TensorInfo, tuple[str, ...]]:
-    """Make a value an output unless it is one; return the output, and what was changed."""
+    """Make a value an output unless it already is one; return the output and the changes."""
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -312,7 +314,7 @@ def _numbered(name: str) -> Sequence[str]:
 def _source(
     producers: Mapping[str, onnx.NodeProto], name: str, passed: frozenset[str], sources: dict[str, str]
 ) -> str:
-    """Return the first value with the same numbers in the same order; add what it learns to `sources`."""
+    """Return the earliest value with the same numbers in the same order; `sources` caches results."""
     way = []
     while name not in sources:
         sources[name] = name  # ends a circle; it is set again below
@@ -330,7 +332,7 @@ def _inferred(outlined: Outline, name: str, default: Shape) -> Shape:
 
 
 def _batch(graph: onnx.GraphProto) -> int | str | None:
-    """The first side of the first input."""
+    """Return the first side of the first input; None if it is unknown."""
     shape = info(graph.input[0]).shape if graph.input else ()
     return (shape[0] or None) if shape else None
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 ARITHMETIC = (
     "Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool"
 )  # fmt: skip
-"""Operators that compute with integers. The last pooling and all behind it stay float, with the classifier,
-so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard
-swish and hard sigmoid, which compute in floating point between two conversions."""
+"""Operators that compute with integers. The last pooling and everything after it, including the classifier,
+stay in float. The embedding is therefore float, and the parent's classifier fits it. ONNX Runtime has no
+integer kernels for hard swish and hard sigmoid; they compute in float between two conversions."""
 MOVEMENT = ("MaxPool", "Concat", "Split", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 """Operators that only select or move values; in floating point they would need conversions around them."""
 
@@ -41,8 +41,8 @@ class QuantizationPlan:
 
     `keep_float`: modules that stay in floating point, submodules included (`blocks.0` includes
     `blocks.0.conv_dw`). `keep_nodes`: names of single operators that stay in floating point. `method`:
-    calibration of activation ranges. `percentile`: with that method, the percentage of values that the range
-    must contain. `correct_biases`: whether to apply bias correction.
+    calibration of activation ranges. `percentile`: percentage of values that the range must contain, for
+    method `percentile`. `correct_biases`: whether to apply bias correction.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -95,16 +95,16 @@ def quantized(
 ) -> bytes:
     """Return the static int8 variant of the ONNX file `content`; `output`: name of the output with scores.
 
-    Activations are uint8 with a zero point, weights int8 and symmetric per output channel: the pair that x86
-    multiplies in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 become the range of the quantized
-    activation. `images`, each as the network takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and
-    correct the biases. `ranges`: a file in which the ranges are stored; later calls with the same network
-    read them from it. `means`: the network's `activation_means` on BIAS_IMAGES images or fewer, for callers
-    that quantize it several times with these images.
+    Activations are uint8 with a zero point, weights int8 and symmetric per output channel. x86 multiplies
+    this pair of types in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 are replaced by the range of
+    the quantized activation. `images`, each as the network takes it, e.g. float32 (1, 3, H, W), calibrate the
+    ranges and correct the biases. `ranges`: a file in which the ranges are stored; later calls with the same
+    network read them from it. `means`: the network's `activation_means` on at most BIAS_IMAGES of the images,
+    for callers that quantize it several times.
 
     Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
-    both. Raises ValueError without images, and if `plan` keeps an unknown module or a single convolution
-    between quantized ones in floating point.
+    both. Raises ValueError if there are no images, or if `plan` keeps in floating point an unknown module or
+    a single convolution between quantized ones.
     """
     # Imported lazily: these take 20 MB, and the service may import this module.
     import onnx
@@ -156,7 +156,7 @@ def quantized(
         result = onnx.load(path)
     _refuse_lone_convolutions(result.graph)
     if plan.correct_biases:
-        # Loaded again, because the quantizer moves the weights of its model to another file.
+        # `content` is parsed again, because the quantizer moves the weights of its model to another file.
         step = -(-len(images) // BIAS_IMAGES)
         correct_biases(onnx.load_from_string(content), result, images[::step], means)
     del result.metadata_props[:]
@@ -169,8 +169,8 @@ def quantized(
 def _extremes(path: Path, images: Sequence[NDArray[Any]]) -> TensorsData:
     """Return the least and the greatest value of each activation of a file over `images`.
 
-    They are those of ONNX Runtime's calibrator. It adds two reductions for each activation to the network,
-    which take longer than the network and NumPy's minimum and maximum together.
+    The values equal those of ONNX Runtime's calibrator, which is slower. It adds two reductions for each
+    activation to the network, and they take longer than the network and NumPy's minimum and maximum together.
     """
     import onnx
     from onnxruntime.quantization.calibrate import CalibrationMethod, MinMaxCalibrater, TensorsData
@@ -204,7 +204,7 @@ def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
     """Raise ValueError if ONNX Runtime would quantize a convolution that should stay in floating point.
 
     When it loads a model, it quantizes every convolution between integer tensors, with one scale for all
-    channels: that convolution would lose more precision than any other.
+    channels. Such a convolution would lose more precision than any other.
     """
     producers = {value: node for node in graph.node for value in node.output}
     consumers: dict[str, set[str]] = {}

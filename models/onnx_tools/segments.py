@@ -19,7 +19,8 @@ _WHOLE_MAP = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Red
 def segments(graph: onnx.GraphProto, output: str) -> list[list[onnx.NodeProto]]:
     """Return the operators between image and `output`, in order, split where a single value connects them.
 
-    A residual block is one segment, and so is a plain operator. Operators on constants only are left out.
+    A residual block is one segment, and so is an operator outside such blocks. Operators whose inputs are all
+    constants are left out.
     """
     nodes = _on_the_way(graph, output)
     uses = Counter(name for node in nodes for name in _taken(node))

@@ -25,7 +25,7 @@ _OWN_OPERATORS = [
 def open_session(model: bytes | Path, threads: int = 1, *, optimised: bool = True) -> ort.InferenceSession:
     """Return a CPU session for a model's bytes or file, with `threads` intra-op threads.
 
-    Without `optimised`, it runs each operator of the file as it stands.
+    If `optimised` is false, it runs each operator of the file as it stands.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -38,25 +38,25 @@ def open_session(model: bytes | Path, threads: int = 1, *, optimised: bool = Tru
 def run(
     session: ort.InferenceSession, images: Sequence[NDArray[Any]], output: str = "logits"
 ) -> NDArray[np.float32]:
-    """Return one output for every image, (len(images), ...), each run alone as the service does.
+    """Run each of `images` alone, as the service does; return one output of all, (N, ...).
 
-    `images`: input arrays of the network. If its batch size is fixed, each array has that many images.
+    `images`: input arrays of the network, each with one image, or with the network's fixed batch size.
     """
     name = session.get_inputs()[0].name
     return np.concatenate([session.run([output], {name: image})[0] for image in images])
 
 
 def folded(model: bytes) -> bytes:
-    """Return an ONNX file that computes the same: batch norm in the weights, constants computed.
+    """Return an ONNX file that computes the same, with folded batch norms and computed constants.
 
-    Adds no operators that only ONNX Runtime has; keeps those that the file has.
+    Adds no operators that only ONNX Runtime has, but keeps those in the file.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
-        options.log_severity_level = _FATAL_ONLY  # hides the warning that the file is for this machine
+        options.log_severity_level = _FATAL_ONLY  # hides the warning that the file suits only this machine
         ort.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_OWN_OPERATORS
         )

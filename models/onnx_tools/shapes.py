@@ -21,7 +21,7 @@ Layout = Literal["nchw", "nhwc"]
 Shape = tuple[int | str | None, ...]
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
 CONTRIB = "com.microsoft"
-"""Operators that ONNX Runtime adds to those of ONNX."""
+"""Domain of the operators that ONNX Runtime adds to those of ONNX."""
 _CHANNELS = (1, 3)
 _KEPT_ELEMENTS = 256
 """Maximum size of constants that keep their values: shape inference reads shapes, axes and the like."""
@@ -47,7 +47,7 @@ _AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
     "QuickGelu": ("Identity", (0,)),
 }
-"""For operators of ONNX Runtime, a standard one with outputs of the same shape, and which inputs it takes."""
+"""By operator of ONNX Runtime: a standard operator with the same output shapes, and its inputs."""
 
 
 _OF_SHAPES = frozenset(
@@ -141,7 +141,7 @@ def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outl
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
-    """Return types and shapes of the values for which ONNX's own inference finds them."""
+    """Return the types and shapes of values that ONNX's own inference finds."""
     import onnx
 
     try:
@@ -156,7 +156,7 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Compute outputs that inference has not found: those of nodes on known shapes and small constants.
+    """Compute outputs that inference has not found, for nodes on known shapes and small constants.
 
     Return whether any was computed.
     """
@@ -338,7 +338,7 @@ def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Sort operators so that each follows the producers of its inputs: some converters do not do so."""
+    """Sort operators so that each follows the producers of its inputs; some converters do not do this."""
     makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
     before = {
         index: {makers[name] for inner in every_node([node]) for name in inner.input if name in makers}
@@ -395,7 +395,7 @@ def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
 
 
 def _replace_contrib(model: onnx.ModelProto) -> None:
-    """Replace operators of ONNX Runtime by standard ones of the same shapes, which inference knows."""
+    """Replace operators of ONNX Runtime by standard operators of the same shapes, which inference knows."""
     for node in model.graph.node:
         if node.domain != CONTRIB:
             continue

@@ -21,11 +21,11 @@ _LEAST_IR = 8
 
 
 def simplify(content: bytes) -> bytes:
-    """Return an ONNX file that computes the same, as `quantized` (models/onnx_tools/quantize.py) takes it.
+    """Return an ONNX file that computes the same, in the form that `quantized` (quantize.py) needs.
 
     Batch norm is folded into weights, convolutions have biases, pooling over whole maps is one operator,
     nodes have names of their own, and the opset is LEAST_OPSET at least. Raises UnreadableModel, with the
-    reason, if that is impossible.
+    reason, if this is impossible.
     """
     import onnx
     from onnx import version_converter
@@ -35,13 +35,13 @@ def simplify(content: bytes) -> bytes:
     if opset < LEAST_OPSET:
         try:
             model = version_converter.convert_version(model, _RAISED_TO)
-        except Exception as error:  # RuntimeError and others, of C++
+        except Exception as error:  # RuntimeError and other errors of C++ code
             raise UnreadableModel(
                 f"opset {opset} cannot be raised to {_RAISED_TO}: {str(error).splitlines()[0][:200]}"
             ) from None
     try:
         model = onnx.load_from_string(folded(model.SerializeToString()))
-    except Exception as error:  # a dozen types of onnxruntime's own
+    except Exception as error:  # onnxruntime has a dozen types of its own
         raise UnreadableModel(f"ONNX Runtime cannot fold it: {str(error).splitlines()[0][:200]}") from None
     model.ir_version = max(model.ir_version, _LEAST_IR)
     constants = {tensor.name for tensor in model.graph.initializer}

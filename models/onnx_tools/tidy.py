@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tidy(model: onnx.ModelProto) -> None:
-    """Replace means by pooling, name nodes after modules, drop metadata, in place; it computes the same."""
+    """Replace means by pooling, name nodes after modules, drop metadata; in place, with the same outputs."""
     _use_global_pooling(model.graph)
     _rename(model.graph)
     _drop_metadata(model)
@@ -70,8 +70,8 @@ def _keeps_dimensions(mean: onnx.NodeProto) -> bool:
 
 
 _ROLES = {"Clip": "act", "Relu": "act", "GlobalAveragePool": "pool"}
-"""Nodes without weights are named after the module of their input, with this suffix, or else with their
-operator's name in lower case."""
+"""Nodes without weights are named after the module of their input, followed by this suffix. Other operators
+have their name in lower case as suffix."""
 
 
 def _rename(graph: onnx.GraphProto) -> None:
@@ -88,7 +88,7 @@ def _rename(graph: onnx.GraphProto) -> None:
         if weight is not None:
             module = name = weight.removesuffix(".weight")
         else:
-            # The last input of a concatenation is the one that the block computed.
+            # The block computed the last input of a concatenation.
             source = node.input[-1 if node.op_type == "Concat" else 0]
             module = modules.get(source, source)
             role = _ROLES.get(node.op_type, node.op_type.lower())
