@@ -41,7 +41,7 @@ BlockName = Literal[
 
 
 class Stage(Frozen):
-    """`repeats` blocks of `channels`; the first has the stride and changes the channels.
+    """`repeats` blocks with `channels` outputs. Only the first has the stride and changes the channels.
 
     `ratio` is the expansion of an inverted residual or Ghost block, or the reduction of a bottleneck or Fire
     block. `group_width`: channels of each group.
@@ -74,7 +74,7 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 def groups_of(channels: int, out_channels: int, group_width: int) -> int:
-    """Return the number of groups of `group_width` channels in the narrower side, at least 1."""
+    """Return how many groups of `group_width` channels the narrower of input and output has, at least 1."""
     return max(1, min(channels, out_channels) // group_width)
 
 

@@ -58,12 +58,12 @@ STAGES = (
 
 
 class EfficientNetLite(ImageClassifier):
-    """Images (N, 3, input_size, input_size) -> logits (N, classes), with an embedding of 1280.
+    """Images (N, 3, input_size, input_size) -> logits (N, classes), with an embedding of 1280 values.
 
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
-    https://arxiv.org/abs/1905.11946; the Lite variants: TensorFlow's TPU repository, efficientnet/lite. They
-    keep the stem, the head and the depth of the first and the last stage unscaled. The padding is
-    TensorFlow's "same", fixed for the variant's input size.
+    https://arxiv.org/abs/1905.11946. The Lite variants are from TensorFlow's TPU repository,
+    efficientnet/lite. They do not scale the stem, the head, and the depth of the first and the last stage.
+    The padding is TensorFlow's "same", fixed for the variant's input size.
     """
 
     def __init__(self, variant: Variant, classes: int = 1000) -> None:

@@ -7,7 +7,7 @@ from models.architectures.designed import BlockName, Design, DesignedNetwork, St
 BUDGET = 5_000_000
 """Maximum multiply-accumulates per image of a network of the family."""
 SEARCHED = "fashion-searched"
-"""Winner of the architecture search (models/compress/search.py); the others are hand-made."""
+"""Winner of the architecture search (models/compress/search.py); the other networks are hand-made."""
 
 
 def _three_stages(
@@ -41,7 +41,8 @@ DESIGNS: dict[str, Design] = {
     "fashion-shuffle": _three_stages("shuffle", 16, (48, 3), (112, 4), (224, 3)),
     "fashion-fire": _three_stages("fire", 16, (32, 2), (80, 3), (160, 3)),
     "fashion-ghost": _three_stages("ghost", 16, (24, 2), (64, 3), (112, 3), ratios=(2, 3, 3)),
-    # Baselines: one with the MACs of the others, one with the widths of the depthwise separable network.
+    # Baselines: one with about as many MACs as the networks above, one as wide as the depthwise separable
+    # network.
     "fashion-standard-equal-macs": _three_stages("standard", 16, (24, 2), (48, 2), (80, 2)),
     "fashion-standard-equal-width": Design(
         stem=_DEPTHWISE_SEPARABLE.stem,
@@ -68,7 +69,7 @@ def design_of(name: str) -> Design:
 
 
 def name_of(design: Design) -> str | None:
-    """Return the name of the network with this design; None if there is none."""
+    """Return the name of the network with this design; None if no network has it."""
     return next((name for name, known in DESIGNS.items() if known == design), None)
 
 

@@ -24,7 +24,7 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 @torch.no_grad()
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    # The root is taken in float64, because torch does not round that of float32 correctly.
+    # The square root is taken in float64, because torch rounds square roots in float32 incorrectly.
     scale = norm.weight / (norm.running_var + norm.eps).double().sqrt().to(norm.weight.dtype)
     bias = 0 if convolution.bias is None else convolution.bias
     convolution.weight.mul_(scale[:, None, None, None])

@@ -28,10 +28,10 @@ def initialise(network: nn.Module) -> None:
 def randomise(network: nn.Module, seed: int, images: Tensor, shift: float = 0.0) -> None:
     """Set weights that resemble trained ones: He-scaled, with batch norms and biases that all have an effect.
 
-    A freshly initialised network may compute with denormal numbers, and its logits are of the order of 1e-8,
-    for which a comparison "within 1e-4" proves nothing. Here, batch norms take means and variances from
-    `images` (N, channels, H, W), as in training, so activations keep their scale through any number of
-    layers. The means and variances are then changed at random; weights and biases are random too.
+    A freshly initialised network may compute with denormal numbers. Its logits are about 1e-8, so a
+    comparison "within 1e-4" proves nothing. Here, as in training, batch norms take means and variances from
+    `images` (N, channels, H, W), so activations keep their scale through any number of layers. The means and
+    variances are then changed at random; weights and biases are random too.
 
     `shift` is the mean of the batch norms' biases. With 0, a random network magnifies the smallest difference
     between two images from layer to layer, unlike a trained one. With 1, most activations pass their ReLU,

@@ -36,7 +36,8 @@ def inverted_residuals(
 ) -> list[InvertedResidual]:
     """Create the 17 blocks behind a stem with `channels` output channels.
 
-    `size`: height and width of the stem's map, for TensorFlow's "same" padding; None for equal padding.
+    `size`: height and width of the stem's map, for TensorFlow's "same" padding; None for equal padding on all
+    sides.
     """
     blocks = []
     for expansion_ratio, out, repeats, first_stride in STAGES:
@@ -60,7 +61,7 @@ def inverted_residuals(
 
 
 def mobilenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Create MobileNetV2. As in the paper, the embedding grows with the width but does not shrink.
+    """Create MobileNetV2. As in the paper, a width above 1 scales the embedding; a width below 1 does not.
 
     Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381.
 

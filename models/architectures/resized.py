@@ -19,7 +19,7 @@ def shapes_of(network: nn.Module) -> dict[str, list[int]]:
 def resize(network: nn.Module, shapes: Shapes) -> None:
     """Set the layers of `network` to these shapes, in place, with zero weights for `load_state_dict`.
 
-    Depthwise convolutions stay depthwise; others keep their number of groups.
+    Depthwise convolutions stay depthwise; other convolutions keep their number of groups.
     Raises ValueError if the shapes belong to another network.
     """
     if shapes.keys() != network.state_dict().keys():

@@ -21,9 +21,8 @@ def shufflenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageCl
     """Create ShuffleNetV2; a width multiplier of 1 is the paper's "x1.0".
 
     Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
-    https://arxiv.org/abs/1807.11164. With other multipliers, numbers of channels are
-    multiples of 16, so the convolved halves are multiples of 8; in the paper's x1.0, the half in the first
-    stage has 58 channels.
+    https://arxiv.org/abs/1807.11164. With other multipliers, numbers of channels are multiples of 16, so that
+    the convolved half is a multiple of 8. In the paper's x1.0, the half in the first stage has 58 channels.
     Raises ValueError for a width multiplier that leaves no channel.
     """
     scaled = partial(scaled_channels, multiplier=width_multiplier, divisor=16)

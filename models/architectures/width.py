@@ -8,7 +8,7 @@ import math
 def scaled_channels(channels: int, multiplier: float, divisor: int = 8) -> int:
     """Return `channels * multiplier`, rounded to a multiple of `divisor` that is at most 10 % less.
 
-    A multiplier of 1 returns `channels`, so that the network is the published one.
+    A multiplier of 1 returns `channels`, so that the network equals the published network.
     Raises ValueError, with the smallest allowed multiplier, if no channel is left.
     """
     exact = channels * multiplier

@@ -15,8 +15,8 @@ from models.blocks.padded_conv import PaddedConv2d
 class Bottleneck(nn.Module):
     """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
-    He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385; with groups
-    in the middle, Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. The
+    He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385. With groups
+    in the middle: Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. The
     middle convolution has `out_channels * bottleneck_ratio` channels; `groups` is its number of groups, or
     "depthwise" for one per channel. The input is added before the last activation; if stride or channels
     change, a pointwise convolution projects it first (`shortcut`).

@@ -17,9 +17,9 @@ class ConvNormAct(nn.Module):
     https://arxiv.org/abs/1502.03167). `kernel_size=1` makes a pointwise convolution, `groups=in_channels`
     a depthwise one. Used for stems and heads.
 
-    Without `pads` the output has ceil(H / stride) rows. Without `norm` the convolution has a bias instead;
-    without `activation` the block is linear. The default ReLU6 bounds the range of quantized activations
-    (Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010).
+    If `pads` is None, the output has ceil(H / stride) rows. If `norm` is None, the convolution has a bias
+    instead; if `activation` is None, the block is linear. The default ReLU6 bounds the range of quantized
+    activations (Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010).
     Raises ValueError as `PaddedConv2d` does.
     """
 

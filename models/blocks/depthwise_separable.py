@@ -14,8 +14,9 @@ class DepthwiseSeparable(nn.Module):
 
     Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
     https://arxiv.org/abs/1704.04861. A standard convolution of D_K x D_K from M to N channels costs D_K² M N
-    per output position, this one D_K² M + M N, a fraction of 1/N + 1/D_K². Both halves have batch norm and
-    activation. Without `pads` the output has ceil(H / stride) rows.
+    multiply-accumulates per output position. This block costs D_K² M + M N, which is 1/N + 1/D_K² times as
+    many. Both convolutions have batch norm and activation.
+    If `pads` is None, the output has ceil(H / stride) rows.
     Raises ValueError as `PaddedConv2d` does.
     """
 

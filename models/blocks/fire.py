@@ -15,9 +15,9 @@ class Fire(nn.Module):
 
     Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters",
     https://arxiv.org/abs/1602.07360. `squeeze` is a pointwise convolution to `out_channels * squeeze_ratio`
-    channels; `expand_pw` and `expand_conv` each make half of the output. The paper uses no batch norm (`norm`
-    None: convolutions have biases instead) and downsamples by pooling between the modules; here `stride`
-    applies to the expanding convolutions.
+    channels; `expand_pw` and `expand_conv` each make half of the output. If `norm` is None, as in the paper,
+    convolutions have biases instead of batch norm. The paper downsamples by pooling between the modules; here
+    `stride` applies to the expanding convolutions.
     Raises ValueError for numbers below 1, odd `out_channels`, or a ratio that leaves no channel.
     """
 

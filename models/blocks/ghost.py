@@ -15,8 +15,9 @@ class GhostModule(nn.Module):
     """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
     Han et al., "GhostNet: More Features from Cheap Operations", https://arxiv.org/abs/1911.11907. `primary`
-    makes out / `ratio` maps; `cheap`, a depthwise convolution, makes `ratio` - 1 further ones from each.
-    Raises ValueError for numbers below 1, a ratio below 2, or one that does not divide `out_channels`.
+    makes out / `ratio` maps; `cheap`, a depthwise convolution, makes `ratio` - 1 further maps from each of
+    them. Raises ValueError for numbers below 1, and for a ratio that is below 2 or does not divide
+    `out_channels`.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class GhostBottleneck(nn.Module):
     The bottleneck of GhostNet (see GhostModule). A Ghost module widens to `in_channels * expansion_ratio`
     channels. If `stride` > 1, a depthwise convolution reduces height and width. Unless `squeezed` is None,
     squeeze-and-excitation with `squeezed` middle channels weighs the channels. A Ghost module without
-    activation narrows to `out_channels`. The input is added; if stride or channels change, it
-    passes a depthwise and a pointwise convolution first (`shortcut`).
+    activation narrows to `out_channels`. The input is added to the result. If stride or channels change, the
+    input passes a depthwise and a pointwise convolution first (`shortcut`).
     Raises ValueError as GhostModule does.
     """
 

@@ -15,11 +15,11 @@ class GroupedConv(nn.Module):
 
     Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012; used to
     save computation in Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431.
-    With G groups it costs D_K² M N / G per output position. One `nn.Conv2d(groups=G)` equals splitting the
-    channels, convolving each part and concatenating. Groups do not exchange information; `shuffle`
-    interleaves the output's channels, so that each group of the next grouped convolution gets channels of all
-    groups (Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083). Without `pads` the output has
-    ceil(H / stride) rows.
+    With G groups it costs D_K² M N / G multiply-accumulates per output position. One `nn.Conv2d(groups=G)`
+    splits the channels, convolves each part, and concatenates the results. Groups do not exchange
+    information; `shuffle` interleaves the output's channels, so that each group of the next grouped
+    convolution gets channels of all groups (Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083). If
+    `pads` is None, the output has ceil(H / stride) rows.
     Raises ValueError as `PaddedConv2d` does.
     """
 

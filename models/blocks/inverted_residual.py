@@ -13,13 +13,14 @@ from models.blocks.squeeze_excitation import SqueezeExcitation
 class InvertedResidual(nn.Module):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
-    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381;
-    with squeeze-and-excitation: Howard et al., "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244.
-    The inner map has `in_channels * expansion_ratio` channels; with ratio 1 there is no `conv_pw`. `squeezed`
-    is the number of middle channels of the squeeze-and-excitation after the depthwise convolution; with None
-    there is no squeeze-and-excitation. The projection `conv_pwl` has no activation. The input is added to the
-    output if their shapes are equal (`has_skip`: stride 1 and as many output as input channels).
-    Without `pads` the output has ceil(H / stride) rows.
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    https://arxiv.org/abs/1801.04381; with squeeze-and-excitation: Howard et al., "Searching for MobileNetV3",
+    https://arxiv.org/abs/1905.02244. The inner map has `in_channels * expansion_ratio` channels; with ratio 1
+    there is no `conv_pw`. `squeezed` is the number of middle channels of the squeeze-and-excitation after the
+    depthwise convolution; if it is None, there is no squeeze-and-excitation. The projection `conv_pwl` has no
+    activation. The input is added to the output if their shapes are equal (`has_skip`: stride 1, and equal
+    numbers of input and output channels).
+    If `pads` is None, the output has ceil(H / stride) rows.
     Raises ValueError as `PaddedConv2d` does, and for an expansion ratio that leaves no channel.
     """
 

@@ -25,7 +25,7 @@ NO_PADS = Pads(0, 0, 0, 0)
 def same_pads(size: int, kernel_size: int, stride: int) -> Pads:
     """Return TensorFlow's "same" padding of a square map; the output side is ceil(size / stride).
 
-    If the total is odd, the bottom and right sides get the extra row and column.
+    If the total padding is odd, the bottom and right sides get the extra row and column.
     """
     check_positive(size=size, kernel_size=kernel_size, stride=stride)
     output = -(-size // stride)
@@ -48,9 +48,9 @@ def centred_pads(kernel_size: int) -> Pads:
 class PaddedConv2d(nn.Conv2d):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
-    `pads` defaults to `centred_pads`. Equal padding is part of the convolution; otherwise zeros are added
-    before it, and `models.export.to_onnx` folds them into the convolution (ONNX has four separate pads,
-    PyTorch not).
+    `pads` defaults to `centred_pads`. Padding that is equal on all sides is part of the convolution. Other
+    padding is added before the convolution, and `models.export.to_onnx` folds it in: ONNX has four separate
+    pads, unlike PyTorch.
     Raises ValueError for numbers below 1, negative pads, or groups that do not divide both channel counts.
     """
 

@@ -28,9 +28,9 @@ class ShuffleUnit(nn.Module):
 
     Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
     https://arxiv.org/abs/1807.11164. With stride 1 the input is split; one half goes through a pointwise, a
-    depthwise and a pointwise convolution of equal widths. With stride 2 the whole input
-    goes through both branches (`shortcut`: depthwise, pointwise), so channels can change. Then the branches
-    are concatenated and their channels interleaved.
+    depthwise and a pointwise convolution of equal widths. With stride 2 the whole input goes through both
+    branches (`shortcut`: depthwise, pointwise), so the number of channels can change. Then the branches are
+    concatenated and their channels interleaved.
     Raises ValueError for odd channel counts, and with stride 1 for `out_channels` other than `in_channels`.
     """
 

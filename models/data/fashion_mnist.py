@@ -98,9 +98,10 @@ def load_test(folder: Path, dataset: Dataset = FASHION_MNIST) -> Images:
 
 
 def split(images: Images, validation: int, seed: int) -> tuple[Images, Images]:
-    """Split into training images and `validation` validation images, equally many of each class, by `seed`.
+    """Split off `validation` validation images, equally many of each class, drawn by `seed`.
 
-    Raises ValueError if `validation` is not a multiple of the number of classes or uses up a class.
+    Raises ValueError if `validation` is not a multiple of the number of classes, or if a class would have no
+    training images left.
     """
     counts = np.bincount(images.classes)
     per_class, remainder = divmod(validation, len(counts))
@@ -141,7 +142,7 @@ def _load(folder: Path, files: tuple[str, str], dataset: Dataset) -> Images:
 def _read(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
     """Read an IDX file of bytes: two zeros, type, number of dimensions, 32-bit size of each, values."""
     try:
-        content = gzip.decompress(path.read_bytes())  # at once, which is twice as fast as through a file
+        content = gzip.decompress(path.read_bytes())  # twice as fast as reading through gzip.open
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {WHERE}") from None
     except (EOFError, OSError, zlib.error) as error:

@@ -38,7 +38,7 @@ def photographs(folder: Path, packages: Sequence[str]) -> list[Path]:
 def crops(
     folder: Path, packages: Sequence[str], per_photograph: int, seed: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield square crops of every photograph, uint8 RGB (side, side, 3); every call yields the same ones.
+    """Yield square crops of every photograph, uint8 RGB (side, side, 3); every call yields the same crops.
 
     The side of a crop is the photograph's shorter side times a share from SHARES, which are used in turn. It
     is at least SMALLEST, or the whole shorter side if that is less. The first crop is the largest, in the

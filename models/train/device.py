@@ -1,4 +1,4 @@
-"""Training devices: the CPU or an NVIDIA GPU, and what makes each fast. Serving uses the CPU only."""
+"""Training devices, the CPU or an NVIDIA GPU, with fast settings for each. Serving uses the CPU only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def device_of(name: str) -> torch.device:
-    """Return the torch device `cpu` or `cuda`. Raises ValueError for other names and without a GPU."""
+    """Return the torch device `cpu` or `cuda`. Raises ValueError for other names, or if there is no GPU."""
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device: {name!r} is unknown (allowed: cpu, cuda)")
     if name == "cuda" and not torch.cuda.is_available():
@@ -29,15 +29,15 @@ def layout(device: torch.device) -> torch.memory_format:
 
 
 def cuda_graph(network: nn.Module, batch: Tensor) -> Forward:
-    """Record `network` in training as a CUDA graph, which starts hundreds of small kernels as one.
+    """Record a training pass of `network` as a CUDA graph, which starts hundreds of small kernels at once.
 
     `batch` (B, channels, height, width) on the GPU sets the batch size of the graph; a batch of another size
-    bypasses it. Recording leaves weights and statistics unchanged. Returns the network itself on the CPU, and
-    if it has hooks, which a graph would skip.
+    bypasses it. Recording leaves weights and statistics unchanged. Returns the network itself if it runs on
+    the CPU or has hooks, which a graph would skip.
     """
     if batch.device.type != "cuda" or any(_hooked(module) for module in network.modules()):
         return network
-    # Gradients accumulate on the stream that recorded the graph; that is intended.
+    # Gradients accumulate on the stream that recorded the graph, as intended.
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     torch.cuda.make_graphed_callables(network, (batch.clone(),))

@@ -99,8 +99,8 @@ def load_trained(folder: Path, design: Design | None = None) -> tuple[DesignedNe
     """Load a finished training: its network, in evaluation mode with the averaged weights, and its identity.
 
     `made_with` in the identity names the device and the version of torch.
-    Raises FileNotFoundError without a checkpoint in `folder`, and CheckpointError if it is damaged,
-    unfinished or, with `design`, of another network.
+    Raises FileNotFoundError if `folder` has no checkpoint. Raises CheckpointError if the checkpoint is
+    damaged, the training is unfinished, or the network is not of `design`.
     """
     path = folder / CHECKPOINT
     if not path.exists():

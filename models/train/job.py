@@ -14,12 +14,12 @@ from models.data.fashion_mnist import Images, tensors
 from models.train.recipe import TrainConfig
 
 Objective = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""From logits (B, classes), classes (B,), image indices (B,) and the epoch to the losses (B,)."""
+"""Function of logits (B, classes), classes (B,), image indices (B,) and the epoch; returns losses (B,)."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Images as the network's input, float32 (N, 1, 28, 28), and their classes, int64 (N,)."""
+    """Preprocessed images, float32 (N, 1, 28, 28), and their classes, int64 (N,)."""
 
     inputs: Tensor
     classes: Tensor
@@ -42,7 +42,7 @@ class Passes:
     """Seeds of the augmentation of each epoch.
 
     With `count` 0, the training's own seed gives every epoch a new augmentation. Otherwise epochs cycle
-    through `count` passes by `seed`, so that a teacher's answers to them can be cached.
+    through `count` passes that `seed` determines, so that a teacher's probabilities for them can be cached.
     """
 
     count: int = 0

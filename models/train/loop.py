@@ -32,7 +32,7 @@ LOG = "log.jsonl"
 class Outcome:
     """Result of a training. `state`: the averaged weights, as a state dict of the network.
 
-    `accuracy`: share of the validation images that these weights classify correctly; None without any.
+    `accuracy`: share of the validation images that these weights classify correctly; None if there are none.
     `seconds`: duration of all epochs.
     """
 
@@ -45,10 +45,10 @@ def train(network: nn.Module, job: Job, *, bar: bool = True) -> Outcome:
     """Train `network` to the recipe's last epoch, resuming from the checkpoint in the job's folder.
 
     After each epoch, the checkpoint and the log (one line of JSON per epoch) are replaced. A killed run
-    resumes after its last complete epoch and ends with the same weights: bit for bit on the same CPU with the
-    same number of threads, but not on a GPU, which adds in no fixed order. Training runs on the device of the
-    job's images. Afterwards the network has the averaged weights, in evaluation mode, on the CPU. `bar` shows
-    progress on terminals.
+    resumes after its last complete epoch. On the same CPU with the same number of threads, it ends with the
+    same weights, bit for bit; on a GPU, which adds in no fixed order, the weights differ slightly. Training
+    runs on the device of the job's images. Afterwards the network has the averaged weights, in evaluation
+    mode, on the CPU. `bar` shows progress on terminals.
     Raises CheckpointError for the checkpoint of another training, and RuntimeError if another process trains
     in the folder or the loss is not finite.
     """
@@ -94,7 +94,7 @@ def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
 def train_without_saving(network: nn.Module, job: Job, *, bar: bool = True) -> float:
     """Train `network` as `train` does, without files; return its accuracy (0 to 1) on the validation images.
 
-    For many short trainings. The job's folder is not used.
+    Use it for many short trainings. The job's folder is not used.
     """
     state = _State(network, job)
     forward = state.forward()
@@ -177,7 +177,7 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
     drawn = drawn.to(state.device)
     background = float(job.train.inputs.min())
     batches = order.split(config.batch_size)
-    # Summed on the device and read at the end, because every read would stall a GPU.
+    # The sum stays on the device and is read at the end, because every read would stall a GPU.
     total = torch.zeros((), dtype=torch.float64, device=state.device)
     state.network.train()
     for index, indices in enumerate(_with_progress(batches, f"epoch {epoch + 1}/{config.epochs}", bar)):
@@ -202,7 +202,7 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
 
 
 def _with_progress(batches: tuple[Tensor, ...], title: str, bar: bool) -> Iterator[Tensor]:
-    # None shows the bar on terminals only.
+    # `disable=None` shows the bar on terminals only.
     yield from tqdm(batches, desc=title, leave=False, disable=None if bar else True)
 
 

@@ -9,12 +9,12 @@ from models.train.device import layout
 from models.train.job import Prepared
 
 BATCH, LARGE_BATCH = 100, 500
-"""Images at once on a CPU, whose caches hold what their layers compute, and on another device."""
+"""Images per batch: on a CPU, whose caches hold the feature maps of so few, and on another device."""
 
 
 @torch.no_grad()
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return logits (N, classes) for `inputs` (N, 1, H, W); one device, network in evaluation mode."""
+    """Return logits (N, classes) for `inputs` (N, 1, H, W). The network is in evaluation mode."""
     order = layout(inputs.device)
     size = BATCH if inputs.device.type == "cpu" else LARGE_BATCH
     return torch.cat([network(x.contiguous(memory_format=order)) for x in inputs.split(size)])

@@ -17,20 +17,21 @@ NORM = Norm(eps=1e-3)
 WIDTH = 24
 """Channels of the neck and of the shared head."""
 TAPPED = (2, 5, 12, 16)
-"""The blocks whose outputs the neck joins, at strides 4, 8, 16 and 32."""
+"""Indices of the blocks whose outputs the neck joins, at strides 4, 8, 16 and 32."""
 LANDMARKS = 5
 
 
 class CenterFace(Detector):
     """Images (N, 3, 480, 640) -> four maps (N, channels, 120, 160): score, log size, offset, landmarks.
 
-    `heatmap` (1 channel) is 0 to 1; `size` the logarithm of height and width in cells of 4 pixels; `offset` y
-    and x of the centre from the middle of its cell; `landmarks` y and x of each landmark from the box's top
-    left corner, in units of the box's height and width.
+    `heatmap` (1 channel): score from 0 to 1. `size`: logarithm of height and width in cells of 4 pixels.
+    `offset`: y and x of the centre from the middle of its cell, in cells. `landmarks`: y and x of each
+    landmark from the box's top left corner, in units of the box's height and width.
 
     Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point",
     https://arxiv.org/abs/1911.03599: MobileNetV2 with ReLU, and a feature pyramid of transposed convolutions.
-    Any input with sides in multiples of 32 would do; this one is 4:3, as most cameras.
+    The network could take any input whose sides are multiples of 32. This input has 4:3, the aspect ratio of
+    most cameras.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ("heatmap", "size", "offset", "landmarks")
@@ -55,7 +56,7 @@ class CenterFace(Detector):
         initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the map that all outputs are predicted from, (N, 24, height / 4, width / 4)."""
+        """Return the map from which all outputs are predicted, (N, 24, height / 4, width / 4)."""
         y, maps = self.stem(x), []
         for number, block in enumerate(self.blocks):
             y = block(y)
@@ -78,7 +79,7 @@ class CenterFace(Detector):
 
 
 class _Up(nn.Module):
-    """(N, 24, H, W) -> (N, 24, 2 H, 2 W), by a transposed convolution whose kernel does not overlap."""
+    """(N, 24, H, W) -> (N, 24, 2 H, 2 W), by a transposed convolution with stride 2 and kernel size 2."""
 
     def __init__(self) -> None:
         super().__init__()

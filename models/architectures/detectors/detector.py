@@ -1,4 +1,4 @@
-"""What every object detector has in common, for export and profiling."""
+"""Base class of the object detectors, with the interface that export and profiling use."""
 
 from __future__ import annotations
 

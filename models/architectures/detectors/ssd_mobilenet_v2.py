@@ -16,23 +16,24 @@ from models.blocks.padded_conv import PaddedConv2d, same_pads
 
 SIZE = 300
 COLUMNS = 24
-"""Scores of an anchor: first the background's, then those of 23 classes."""
+"""Number of scores of an anchor: the background's, then one for each of 23 classes."""
 TAPPED = 13
-"""The block whose inner map is the first map that boxes are predicted from, at stride 16."""
+"""Index of the block whose inner map, at stride 16, is the first map from which boxes are predicted."""
 EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
 """Inner and output channels of the layers behind the backbone, each of which halves the map."""
 ANCHORS = (3, 6, 6, 6, 6, 6)
-"""Anchors of a cell in each of the maps."""
+"""Number of anchors of a cell in each map."""
 
 
 class SsdMobileNetV2(Detector):
     """Images (N, 3, 300, 300) -> boxes (N, 1917, 4) relative to anchors, scores (N, 1917, 24).
 
-    The scores are logits, for a sigmoid.
-    Liu et al., "SSD: Single Shot MultiBox Detector", https://arxiv.org/abs/1512.02325, on Sandler et al.,
-    "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381, as the
-    TensorFlow Object Detection API builds it: maps of 19, 10, 5, 3, 2 and 1 cells a side, predictors of
-    1 x 1, and anchors ordered by map, row, column. The padding is TensorFlow's "same".
+    The scores are logits, to which a sigmoid is to be applied.
+    Liu et al., "SSD: Single Shot MultiBox Detector", https://arxiv.org/abs/1512.02325, with the backbone of
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    https://arxiv.org/abs/1801.04381. It is built as in the TensorFlow Object Detection API: maps of 19, 10,
+    5, 3, 2 and 1 cells a side, predictors of 1 x 1, and anchors ordered by map, row, column. The padding is
+    TensorFlow's "same".
     """
 
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "scores")
@@ -63,7 +64,7 @@ class SsdMobileNetV2(Detector):
         initialise(self)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """Return the six maps that boxes are predicted from, (N, channels, h, w) each."""
+        """Return the six maps from which boxes are predicted, each (N, channels, h, w)."""
         y = self.blocks[:TAPPED](self.stem(x))
         tapped = self.blocks[TAPPED]
         inner = tapped.expand(y)
