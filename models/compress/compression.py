@@ -43,10 +43,10 @@ class Pruning(FineTuning):
 class Distillation(Frozen):
     """Distillation.
 
-    `passes`: number of augmented passes over the images; the teacher's answers to all of them are cached.
-    `pass_seed`: seed of the augmentation in these passes.
-    `temperature`: softens the probabilities. `weight`: the teacher's share of the loss; the true classes
-    have the rest.
+    `passes`: number of augmented passes over the images; the teacher's probabilities for all of them are
+    cached. `pass_seed`: seed of the augmentation in these passes.
+    `temperature`: softens the probabilities. `weight`: the teacher's share of the loss; the true classes have
+    the remaining share.
     """
 
     passes: int = Field(gt=0)

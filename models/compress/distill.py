@@ -23,13 +23,13 @@ from models.zoo.card import Card
 from models.zoo.files import write_whole
 
 Teacher = Callable[[Tensor], Tensor]
-"""From inputs, float32 (N, 1, 28, 28) on any device, to logits, float32 (N, classes) on the CPU."""
+"""Function of inputs, float32 (N, 1, 28, 28) on any device, to logits, float32 (N, classes) on the CPU."""
 
 
 def zoo_teacher(zoo: Path, card: Card, threads: int) -> Teacher:
     """Return a model of a zoo as a teacher, run by ONNX Runtime.
 
-    Raises ValueError for another label set or input than the student's.
+    Raises ValueError if its label set or input differs from the student's.
     """
     if (card.labels, card.input) != (FASHION_MNIST.labels, SPEC):
         raise ValueError(
@@ -48,7 +48,7 @@ class TeacherCache:
 
     The teacher is the mean of the probabilities of `teachers`; `identity` identifies it. `folder` has one
     file per pass, written atomically, so a killed run loses one pass.
-    Raises ValueError if `folder` has the answers of another teacher.
+    Raises ValueError if `folder` has the probabilities of another teacher.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class TeacherCache:
 def distillation_loss(cache: TeacherCache, config: TrainConfig, settings: Distillation) -> Objective:
     """Return the loss of a student: divergence from the teacher and cross-entropy with the true classes.
 
-    Both distributions of the divergence are softened by the temperature, whose square scales the divergence
-    so that its gradients stay comparable: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural
-    Network", https://arxiv.org/abs/1503.02531.
+    The temperature softens both distributions of the divergence. Its square scales the divergence, so that
+    the gradients stay comparable: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
+    https://arxiv.org/abs/1503.02531.
     """
     current: dict[int, Tensor] = {}
     temperature = settings.temperature

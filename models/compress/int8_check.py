@@ -53,7 +53,7 @@ class Int8Check:
 
     @classmethod
     def load(cls, folder: Path) -> Int8Check | None:
-        """Read the check from a training's folder; None without one. Raises ValueError for a damaged file."""
+        """Read the check from a training's folder; None if missing. Raises ValueError for a damaged file."""
         path = folder / FILE
         if not path.exists():
             return None

@@ -14,7 +14,7 @@ from models.cost.profiling import profile
 MULTIPLE = 8
 """Remaining channels are multiples of this."""
 UNPRUNABLE = {"grouped", "shuffle"}
-"""Blocks that shuffle channels: removing some would regroup the others."""
+"""Blocks that shuffle channels: if some were removed, the others would get into other groups."""
 STEPS = 60
 """Number of pruning ratios that are tried, in equal steps."""
 
@@ -26,7 +26,7 @@ def pruned(network: DesignedNetwork, share: float) -> DesignedNetwork:
     together; a group's importance is the L2 norm of its weights: Fang et al., "DepGraph: Towards Any
     Structural Pruning", https://arxiv.org/abs/2301.12900, by the authors' library torch-pruning. `network` is
     not changed.
-    Raises ValueError if `share` is not between 0 and 1 or cannot be reached, or blocks cannot be pruned.
+    Raises ValueError if `share` is not between 0 and 1 or cannot be reached, or if blocks cannot be pruned.
     """
     if not 0 < share < 1:
         raise ValueError(f"share: {share} (allowed: more than 0 and less than 1)")
@@ -52,7 +52,7 @@ def pruned(network: DesignedNetwork, share: float) -> DesignedNetwork:
 
 
 def _without(network: DesignedNetwork, ratio: float) -> DesignedNetwork:
-    """Return a copy without the least important channels, `ratio` of all."""
+    """Return a copy without the least important channels, a share of `ratio` of all channels."""
     smaller = copy.deepcopy(network).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -25,10 +25,10 @@ STORAGE = "search.db"
 STUDY = "fashion"
 WIDENING = ("inverted-residual", "inverted-residual-se", "ghost")
 NARROWING = ("bottleneck", "fire")
-"""Blocks with a ratio, which widens or narrows them inside."""
+"""Blocks whose ratio makes them wider (WIDENING) or narrower (NARROWING) inside."""
 RATIOS = (2.0, 3.0, 4.0, 6.0)
 WIDTH_STEP = 0.95
-"""Width multiplier, applied until the design fits the budget."""
+"""Width multiplier, applied repeatedly until the design fits the budget."""
 MIN_WIDTH = 0.01
 """Smallest width multiplier that is tried."""
 RANDOM_TRIALS = 20
@@ -154,8 +154,8 @@ def search(
 
     A killed search loses one candidate. Designs over the budget are narrowed to fit it; a design that was
     judged before keeps its values and does not count as a candidate. `training` describes what `judge`
-    does; `report` receives one line per candidate. Latency is measured here, so nothing else should run
-    meanwhile.
+    does; `report` receives one line per candidate. Latency is measured here, so nothing else should run on
+    the machine meanwhile.
     Raises ValueError if the search in `folder` has another `training`, and RuntimeError if the sampler
     suggests too few new designs.
     """
@@ -196,7 +196,7 @@ def search(
 
 
 def read_candidates(folder: Path) -> list[Candidate]:
-    """Return all judged candidates of the search in `folder`. Raises FileNotFoundError without a search."""
+    """Return all judged candidates of the search in `folder`. Raises FileNotFoundError if there is none."""
     if not (folder / STORAGE).exists():
         raise FileNotFoundError(f"{folder}: no search")
     return _with_front(
@@ -219,8 +219,8 @@ def measured_again(
 ) -> list[Candidate]:
     """Return the candidates that `write_candidates` wrote to `path`, with latencies measured now.
 
-    Their accuracies stay, so nothing is trained. Nothing else should run meanwhile. Raises OSError if the
-    file cannot be read, and ValueError if it holds no candidates.
+    Their accuracies stay, so nothing is trained. Nothing else should run on the machine meanwhile. Raises
+    OSError if the file cannot be read, and ValueError if it holds no candidates.
     """
     entries = json.loads(path.read_text())
     if not isinstance(entries, list) or not entries:

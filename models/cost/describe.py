@@ -1,4 +1,4 @@
-"""Text about a block's cost: its formula in numbers and its latency, beside the standard convolution."""
+"""Describe a block's cost: its formula in numbers and its latency, beside those of a standard convolution."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASELINE = "standard"
 def explain(block: str, shape: Shape, effort: Effort) -> str:
     """Return text with formula, cost and measured latency of a block and of the standard convolution.
 
-    The weights are random, which the text states.
+    The text states that the weights are random.
     Raises ValueError for an unknown block or an invalid shape, and ModelsError if the benchmark fails.
     """
     names = list(dict.fromkeys((block, BASELINE)))

@@ -25,11 +25,11 @@ class Cost:
 class Convolution:
     """One `kernel` x `kernel` convolution from `inputs` to `outputs` channels, with `size` x `size` outputs.
 
-    It costs D_K² M N / G multiply-accumulates per output position: the standard convolution has G = 1 group,
-    the depthwise one as many groups as channels (D_K² M), the pointwise one D_K = 1 (M N). `normalised`:
-    batch norm follows, which adds two parameters per channel and no multiply-accumulates, since it is folded
-    into the weights. `biased`: adds one parameter per channel. Raises ValueError for numbers that are not
-    positive and groups that do not divide the channels.
+    It costs D_K² M N / G multiply-accumulates per output position: a standard convolution has G = 1 group, a
+    depthwise convolution has as many groups as channels (D_K² M), and a pointwise one has D_K = 1 (M N).
+    `normalised`: batch norm follows. It adds two parameters per channel, but no multiply-accumulates, since
+    it is folded into the weights. `biased`: adds one parameter per channel. Raises ValueError for numbers
+    below 1, and for groups that do not divide the channels.
     """
 
     role: str
@@ -96,7 +96,7 @@ def grouped(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def bottleneck(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise to W, D_K² W² / G, pointwise from W; a pointwise shortcut if the shape changes."""
+    """Pointwise M W, D_K² W² / G, pointwise W N; a pointwise shortcut M N if the shape changes."""
     width = share_of(shape.outputs, shape.ratio_or(0.25), name="ratio", of="outputs")
     groups = shape.groups_of(width)
     parts = [
@@ -122,7 +122,7 @@ def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def shuffle(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise, depthwise, pointwise on half of the channels; with a stride, two branches that read all."""
+    """Pointwise, depthwise, pointwise on half of the channels; if stride > 1, two branches on all of them."""
     half = shape.outputs // 2
     entering = half if shape.stride == 1 else shape.inputs
     shortcut = (
@@ -142,7 +142,7 @@ def shuffle(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def fire(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise to S, then half of the outputs pointwise, half D_K² S N/2; biases instead of batch norm."""
+    """Pointwise M S, then pointwise S N/2 and D_K² S N/2 side by side; biases instead of batch norm."""
     squeezed = share_of(shape.outputs, shape.ratio_or(0.125), name="ratio", of="outputs")
     half, size = shape.outputs // 2, shape.output_size
     return tuple(
@@ -158,8 +158,8 @@ def fire(shape: Shape) -> tuple[Convolution, ...]:
 def ghost(shape: Shape) -> tuple[Convolution, ...]:
     """Two Ghost modules: the first from M to W channels, the second from W to N.
 
-    In a module from P to Q channels, a pointwise convolution computes half of the outputs (P Q/2), and a
-    3 x 3 depthwise one computes the other half from the first half (9 Q/2).
+    In a module from P to Q channels, a pointwise convolution computes half of the outputs (P Q/2). A 3 x 3
+    depthwise convolution computes the other half from the first half (9 Q/2).
     """
     width = share_of(shape.inputs, shape.ratio_or(2), name="ratio", of="inputs")
     striding = () if shape.stride == 1 else (_depthwise("depthwise", shape, width),)

@@ -45,13 +45,13 @@ class Effort:
 
     @classmethod
     def in_launches(cls, rounds: int, runs: int) -> Effort:
-        """Return the effort split over LAUNCHES processes, or over fewer if `rounds` is not a multiple."""
+        """Return the effort split over LAUNCHES processes, or fewer if LAUNCHES does not divide `rounds`."""
         return cls(rounds, runs, math.gcd(rounds, LAUNCHES) if rounds > 0 else 1)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """`p50_ms`: median of all runs; `low_ms`, `high_ms`: lowest and highest median of a round."""
+    """`p50_ms`: median of all runs. `low_ms`, `high_ms`: lowest and highest of the medians of the rounds."""
 
     p50_ms: float
     low_ms: float
@@ -62,9 +62,9 @@ class Latency:
 class Measurement:
     """Summary of a bundle of `weighin bench`: `latency` by entry, `models`: the cards' facts by model name.
 
-    `rounds`: in all. `runs`: of an entry in each round. `control_ratio`: the control's p50 divided by the
-    baseline's. `medians`: nanoseconds by entry, launch and round. `doubts`: reasons why the whole measurement
-    is unreliable.
+    `rounds`: number in all launches. `runs`: number per entry and round. `control_ratio`: the control's p50
+    divided by the baseline's. `medians`: nanoseconds by entry, launch and round. `doubts`: reasons why the
+    whole measurement is unreliable.
     """
 
     machine: str
@@ -78,7 +78,7 @@ class Measurement:
     doubts: tuple[str, ...] = ()
 
     def ratio(self, entry: str, other: str) -> Estimate:
-        """Return the logarithm of the ratio of the times of `entry` and `other`, from the rounds of both."""
+        """Return the logarithm of the ratio of the times of `entry` and `other`, from all rounds."""
         ratios: defaultdict[int, list[float]] = defaultdict(list)
         for at, median in self.medians[entry].items():
             ratios[at[0]].append(math.log(median / self.medians[other][at]))
@@ -160,7 +160,7 @@ def _measurement(bundle: Mapping[str, Any]) -> Measurement:
 
 
 def _latency(rounds: Iterable[Sequence[int]], medians: Collection[float]) -> Latency:
-    """Return median and range. `rounds`: nanoseconds of each run, by round; `medians`: of each round."""
+    """Return median and range. `rounds`: nanoseconds of each run, by round; `medians`: one per round."""
     p50 = statistics.median(duration for durations in rounds for duration in durations)
     low, high = min(medians), max(medians)
     return Latency(*(round(nanoseconds / 1e6, 4) for nanoseconds in (p50, low, high)))
