@@ -127,7 +127,7 @@ def distill(
     limit: Limit = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a student with a teacher, and without, for each seed."""
+    """Train a student with and without a teacher, for each seed."""
     from dataclasses import replace
 
     from models.architectures.fashion import design_of

@@ -1,4 +1,4 @@
-"""Accuracy and robustness of a model of the zoo on unseen images, run by ONNX Runtime as the service does."""
+"""Measure a zoo model's accuracy and robustness on unseen images, with ONNX Runtime as in the service."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Progress = Callable[[Iterable[str]], Iterable[str]]
 
 
 class ZooClassifier:
-    """Runs one model of the zoo on images, one at a time as the service does."""
+    """Runs one model of the zoo on one image at a time, as the service does."""
 
     def __init__(self, folder: Path) -> None:
         self.card: Card = read_card(folder)
         self._session = open_session(folder / self.card.file.name)
 
     def classes(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
-        """Return the top-1 class of each image, uint8 grey (H, W) or RGB (H, W, 3): int64 (n,)."""
+        """Return top-1 classes, int64 (n,). Each image is uint8, grey (H, W) or RGB (H, W, 3)."""
         return self.logits(images).argmax(1)
 
     def logits(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Return the logits of each image, uint8 grey (H, W) or RGB (H, W, 3): float32 (n, classes)."""
+        """Return logits, float32 (n, classes). Each image is uint8, grey (H, W) or RGB (H, W, 3)."""
         spec = self.card.input
         tensor = np.empty((1, spec.channels, spec.height, spec.width), dtype=np.float32)
         logits = []
@@ -50,7 +50,7 @@ class ZooClassifier:
 
 
 def accuracy_of(correct: NDArray[np.bool_]) -> Accuracy:
-    """Return a card's accuracy for `correct`, bool (n,): which test images were classified correctly."""
+    """Return the accuracy for a card; `correct`, bool (n,): which test images are classified correctly."""
     count = int(correct.sum())
     return Accuracy(
         value=round(count / len(correct), 5),
@@ -80,8 +80,8 @@ def mean_probabilities(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.floa
 def disagreement(stated: Card, measured: Card) -> list[str]:
     """Return one message for each figure of the card `stated` that differs from `measured`.
 
-    Accuracy may differ by TOLERATED of 10 000 images. The mean share under corruption may differ by as much,
-    or by one image of its `n` if that is more.
+    Accuracy may differ by TOLERATED images of 10 000. The mean share under corruption may differ by the same
+    share, or by one of its `n` images if this is more.
     """
     differences = []
     if measured.accuracy is not None and measured.accuracy.correct is not None:
@@ -119,7 +119,7 @@ def corrupted_accuracy(classifier: ZooClassifier, images: Images, progress: Prog
 def stability(
     classifier: ZooClassifier, photos: Path, packages: tuple[str, ...], per_photo: int
 ) -> Robustness:
-    """Measure the share of corrupted crops of photographs that get the top-1 class of the clean crop.
+    """Measure how often a corrupted crop of a photograph gets the same top-1 class as the clean crop.
 
     Raises MissingPhotosError if photographs of `packages` are missing in `photos`.
     """

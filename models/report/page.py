@@ -31,7 +31,7 @@ class Findings:
 
     @classmethod
     def beside(cls, output: Path) -> Findings:
-        """Read the files that exist beside `output`. Raises ValueError for a damaged one."""
+        """Read the result files beside `output`, if they exist. Raises ValueError for a damaged file."""
         path = output.with_name(REFERENCE)
         return cls(read_bundles(path) if path.exists() else None, *read_judgements(output))
 
@@ -45,9 +45,10 @@ def page(zoo: Path, measured: Measurement, findings: Findings = Findings()) -> s
 
 
 def page_from_files(output: Path, zoo: Path) -> str:
-    """Return the page for the result files beside `output`, to compare with the written one.
+    """Return the page that the result files beside `output` give, for comparison with the written page.
 
-    Raises FileNotFoundError without a measurement, and ValueError for a damaged file or as `page` does.
+    Raises FileNotFoundError if there is no measurement, ValueError for a damaged file, and what `page`
+    raises.
     """
     return page(zoo, read_bundle(output.with_name(FIGURES)), Findings.beside(output))
 
@@ -141,7 +142,7 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
 
 
 def _times_as_fast(row: Row, other: Row) -> str:
-    """Return how many times as fast as `other` the model is; a dash if their label sets differ."""
+    """Return the speed of the model as a multiple of that of `other`; a dash if their label sets differ."""
     return f"{other.p50_ms / row.p50_ms:.2f}" if row.card.labels == other.card.labels else "–"
 
 

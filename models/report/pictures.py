@@ -1,4 +1,4 @@
-"""Plots: accuracy over latency or MACs, of a zoo and of a search, with the Pareto front."""
+"""Plot accuracy over latency or MACs, with the Pareto front, for a zoo or a search."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.
 STYLE: dict[Any, str] = {"svg.hashsalt": "weighin", **dict.fromkeys(INK, "#808080")}
 """Mid-grey on a transparent background is legible in a light and in a dark theme."""
 LABEL_ITERATIONS = 2000
-"""A limit in iterations, not seconds, places labels alike on every machine."""
+"""Maximum iterations for placing labels. A time limit would place them differently on each machine."""
 
 
 def draw(models: Sequence[Row], cost: str, path: Path) -> None:
@@ -121,7 +121,7 @@ def _latency_bars(row: Row) -> list[list[float]]:
 
 
 def _accuracy_bars(row: Row) -> list[list[float]] | None:
-    """Return the lengths of the error bar below and above, in points; None without an interval."""
+    """Return the lengths of the error bar below and above, in points; None if the card states no interval."""
     stated = row.card.accuracy
     if stated is None or stated.interval is None:
         return None
@@ -131,7 +131,8 @@ def _accuracy_bars(row: Row) -> list[list[float]] | None:
 def _label(axes: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
     """Write each model's short name beside its point, inside the axes and without overlaps.
 
-    adjustText never separates texts that start at the same position, so each starts slightly higher.
+    adjustText never separates texts that start at the same position, so each text starts slightly higher than
+    the one before.
     """
     texts = [
         axes.text(

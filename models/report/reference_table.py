@@ -47,7 +47,7 @@ PUBLISHED = {
 def read_bundles(path: Path) -> list[Measurement]:
     """Read the file that `python -m models weigh-reference --json` wrote: a list with one bundle per network.
 
-    Raises OSError, and ValueError for any other content.
+    Raises OSError if the file cannot be read, and ValueError for any other content.
     """
     try:
         measurements = [measurement(bundle) for bundle in json.loads(path.read_bytes())]

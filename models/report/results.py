@@ -10,7 +10,7 @@ from models.cost.latency import Latency, Measurement
 from models.zoo.card import Card, read_card
 
 FIGURES = "zoo-latency.json"
-"""File beside the page with the bundle of `weighin bench` that the page is made from."""
+"""File beside the page, with the bundle of `weighin bench` from which the page is made."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ def short_name(card: Card) -> str:
 
 
 def classifiers(zoo: Path) -> list[Card]:
-    """Return the cards of a zoo's classifiers, by name; detectors are measured in another way."""
+    """Return the cards of a zoo's classifiers, sorted by name. Detectors are measured in another way."""
     cards = (read_card(path.parent) for path in sorted(zoo.glob("*/card.json")))
     return [card for card in cards if card.task == "image-classification"]
 
 
 def rows(zoo: Path, measured: Measurement) -> list[Row]:
-    """Return every classifier of the zoo with its measurement, by label set, the fastest first.
+    """Return every classifier of the zoo with its measurement, sorted by label set, then fastest first.
 
-    Raises ValueError, with the names, if models were not measured or have changed since.
+    Raises ValueError, with the names, if models were not measured or have changed since the measurement.
     """
     cards = classifiers(zoo)
     stale = [c.name for c in cards if measured.models.get(c.name, {}).get("sha256") != c.file.sha256]
@@ -69,13 +69,13 @@ def _cost(row: Row, cost: str) -> float:
 
 
 def accuracy(row: Row) -> float:
-    """Return the top-1 accuracy (0 to 1) on a card that states one."""
+    """Return the top-1 accuracy (0 to 1) on a row's card, which must state one."""
     assert row.card.accuracy is not None
     return row.card.accuracy.value
 
 
 def inversions(models: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return pairs of fp32 models whose first has over 5 % fewer MACs but is over 5 % slower."""
+    """Return pairs of fp32 models; the first has over 5 % fewer MACs but is over 5 % slower."""
     floats = [row for row in models if row.card.precision == "fp32"]
     return [
         (a, b)

@@ -84,7 +84,7 @@ def gains(
 
 
 def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement | None) -> Iterator[str]:
-    """Compare every block with the plain convolutions of about as many MACs."""
+    """Compare the network of each block with plain convolutions that have about as many MACs."""
     plain = by_name[EQUAL_MACS]
     blocks = [row for row in by_name.values() if kind(row.card) == "Block"]
     yield ""
@@ -122,7 +122,7 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
 
 
 def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return the differences of a model from another: points, milliseconds, bytes, MACs."""
+    """Return how a model differs from another, in points of accuracy, milliseconds, bytes and MACs."""
     card, other = row.card, base.card
     return (
         f"{_points(row, base, pairs)}, "
@@ -133,7 +133,7 @@ def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
 
 
 def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return the difference in accuracy if both were measured, else the agreement with the parent."""
+    """Return the difference in accuracy if both were measured, else the agreement with the parent model."""
     accuracies = (row.card.accuracy, base.card.accuracy)
     if all(stated is not None and stated.kind == "measured" for stated in accuracies):
         p = None if pairs is None else pairs.p(row.card.name, base.card.name)
@@ -147,7 +147,7 @@ def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
 def _searched(
     row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Measurement | None
 ) -> Iterator[str]:
-    """Compare the searched design with slower designs by hand that are not significantly more accurate."""
+    """Compare the searched design with hand-made ones that are slower and not significantly more accurate."""
     by_hand = [
         other
         for other in models
@@ -180,7 +180,8 @@ def _timed(
 ) -> Iterator[tuple[Verdict, str]]:
     """Yield for each pair whether the first row is faster than the second, and the difference in words.
 
-    With `measured`, the verdict and the 95 % interval follow models/zoo/verdicts.py; else only p50 decides.
+    With `measured`, the verdict and the 95 % interval follow models/zoo/verdicts.py; without it, only p50
+    decides.
     """
     if measured is None:
         for row, other in compared:

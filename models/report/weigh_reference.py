@@ -25,14 +25,14 @@ from models.zoo.files import JsonLines, write_whole
 from models.zoo.machine import this_machine
 
 CALIBRATION_IMAGES = 4
-"""Few, because random weights have no accuracy to lose and the ranges do not change the speed."""
+"""Few suffice: random weights have no accuracy to lose, and activation ranges do not change the speed."""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Networks to measure, each in fp32 and int8. Raises ValueError for an unknown network and for none."""
+    """Networks to measure, each in fp32 and int8. Raises ValueError for no or an unknown network."""
 
     networks: tuple[str, ...]
     effort: Effort
@@ -46,12 +46,12 @@ class Plan:
 
 
 def measure_reference(plan: Plan, work: Path, output: Path, report: Report) -> str:
-    """Measure the networks that `work` lacks, write all bundles to `output` and return their Markdown table.
+    """Measure the networks that `work` lacks, write all bundles to `output`, and return a Markdown table.
 
-    `work` stores models and the bundle of every finished network, so a killed measurement loses one network.
-    `report` receives one line of progress per step. Raises ValueError if bundles in `work` were measured
-    under other conditions (machine, runtime, number of runs, models), and ModelsError if `weighin bench`
-    fails.
+    `work` stores models and the bundle of every finished network, so that a measurement that is killed loses
+    at most one network. `report` receives one line of progress per step. Raises ValueError if bundles in
+    `work` were measured under other conditions (machine, runtime, number of runs, models), and ModelsError if
+    `weighin bench` fails.
     """
     models = work / "models"
     for network in plan.networks:
@@ -98,7 +98,7 @@ def _images(size: int, count: int) -> NDArray[np.float32]:
 
 
 def _conditions(plan: Plan, models: Path) -> dict[str, Any]:
-    """Return what must be the same for all networks of a measurement."""
+    """Return the conditions that must be the same for all networks of a measurement."""
     names = [f"{network}-{precision}" for network in plan.networks for precision in PRECISIONS]
     machine = this_machine()
     return {
