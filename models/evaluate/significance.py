@@ -78,7 +78,7 @@ class JudgedFurther(Frozen):
         points = f"{100 * self.difference:+.2f} points ({100 * self.low:+.2f} to {100 * self.high:+.2f}"
         return (
             f"fine-tuning the trained network for {self.epochs} epochs gives {self.distilled:.2%} with the "
-            f"teacher and {self.alone:.2%} without (one training each), {points}; "
+            f"teacher and {self.alone:.2%} without it (one training each), {points}; "
             f"McNemar's p {self.p:.2g}): {'significant' if self.significant else 'not significant'}"
         )
 
@@ -154,8 +154,8 @@ def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str
         yield (
             f"**Distillation from random weights**: {gain.seeds} trainings of `{gain.student}` with a "
             f"teacher and {gain.seeds} without, {gain.epochs} epochs each. The teacher is the mean of "
-            f"{', '.join(f'`{name}`' for name in gain.teachers)} ({gain.teacher:.2%}). The students reach "
-            f"{gain.distilled:.2%} with it and {gain.alone:.2%} without it on average; {gain}."
+            f"{', '.join(f'`{name}`' for name in gain.teachers)} ({gain.teacher:.2%}). On average, the "
+            f"students reach {gain.distilled:.2%} with the teacher and {gain.alone:.2%} without it; {gain}."
         )
 
 
@@ -165,9 +165,9 @@ def _paired(pairs: Pairs) -> Iterator[str]:
     yield (
         f"**Significance**: {significant} of {len(pairs.pairs)} pairs differ significantly on the same "
         f"{pairs.n} images (McNemar's test, Holm's correction at {LEVEL:.0%}). The table shows by how many "
-        f"points the row's network is ahead of the column's, or a dot if the difference is not significant. "
-        f"[{PAIRS}]({PAIRS}) has all 95 % intervals, uncorrected. Each network was trained once; other seeds "
-        f"may give other results."
+        f"points the network of the row is more accurate than that of the column. A dot means that the "
+        f"difference is not significant. [{PAIRS}]({PAIRS}) has the 95 % intervals of all pairs, without "
+        f"Holm's correction. Each network was trained once; other seeds may give other results."
     )
     yield ""
     yield from _matrix(pairs)

@@ -73,10 +73,11 @@ def _page(models: Sequence[Row], measured: Measurement, findings: Findings) -> I
         yield f"**Unreliable measurement**: {'; '.join(measured.doubts)}."
     yield ""
     yield (
-        "Names are shortened: without `fashion-` and `efficientnet-`, and `ir` for `inverted-residual`. "
-        "A gain is a difference: points of top-1 accuracy, milliseconds of p50, bytes of the ONNX file and "
-        "multiply–accumulates (MACs) of one image. Each network was trained once; `significant` takes into "
-        "account chance in the choice of test images, but not in the seed of the training."
+        "Names are shortened: `fashion-` and `efficientnet-` are left out, and `ir` stands for "
+        "`inverted-residual`. A gain is a difference in top-1 accuracy (points), in p50 (milliseconds), in "
+        "the size of the ONNX file (bytes) or in the multiply–accumulates (MACs) of one image. Each network "
+        "was trained once. `significant` therefore takes into account chance in the choice of test images, "
+        "but not chance in the training (its seed)."
     )
     yield ""
     yield "## What each block and technique gains"
@@ -133,11 +134,11 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield (
-        "Top-1 was measured on all test images, with its 95 % interval (Wilson), unless it says `reported` "
-        "or `inherited` ([models.md](models.md)). Under corruption: mean top-1 over five corruptions at five "
-        "severities, or, with `stable`, how often the top-1 class stays the same "
-        "([training.md](training.md#how-differences-are-tested))."
-        + "".join(f" × {_name(row)}: how many times as fast as that model." for row in baselines)
+        "Top-1 is `reported` or `inherited` if the table says so ([models.md](models.md)). Otherwise it was "
+        "measured on all test images, and its 95 % interval (Wilson) follows. *Under corruption* is the mean "
+        "top-1 accuracy over five corruptions at five severities. With `stable`, it is the share of images "
+        "whose top-1 class stays the same ([training.md](training.md#how-differences-are-tested))."
+        + "".join(f" *× {_name(row)}*: how many times as fast as that model." for row in baselines)
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from models.cost.latency import Measurement, measurement
 
 PRECISIONS = ("fp32", "int8")
-UNRELIABLE = "The measurements flagged below are unreliable: do not quote them."
+UNRELIABLE = "The measurements that the next lines flag are unreliable: do not quote them."
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,12 @@ def markdown(measured: Sequence[Measurement]) -> str:
             doubts.setdefault(doubt, []).append(name)
     lines += [
         "",
-        f"The weights are random and He-scaled, so these are latencies of untrained networks, measured by "
-        f"`weighin bench`. Machine: {machine}, {runtime}. Method: one thread, {rounds} rounds; a round runs "
-        f"a network and its int8 form {runs} times each, in random order. The brackets have the lowest and "
-        f"the highest median of a round. As a control, every fp32 network was measured twice; ratios of the "
-        f"two times: {min(ratios):.3f} to {max(ratios):.3f}.{' ' + UNRELIABLE if doubts else ''}",
+        f"The networks are untrained: their weights are random, scaled as by He's initialisation. Latencies "
+        f"were measured by `weighin bench`. Machine: {machine}, {runtime}. Method: one thread, {rounds} "
+        f"rounds; a round runs a network and its int8 form {runs} times each, in random order. The brackets "
+        f"have the lowest and the highest median of a round. As a control, every fp32 network was measured "
+        f"twice; ratios of the two times: {min(ratios):.3f} to {max(ratios):.3f}."
+        f"{' ' + UNRELIABLE if doubts else ''}",
         "",
         *(f"- {doubt} ({', '.join(names)})" for doubt, names in doubts.items()),
         *(f"- Published top-1 of {name}: {PUBLISHED[name].source}" for name in networks),

@@ -74,7 +74,7 @@ def gains(
         if title == "Quantized" and slower:
             yield (
                 f"- int8 is slower than float for {', '.join(slower)}: in a network this small, converting "
-                f"to integers and back between the layers takes longer than the integer arithmetic saves."
+                f"to integers and back between the layers takes more time than the integer arithmetic saves."
             )
         if title == "Distilled" and fine_tuned is not None:
             yield f"- Gain by the teacher alone: {fine_tuned}."

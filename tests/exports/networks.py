@@ -149,7 +149,8 @@ def timm_ghostnet(folder: Path, photographs: Sequence[Path]) -> Export:
     file = folder / "ghostnet_050.onnx"
     torch.onnx.export(network, (torch.rand(1, 3, SIDE, SIDE),), file, verbose=False)
     return Export(
-        "timm `ghostnet_050`, `torch.onnx.export(model, image, file)`, timm's `config.json` beside",
+        "timm `ghostnet_050`, `torch.onnx.export(model, image, file)`, with timm's `config.json` "
+        "beside the file",
         file, Options(), prepare, _torch_scores(network), "`timm.data.create_transform`",
     )  # fmt: skip
 
@@ -172,8 +173,8 @@ def hugging_face_mobilenet(folder: Path, photographs: Sequence[Path]) -> Export:
     processor.save_pretrained(folder)
     file = _as_optimum_does(network, folder)
     return Export(
-        "transformers `MobileNetV2ForImageClassification`, exported as Optimum does, `config.json` and "
-        "`preprocessor_config.json` beside",
+        "transformers `MobileNetV2ForImageClassification`, exported as by Optimum, with `config.json` "
+        "and `preprocessor_config.json` beside the file",
         file, Options(name="hf-mobilenet"), prepare, _torch_scores(network), "`MobileNetV2ImageProcessor`",
     )  # fmt: skip
 
@@ -196,7 +197,7 @@ def hugging_face_vit(folder: Path, photographs: Sequence[Path]) -> Export:
         name="hf-vit", preset="hf", labels=_labels_file(folder), facts={"input.size": (SIDE, SIDE)}
     )
     return Export(
-        "transformers `ViTForImageClassification`, exported as Optimum does, nothing beside",
+        "transformers `ViTForImageClassification`, exported as by Optimum, with no other file beside it",
         file, options, prepare, _torch_scores(network), "`ViTImageProcessor`",
     )  # fmt: skip
 

@@ -40,22 +40,22 @@ def section(results: Mapping[str, Tried]) -> str:
     table = "\n".join(rows)
     return f"""{HEADING}
 
-Each of these exports was added with `weighin add`, and the added model's answers were compared with the framework's. The networks have random weights and a last layer that tells ten photographs apart. `make test-models` repeats the comparisons; `.venv-models/bin/python -m tests.exports` writes this section.
+Each of these exports was added with `weighin add`, and the answers of the added model were compared with those of the framework. The weights of the networks are random, except for those of the last layer, which were fitted so that the network tells ten photographs apart. `make test-models` repeats the comparisons; `.venv-models/bin/python -m tests.exports` writes this section.
 
 {facts(results)}
-The value of each fact is followed by its origin. A dash: the network has no such fact.
+The value of each fact is followed by its origin. A dash means that the network has no such fact.
 
-Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework prepares the photograph, and its network and the added model run on the result. *Own preprocessing*: the framework reads and resizes the photograph and runs its network; the service does the same with the added model. Both comparisons give the largest deviation of a logit, in standard deviations of the framework's logits; probabilities are compared by their logarithms. *Same class*: for how many photographs the service names the framework's class first.
+Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework prepares the photograph, and its network and the added model run on the result. *Own preprocessing*: the framework reads and resizes the photograph and runs its network; the service does the same with the added model. Both columns give the largest deviation of a logit, in standard deviations of the framework's logits. If a network returns probabilities, their logarithms are compared. *Same class*: the number of photographs for which the service and the framework predict the same top-1 class.
 
 | | the framework's preprocessing | same tensor | own preprocessing | same class |
 | --- | --- | --- | --- | --- |
 {table}
 
-Where the deviation with own preprocessing is larger than with the same tensor, the pixels differ:
+If the deviation is larger with own preprocessing than with the same tensor, the reason is that the pixels differ:
 
-- torchvision and timm resize the whole photograph and crop; the service resizes only what is kept. Single pixels differ by 1 of 255. An int8 network quantizes its input, so such a difference can become a whole quantization step.
-- transformers resizes tensors, torchvision's transforms resize Pillow images: again, single pixels differ by 1 of 255. Where the number of pixels to crop is odd, transformers rounds half of it down, and torchvision and the service round it to even. The crop can then be shifted by one pixel (in 2 of the 10 photographs of export 7).
-- Keras resizes with nearest neighbours; the pixels are equal.
+- torchvision and timm resize the whole photograph and then crop it. The service resizes only the part that is kept. Single pixels therefore differ by 1 of 255. An int8 network quantizes its input, so such a difference can become a whole quantization step.
+- transformers resizes tensors, whereas torchvision's transforms resize Pillow images. Here too, single pixels differ by 1 of 255. If the number of pixels to crop is odd, transformers rounds half of this number down, whereas torchvision and the service round it to the nearest even number. The crop can then be shifted by one pixel, as it is in 2 of the 10 photographs of export 7.
+- Keras resizes with nearest neighbours, and the service's pixels are equal to Keras's.
 """  # noqa: E501
 
 
@@ -77,8 +77,8 @@ def _said(each: Tried) -> str:
     size = options.facts.get("input.size")
     if size is not None:
         given.append(f"--size {size[0]}")
-    added = f"`{' '.join(given)}`" if given else "no option"
-    return f"{each.export.how}. Added with {added}."
+    added = f"with `{' '.join(given)}`" if given else "without options"
+    return f"{each.export.how}. Added {added}."
 
 
 def _cell(card: Card, path: str) -> str:

@@ -89,7 +89,7 @@ def test_distillation_is_compared_with_fine_tuning_alone(tiny: Card, p: float, v
     assert "`a`: +0.20 points" in text
     assert text.endswith(
         "fine-tuning the trained network for 8 epochs gives 94.40% with the teacher and "
-        f"94.30% without (one training each), +0.10 points (-0.10 to +0.30; McNemar's p {p}): {verdict}."
+        f"94.30% without it (one training each), +0.10 points (-0.10 to +0.30; McNemar's p {p}): {verdict}."
     )
 
 
