@@ -27,14 +27,14 @@ _RESERVED = frozenset({"networks", "models"})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The user's options for a file; None for options that were not given.
+    """The user's options for a file; an option that was not given is None.
 
     `labels`: a file, or the name of a built-in label set; a `str` may be either. `label_set`: the name for
     the label set that these labels form. `images`: a folder with one subfolder of pictures per class;
     `mapping`: a file that maps the subfolders' names to labels. `facts`: facts of the card by path, e.g.
-    {"input.layout": "nhwc"}, with values as in the card's schema; also `input.size`, (height, width), and
-    `output`, the name of the graph's output. `from_form`: the options are from a form, so notes in the card
-    refer to form fields instead of command line options.
+    {"input.layout": "nhwc"}, with values as in the card's schema. Two further paths are allowed:
+    `input.size` for (height, width), and `output` for the name of the graph's output. `from_form`: whether
+    the options are from a form; notes in the card then name form fields instead of command line options.
     """
 
     name: str | None = None
@@ -82,9 +82,9 @@ def add(
     """Add the ONNX `file` as a model to the zoo folder `to`, which is created if it is missing.
 
     A child process loads and runs the file within `bounds` before this process passes it to ONNX Runtime.
-    `taken`: names of models in folders that are searched before `to`. Raises RefusedModel,
-    StorageUnavailable if `to` cannot be written, and ModelExists if the name is in `taken`, or if `to` has a
-    model of that name and `replace` is False. After an error, `to` is unchanged.
+    `taken`: names of models in folders that are searched before `to`. Raises RefusedModel, and
+    StorageUnavailable if `to` cannot be written. Raises ModelExists if the name is in `taken`, or if `to` has
+    a model of this name and `replace` is False. After an error, `to` is unchanged.
     """
     name = model_name(file, options.name)
     if name in taken:
@@ -97,9 +97,10 @@ def add(
 
 
 def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bounds) -> Built:
-    """Write a model to `folder`, which has the model's name. `content`: `file` with its external tensors.
+    """Write a model to `folder`, which has the model's name.
 
-    Raises RefusedModel, and OSError if `folder` cannot be written.
+    `content`: the content of `file`, with its external tensors. Raises RefusedModel, and OSError if `folder`
+    cannot be written.
     """
     draft = Draft(
         file, content, folder, bounds, flags=options.facts, preset=options.preset,
@@ -119,7 +120,7 @@ def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bo
 
 
 def _of_form(provenance: Mapping[str, Fact]) -> dict[str, Fact]:
-    """Return the origins, with options replaced by the fields of the form."""
+    """Return the origins of the facts, with command line options replaced by form fields."""
     return {
         path: Fact(origin="flag", detail=in_form_words(fact.detail))
         if fact.origin == "flag" and fact.detail is not None
@@ -129,7 +130,7 @@ def _of_form(provenance: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def model_name(file: Path, given: str | None) -> str:
-    """Return the model's name: the one given, or one from the name of the file or its folder.
+    """Return the model's name: `given`, or if it is None, a name made from the path of the file.
 
     Raises RefusedModel if `given` is not a valid name.
     """
@@ -142,7 +143,7 @@ def model_name(file: Path, given: str | None) -> str:
 
 
 def check_name(given: str) -> str:
-    """Return `given` if it is a valid model name. Raises RefusedModel if not."""
+    """Return `given` if it is a valid model name. Raises RefusedModel if it is not."""
     try:
         name: str = _NAME.validate_python(given)
     except ValidationError:

@@ -46,10 +46,10 @@ def add_apart(
 ) -> Added:
     """Add the ONNX `file`, whose folder contains nothing but its external data, to the zoo folder `to`.
 
-    `announce` is called with the complete folder before it is moved, `accept` when the model is in `to`; if
-    it raises, `to` is restored. `lock` is held while the model is moved and these run, but not while the file
-    is read. `options.images` must be None. Raises RefusedModel, ModelExists, Busy, StorageUnavailable, and
-    the errors of `accept`.
+    `announce` is called with the complete folder before the folder is moved. `accept` is called when the
+    model is in `to`; if `accept` raises an error, `to` is restored. `lock` is held during the move and both
+    calls, but not while the file is read. `options.images` must be None. Raises
+    RefusedModel, ModelExists, Busy, StorageUnavailable, and the errors of `accept`.
     """
     name = model_name(file, options.name)
     check_free(to, name, replace=replace)

@@ -1,4 +1,4 @@
-"""Run a function in a child process with bounds on time and memory, and explain why it gave no answer."""
+"""Run a function in a child process with bounds on time and memory, and say why if it fails."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def ask(
     own_group: bool = True,
     has_children: bool = False,
 ) -> dict[str, Any]:
-    """Call `handle` of `module` with `request` in a child process; when that has ended, return the answer.
+    """Call `handle` of `module` with `request` in a child process, and return its answer when it has ended.
 
-    `memory_bytes`: memory that the child may allocate after its start. `own_group`: the child and its own
-    children form a process group that is killed together; False if this process is such a child itself.
-    `has_children`: the child starts children with `ask`, which have bounds of their own. Paths in `request`
-    must be absolute, because the child may have another working directory. Raises ChildFailed, and Busy if
-    the child cannot be started.
+    `memory_bytes`: memory that the child may allocate after its start. `own_group`: whether the child and its
+    own children form a new process group, which is killed as a whole; False if this process is itself a child
+    in such a group. `has_children`: whether the child starts children of its own with `ask`; these have their
+    own bounds. Paths in `request` must be absolute, because the child may have another working directory.
+    Raises ChildFailed, and Busy if the child cannot be started.
     """
     seconds_left = max(0, seconds)
     limits = Limits(memory_bytes, int(seconds_left) + 5, inherited=not has_children)
@@ -66,17 +66,17 @@ def ask(
 
 
 def of_memory(words: str, memory_bytes: int) -> str:
-    """Return the error `words`. If memory ran out and they do not state the limit, prepend it."""
+    """Return the error `words`; if they say that memory ran out without the limit, prepend it."""
     if _MORE not in words and any(sign in words.lower() for sign in _OUT_OF_MEMORY):
         return f"{_MORE} {memory_bytes / (1 << 30):.3g} GiB of memory: {words}"
     return words
 
 
 def _failure(ended: Ended, memory_bytes: int) -> ChildFailed:
-    """Say how a child without an answer ended."""
+    """Return the error for a child that gave no answer; it says how the child ended."""
     code, said = ended.code, ended.errors.strip().splitlines()
     last = one_line(said[-1]) if said else ""
-    for line in map(one_line, reversed(said)):  # a lack of memory may cause any further error
+    for line in map(one_line, reversed(said)):  # after memory ran out, any other error may follow
         words = of_memory(line, memory_bytes)
         if words != line:
             return ChildFailed(words, words.removesuffix(f": {line}"))

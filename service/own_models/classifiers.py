@@ -35,14 +35,14 @@ _JUDGED = {
     "input.interpolation": ("interpolation",),
     "outputs.class_offset": (),
 }
-"""Facts that labelled pictures decide, each with the fields of the input that it sets."""
+"""Facts that labelled pictures decide; for each, the fields of the input that it determines."""
 
 
 class ClassifierEnding:
     """Works out from a classifier's outputs which files to write and which card fields to set.
 
-    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` its differences from
-    the given file.
+    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` are its differences
+    from the given file.
     """
 
     task = "image-classification"
@@ -55,7 +55,7 @@ class ClassifierEnding:
         labels: GivenLabels | None,
         label_set: str | None,
     ) -> None:
-        """`wanted`: the output of `--output`; `labels`: the labels of `--labels`. Raises RefusedModel."""
+        """`wanted`: the output that `--output` names; `labels`: those of `--labels`. Raises RefusedModel."""
         self._given = given
         self._first = {output.name: output for output in ran}
         self._output, self._why = choose_output(ran, wanted)
@@ -132,8 +132,8 @@ class ClassifierEnding:
     def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> None:
         """Let the labelled pictures in `images` decide the facts that no source states.
 
-        `layouts`: layouts in which the file runs. Runs the file in this process, because it has run in a
-        child without failing. Raises RefusedModel.
+        `layouts`: layouts in which the file runs. The file is run in this process, because a child process
+        has run it before without failing. Raises RefusedModel.
         """
         facts, notes = self._given.facts, self._given.notes
         pictures = labelled_pictures(images, self.labels.names, self.labels.name, mapping)
@@ -172,7 +172,7 @@ class ClassifierEnding:
             )
 
     def _contradicted(self, against: Contradiction) -> str:
-        """Say which stated facts the pictures contradict, and which options set what they support."""
+        """Return a warning with the facts that the pictures contradict, and the options for better values."""
         stated = [
             f"{path} ({claim.detail})"
             for path in against.facts
@@ -185,7 +185,7 @@ class ClassifierEnding:
         )
 
     def _write_classifier(self, offset: int) -> None:
-        """Write the last linear layer, if there is one, for the classes, which begin at score `offset`."""
+        """Write the last linear layer, if it is known, for the classes, which begin at score `offset`."""
         if self._prepared.head is not None and self._prepared.features is not None:
             content = _arrays(self._prepared.head, slice(offset, offset + len(self.labels.names)))
             folder = self._given.folder
@@ -199,7 +199,7 @@ def _named(paths: Iterable[Path]) -> str:
 
 
 def _arrays(head: Head, classes: slice) -> bytes:
-    """Return the last linear layer as an NPZ file, without a background class."""
+    """Return the last linear layer as an NPZ file, restricted to `classes`."""
     buffer = io.BytesIO()
     np.savez(buffer, weight=head.weight[classes], bias=head.bias[classes])
     return buffer.getvalue()

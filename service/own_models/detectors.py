@@ -23,10 +23,10 @@ _DETECTION = ("min_score", "iou", "suppression")
 
 
 class DetectorEnding:
-    """The outputs of a detector: which files and card fields they need.
+    """Works out from a detector's outputs which files to write and which card fields to set.
 
-    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` its differences from
-    the given file.
+    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` are its differences
+    from the given file.
     """
 
     task = "object-detection"
@@ -57,9 +57,9 @@ class DetectorEnding:
         facts.state("detection.suppression", suppression, rank, why)
 
     def prepare(self) -> None:
-        """Write the file to serve, with an output per role.
+        """Write the file to serve, with one output for each role, such as `boxes`.
 
-        If the file was changed, compare its outputs with those of the given file.
+        Compares its outputs with those of the given file.
         """
         given = self._given
         try:
@@ -118,12 +118,12 @@ class DetectorEnding:
         raise RefusedModel(f"--images {images.name}: for classifiers only (leave it out for a detector)")
 
     def _name(self, role: str) -> str:
-        """Return the name of the output of a role in the file to serve."""
+        """Return the name that the output for `role` has in the file to serve."""
         part = self._boxes.parts[role]  # type: ignore[index]
         return part.value if part.whole else f"weighin.{role}"
 
     def _state_scores(self, scores: Ran) -> None:
-        """State which activation the scores still need, from their values on noise."""
+        """State the activation that the scores still need, judged by their values on noise."""
         facts, path = self._given.facts, "detection.decoder.activation"
         if not scores.values:
             facts.state(path, "none", Rank.ASSUMED, "it finds nothing in noise; most common")
@@ -185,7 +185,7 @@ class DetectorEnding:
 def ending_of(
     given: Given, ran: Sequence[Ran], labels: GivenLabels | None, label_set: str | None
 ) -> DetectorEnding | None:
-    """Return the outputs as those of a detector; None if they are not a detector's. Raises RefusedModel."""
+    """Return a DetectorEnding if the outputs are a detector's, else None. Raises RefusedModel."""
     named = labels or (given.beside.found_labels[0] if given.beside.found_labels else None)
     counts = [] if named is None else [len(named.names), len(named.names) + 1]
     boxes = find_boxes(given.content, ran, counts, from_pytorch=not from_tensorflow(given.graph.producer))

@@ -72,8 +72,8 @@ _OTHERS = (
 class Draft:
     """The facts of one file, and the temporary folder that its model is written to.
 
-    The constructor reads the file, the files beside it and the flags, and runs the file; `card` then returns
-    its description.
+    The constructor reads the file, the files beside it and the flags, and runs the file. `card` then returns
+    the model's card.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Draft:
         self._described = self._given.described(self._ending.content, data)
 
     def card(self) -> Card:
-        """Return a card of the facts that count at present. Raises RefusedModel."""
+        """Return a card with the facts that have been decided so far. Raises RefusedModel."""
         provenance: dict[str, Fact] = {}
         spec = self._input(provenance)
         ending = self._ending
@@ -155,7 +155,8 @@ class Draft:
     def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
         """Let the labelled pictures in `images` decide the facts that no source states, and return the card.
 
-        Runs the file in this process, because it has run in a child without failing. Raises RefusedModel.
+        The file is run in this process, because a child process has run it before without failing. Raises
+        RefusedModel.
         """
         self._ending.judge(card, images, mapping, self._possible_layouts())
         return self.card()
@@ -176,7 +177,7 @@ class Draft:
                 self._facts.state(path, value, Rank.FLAG, option_for(path).split(",")[0])
 
     def _first_run(self) -> tuple[Ran, ...]:
-        """Run the given file, and settle its layout, size and batch."""
+        """Run the given file on noise, and state its layout, size and batch."""
         path = self._given.served
         write_whole(path, self._given.content)
         facts = self._facts
@@ -225,7 +226,7 @@ class Draft:
         if not same_in_both_layouts(self._given.graph):
             return self._layouts[:1]
         (claim, *_) = sorted(self._facts.claims["input.layout"], key=lambda claim: claim.rank)
-        if len(self._layouts) == 1 and claim.rank is not Rank.FORCED:  # stated, so no other was tried
+        if len(self._layouts) == 1 and claim.rank is not Rank.FORCED:  # stated: the other was not tried
             other = "nhwc" if self._layouts == ("nchw",) else "nchw"
             with contextlib.suppress(RefusedModel):
                 self._run_in(other, None, self._given.served, self._given.bounds)
@@ -233,7 +234,7 @@ class Draft:
         return self._layouts
 
     def _free_channels(self, layout: str) -> tuple[int | None, ...]:
-        """Return the numbers of channels to try in one layout; only None if the number is known."""
+        """Return the numbers of channels to try in one layout; (None,) if the number is known."""
         facts = self._facts.copy()
         read_sides(self._given.graph, layout, facts)
         return (None,) if facts.known("input.channels") else (3, 1)
@@ -243,7 +244,8 @@ class Draft:
     ) -> tuple[tuple[Ran, ...], bool]:
         """Run the file in one layout; also return whether it runs on two images at once.
 
-        That is True without a try if the batch is fixed. `channels`: how many to try; None if known.
+        If the batch is fixed, two images are not tried, and the second value is True. `channels`: the number
+        of channels to try; None if it is known.
         """
         facts = self._facts.copy()
         if channels is not None:
@@ -264,7 +266,7 @@ class Draft:
         return one, alike
 
     def _settle_input(self, preset: str | None) -> None:
-        """State what the preset says, then what is assumed."""
+        """State the facts of the preset, then those that are assumed."""
         facts = self._facts
         height, width, channels = (facts.value(f"input.{side}") for side in ("height", "width", "channels"))
         fit_channels(facts, channels)
@@ -286,7 +288,7 @@ class Draft:
             raise RefusedModel(f"--resize: the fitting is {fitting} (allowed: center-crop)")
 
     def _input(self, provenance: dict[str, Fact]) -> InputSpec:
-        """Return the settled preprocessing, and note the origin of each of its facts."""
+        """Return the preprocessing, and add the origin of each of its facts to `provenance`."""
         fitting = self._facts.value("input.fitting")
         grey = self._facts.value("input.channels") == 1
         values = {}
@@ -303,7 +305,7 @@ class Draft:
         return _validated(InputSpec, values, "input")
 
     def _describe(self, graph: GraphFacts) -> None:
-        """State the facts that only describe the model."""
+        """State the facts that only describe the model and affect no prediction."""
         facts = self._facts
         for path in ("architecture", "block", "source.weights", "source.licence"):
             facts.state(path, UNKNOWN, Rank.ASSUMED, "nothing says")
@@ -318,7 +320,7 @@ class Draft:
 def _ending(
     given: Given, ran: Sequence[Ran], wanted: str | None, labels: GivenLabels | None, label_set: str | None
 ) -> ClassifierEnding | DetectorEnding:
-    """Return the outputs of a detector if they are boxes and `--output` names none, else of a classifier."""
+    """Return a detector's ending if the outputs are boxes and no `--output` is given, else a classifier's."""
     detector = None if wanted is not None else ending_of(given, ran, labels, label_set)
     return detector or ClassifierEnding(given, ran, wanted, labels, label_set)
 
@@ -338,7 +340,7 @@ def flat(card: Card) -> dict[str, Any]:
 
 
 def _scores(graph: GraphFacts) -> frozenset[int]:
-    """Return the possible numbers of scores per image; none if the shape of an output is free."""
+    """Return the possible numbers of scores per image; an empty set if the shape of an output is free."""
     counts = set()
     for output in graph.outputs:
         sides = [side for side in output.shape[1:] if isinstance(side, int)]
@@ -349,7 +351,7 @@ def _scores(graph: GraphFacts) -> frozenset[int]:
 
 
 def _read_in(data: Mapping[str, Path]) -> tuple[str, ...]:
-    """Return a line that names the external files whose tensors were read in; no line without such files."""
+    """Return a line that names the external files whose tensors were read in; () if there are none."""
     return (f"tensors of {', '.join(words(name) for name in list(data)[:3])} read in",) if data else ()
 
 

@@ -68,7 +68,7 @@ _FIELDS = {
 """The part, parameter or field of a form that corresponds to each option."""
 _OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)*")
 _COMMAND = re.compile(r"((?:python -m|optimum-cli) .*)", re.DOTALL)
-"""A command of another program, which stays as it is."""
+"""A command of another program in a message; `in_form_words` does not change it."""
 
 UNKNOWN = "unknown"
 """Value of a descriptive fact that no source states."""
@@ -136,7 +136,7 @@ class Facts:
             self.state(path, value, rank, detail)
 
     def known(self, path: str) -> bool:
-        """Return whether a source other than an assumption says something of `path`."""
+        """Return whether a source states `path`; an assumption does not count."""
         return any(claim.rank < Rank.ASSUMED for claim in self.claims.get(path, ()))
 
     def settled(self, path: str) -> bool:
@@ -146,8 +146,8 @@ class Facts:
     def get(self, path: str) -> Claim | None:
         """Return the claim that counts; None if there is none.
 
-        Warns once if metadata or a preset is overruled. Raises RefusedModel if a flag contradicts a fact that
-        the file forces.
+        Warns once if metadata contradicts the file, or a preset contradicts metadata. Raises RefusedModel if
+        a flag contradicts a fact that the file forces.
         """
         claims = sorted(self.claims.get(path, ()), key=lambda claim: claim.rank)
         if not claims:
@@ -266,7 +266,7 @@ def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[
 
 
 def numbers(value: object, count: Sequence[int], where: str) -> tuple[float, ...]:
-    """Return `value` as finite numbers, as many as `count` allows. Raises RefusedModel with `where`."""
+    """Return `value` as finite numbers, as many as `count` allows. Raises RefusedModel, naming `where`."""
     items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     if len(items) not in count or not all(
         isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)

@@ -17,7 +17,7 @@ from models.zoo.files import holds_network
 from service.errors import ModelExists, StorageUnavailable, UnknownModel, error_words
 
 MARKER = ".shared.json"
-"""File in a model's folder that came from a database, or was stored there: it says which version it is."""
+"""File in a model's folder that was copied from a database, or stored in one; it has the folder's version."""
 
 _STALE_S = 3600
 """Age in seconds from which a temporary folder counts as left behind by a killed process."""
@@ -25,7 +25,7 @@ _AT_CWD, _EXCHANGE = -100, 2
 
 
 def is_shared(folder: Path) -> bool:
-    """Return whether a model's folder has a marker, so that a database says what is to be in it."""
+    """Return whether a model's folder has a marker, which means that a database determines its content."""
     return os.path.lexists(folder / MARKER)
 
 
@@ -39,8 +39,8 @@ def check_free(to: Path, name: str, *, replace: bool) -> None:
 def workplace(to: Path, name: str, *, prefix: str = "") -> Iterator[Path]:
     """Context with a temporary folder `to/.NAME.tmp-.../NAME`, which is removed at the end.
 
-    `prefix`: of the temporary folder, instead. Raises StorageUnavailable for any OSError in the context, such
-    as a full disk.
+    `prefix`: beginning of the temporary folder's name, instead of `.NAME.tmp-`. Raises StorageUnavailable for
+    any OSError in the context, such as a full disk.
     """
     aside = None
     try:
@@ -60,15 +60,15 @@ def workplace(to: Path, name: str, *, prefix: str = "") -> Iterator[Path]:
 def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
     """Move a finished folder into the zoo folder `to` atomically, and return its new path.
 
-    A reader of `to` sees either the old model or the new one, complete, even after a power cut. An old
-    model is at `folder` afterwards. Raises OSError, and ModelExists if there is an old model and `replace` is
-    False.
+    A reader of `to` sees either the complete old model or the complete new one, even after a power cut. If
+    there was an old model, it is at `folder` afterwards. Raises OSError, and ModelExists if there is an old
+    model and `replace` is False.
     """
     target = to / folder.name
     for path in (*folder.iterdir(), folder):
         _sync(path)
     try:
-        folder.rename(target)  # the system refuses if `target` is a folder with files
+        folder.rename(target)  # fails if `target` is a folder with files
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
@@ -111,7 +111,7 @@ def remove(name: str, *, root: Path) -> None:
 
 
 def _exchange(folder: Path, target: Path) -> None:
-    """Put `folder` in the place of `target`; the old one is at `folder` afterwards."""
+    """Exchange the folders at the paths `folder` and `target`, atomically if the system can."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None, use_errno=True)
         exchange = getattr(library, "renameat2", None)
@@ -130,10 +130,10 @@ def _exchange(folder: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make a file or folder durable, where the system can."""
+    """Make a file or folder durable, if the system can."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
+    except OSError:  # Windows cannot open folders
         return
     try:
         os.fsync(descriptor)
@@ -145,7 +145,7 @@ def _sync(path: Path) -> None:
 
 
 def _sweep(to: Path, name: str) -> None:
-    """Remove temporary folders of this model that are older than an hour: killed processes left them."""
+    """Remove temporary folders of this model that are older than an hour; killed processes have left them."""
     for path in to.glob(f".{name}.tmp-*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_S:

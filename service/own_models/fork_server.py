@@ -2,7 +2,7 @@
 
 On Linux, the children are forked from a *fork server*, a process that has already imported the modules. It
 opens no model itself, answers one request at a time, and exits with its parent or after a minute without a
-request. On other systems, a new process runs each function itself.
+request. On other systems, each function runs in a new process.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ _MODULE = "service.own_models.fork_server"
 FORKS = sys.platform.startswith("linux")
 _IDLE_S = 60.0
 _MOST_ERRORS = 2000
-"""Bytes that are kept of what a child writes to standard error."""
+"""Number of bytes that are kept of a child's standard error: the last ones."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a child: memory that it allocates after its start, and CPU time; it writes no core file.
+    """Limits of a child: memory that it allocates after its start, and CPU time.
 
-    `inherited`: the limits also apply to the child's own children, and cannot be raised again.
+    A child never writes a core file. `inherited`: whether the limits also apply to the child's own children;
+    they cannot be raised again in this case.
     """
 
     memory_bytes: int
@@ -57,7 +58,7 @@ class Ended:
 
 
 class _Server:
-    """Fork server, a child of this process. Raises Busy where it cannot be started."""
+    """Fork server, a child of this process. Raises Busy if it cannot be started."""
 
     def __init__(self, own_group: bool) -> None:
         self._own_group = own_group
@@ -71,13 +72,14 @@ class _Server:
             )
         except OSError as error:
             raise Busy(f"a process to try the file cannot be started: {error_words(error)}") from None
-        if FORKS and self._process.stdin is not None:  # no wait for a server that does not read
+        if FORKS and self._process.stdin is not None:  # do not block if the server does not read
             os.set_blocking(self._process.stdin.fileno(), False)
 
     def ask(self, line: bytes, until: float) -> Ended | None:
-        """Return how the child that answers `line` ended; None where the server had ended before.
+        """Send the request `line`, and return how the child ended; None if the server had ended before.
 
-        Raises TimeoutError at `until`, by `time.monotonic`, and Busy.
+        Raises TimeoutError at the deadline `until` (by `time.monotonic`), and Busy if no child
+        can be started.
         """
         unread = False
         try:
@@ -86,7 +88,7 @@ class _Server:
             said, unread = b"", True
         if not said:
             code = self._process.wait()
-            gone = self._has_answered and (unread or code == 0)  # it ends with 0 only while idle
+            gone = self._has_answered and (unread or code == 0)  # it exits with 0 only while idle
             return None if gone else Ended(code)
         self._has_answered = True
         fields = json.loads(said)
@@ -95,7 +97,7 @@ class _Server:
         return Ended(**fields)
 
     def end(self) -> None:
-        """End it and its children."""
+        """End the server and its children."""
         if self._own_group and hasattr(os, "killpg"):
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -104,7 +106,7 @@ class _Server:
             self._process.communicate()  # waits, and closes the pipes
 
     def _exchange(self, line: bytes, until: float) -> bytes:
-        """Send a line and return the answer; b"" without one. Raises BrokenPipeError and TimeoutError."""
+        """Send a line; return the answer, b"" if there is none. Raises BrokenPipeError and TimeoutError."""
         if not FORKS:
             try:
                 return self._process.communicate(line, timeout=max(0, until - time.monotonic()))[0]
@@ -132,7 +134,7 @@ class _Server:
 
 
 _idle: list[_Server] = []
-"""The server without a request, if there is one."""
+"""The server that waits for the next request, if there is one."""
 _keeping = threading.Lock()
 
 
@@ -148,10 +150,10 @@ def run_child(
 ) -> Ended:
     """Call `handle` of `module` with `request` in a child process, and return how the child ended.
 
-    If the module has a function `before_forks`, the fork server calls it before it forks. `own_group`: the
-    child and its own children form a process group that is killed together; False if this process is
-    such a child itself. `until`: deadline by `time.monotonic`. Raises TimeoutError at the deadline, and Busy
-    if the child cannot be started.
+    If the module has a function `before_forks`, the fork server calls it before it forks. `own_group`:
+    whether the child and its own children form a new process group, which is killed as a whole; False if this
+    process is itself a child in such a group. `until`: deadline by `time.monotonic`. Raises TimeoutError at
+    the deadline, and Busy if the child cannot be started.
     """
     given = {"module": module, "request": request, "limits": asdict(limits)}
     if FORKS and not own_group:
@@ -173,9 +175,10 @@ def run_child(
 
 
 def _keep(server: _Server) -> bool:
-    """Keep the server for the next request; return False if there is one already.
+    """Keep the server for the next request; return False if another server is kept already.
 
-    After simultaneous requests, the others would never be asked again, nor waited for when they end.
+    Simultaneous requests start several servers. Only one is kept: nothing would use the others again, or wait
+    for them when they end.
     """
     with _keeping:
         if _idle:
@@ -185,8 +188,8 @@ def _keep(server: _Server) -> bool:
 
 
 def serve() -> None:
-    """Main function of a fork server: answer the parent's requests until it closes the pipe or is idle."""
-    # What libraries print must not come between the lines.
+    """Main function of a fork server: answer requests until the parent ends or sends none for a minute."""
+    # Output that libraries print must not mix with the answers, so it goes to standard error.
     lines = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     if not FORKS:
@@ -209,7 +212,7 @@ def serve() -> None:
 
 
 def _next_line() -> bytes:
-    """Return the next request; b"" where the parent has ended or asks nothing for a minute."""
+    """Return the next request; b"" if the parent has ended or sends none for a minute."""
     line = bytearray()
     with selectors.DefaultSelector() as ready:
         ready.register(0, selectors.EVENT_READ)
@@ -224,8 +227,8 @@ def _next_line() -> bytes:
 def _fork(given: Mapping[str, Any], *, until: float | None = None, parent: int | None = None) -> Ended:
     """Fork a child that answers `given`; return how it ended. This process must have only one thread.
 
-    Raises TimeoutError at `until`, and Busy. `parent`: a pipe that is readable when the parent has ended; the
-    group of this process ends then.
+    Raises TimeoutError at `until`, and Busy if the child cannot be started. `parent`: a pipe that becomes
+    readable when the parent ends; the process group of this process is then killed.
     """
     pipes: list[int] = []
     try:
@@ -255,7 +258,7 @@ def _fork(given: Mapping[str, Any], *, until: float | None = None, parent: int |
 
 
 def _live(given: Mapping[str, Any], answers: int, errors: int) -> NoReturn:
-    """Run a forked child from start to end: answer `given`, then exit."""
+    """Answer `given` in the forked child, then exit; never returns."""
     code = 1
     try:
         os.dup2(errors, 2)
@@ -277,7 +280,7 @@ def _live(given: Mapping[str, Any], answers: int, errors: int) -> NoReturn:
 
 
 def _answer(given: Mapping[str, Any]) -> str:
-    """Bound this process, and return the answer of the request's module as JSON."""
+    """Set the limits of this process, and return the answer of the request's module as JSON."""
     handle: Callable[[Any], Mapping[str, Any]] = importlib.import_module(given["module"]).handle
     _bound(Limits(**given["limits"]))
     return json.dumps(handle(given["request"]))
@@ -307,7 +310,7 @@ def _read_both(answers: int, errors: int, until: float | None, parent: int | Non
 
 
 def _bound(limits: Limits) -> None:
-    """Bound this process."""
+    """Set the limits of this process, where the system supports them."""
     try:
         import resource
     except ImportError:  # Windows
@@ -321,7 +324,7 @@ def _bound(limits: Limits) -> None:
 
 
 def _lower(resource: Any, kind: int, limit: int, inherited: bool) -> None:
-    """Lower a limit; one that is lower already stays."""
+    """Lower a limit of this process; a limit that is lower already stays unchanged."""
     _, hard = resource.getrlimit(kind)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

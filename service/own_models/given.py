@@ -1,4 +1,4 @@
-"""A given ONNX file, with the facts that are collected while it is made into a model."""
+"""An ONNX file that a user gives, and the facts that are collected while it is made into a model."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from service.own_models.sources.beside import Beside
 from service.own_models.trial import Bounds, Feed, Ran, run_once
 
 _DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
-"""Largest difference between outputs of the served and the given file, in standard deviations of the output.
-If other outputs are requested, the runtime may fuse other operators and round differently."""
+"""Largest allowed difference between outputs of the served and the given file, in standard deviations of the
+output. They may differ if the served file has further outputs: the runtime then fuses other operators."""
 
 
 @dataclass
 class Given:
-    """A given ONNX file, and the facts collected so far.
+    """An ONNX file that a user gives, and the facts collected so far.
 
-    `content`: the file with its external tensors; `folder`: the model's new folder, which has the model's
-    name; `beside`: metadata and files beside the file. `facts` and `notes` (uncertain facts) grow meanwhile.
+    `content`: the file with its external tensors. `folder`: the model's new folder, which has the model's
+    name. `beside`: facts from metadata and from files beside the file. `notes`: lines about uncertain facts.
+    `facts` and `notes` grow while the model is made.
     """
 
     file: Path
@@ -60,7 +61,7 @@ class Given:
         return {output.name: output for output in outputs}
 
     def check_alike(self, one: Ran, ran: Mapping[str, Ran]) -> None:
-        """Raise RefusedModel unless `ran`, outputs of the file to serve, agree with the original `one`."""
+        """Raise RefusedModel if the output `one` of the given file differs in the file to serve (`ran`)."""
         if one.name not in ran or not _alike(one, ran[one.name], _DIFFERENT[self.graph.precision]):
             raise RefusedModel(
                 f"{self.file.name}: the file prepared to be served gives other scores on the same noise; "
@@ -77,7 +78,7 @@ class Given:
             raise RefusedModel(f"{self.file.name}: {one_line(str(error))}") from None
 
     def described(self, served: bytes, data: Mapping[str, Path]) -> GivenFile | None:
-        """Return name, size and checksum of the file and of its `data`; None if it is served unchanged.
+        """Return name, size and checksum of the file and of its `data`; None if the file is served unchanged.
 
         Raises RefusedModel if a file no longer exists.
         """

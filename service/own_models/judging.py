@@ -1,4 +1,4 @@
-"""Read the pictures that calibrate and judge an int8 model, and compare it with its parent on them."""
+"""Read the pictures for calibrating and judging an int8 model; compare its predictions with its parent's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be read: its class (-1: no label) and the SHA-256 of its file and its pixels."""
+    """A picture that can be read: its class (-1: no label), and the SHA-256 of its file and of its pixels."""
 
     path: Path
     class_id: int
@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures of a folder, and why some cannot be read, by file name."""
+    """The pictures of a folder. `unreadable`: by file name, why a picture cannot be read."""
 
     pictures: tuple[Picture, ...]
     unreadable: Mapping[str, str]
@@ -45,7 +45,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How an int8 model compares with its parent on pictures that did not calibrate it.
+    """Comparison of an int8 model with its parent, on pictures that were not used for calibration.
 
     `same`: number of the `n` pictures for which both predict the same class. `right`: numbers of pictures
     that the parent and the int8 model classify correctly. `paired`: comparison of these two numbers. `right`
@@ -73,7 +73,7 @@ class Judgement:
 
     @property
     def accuracy(self) -> str | None:
-        """Both accuracies in words; None without labels."""
+        """Both accuracies in words; None if the pictures have no labels."""
         if self.right is None or self.paired is None:
             return None
         shares = []
@@ -89,7 +89,7 @@ class Judgement:
 
     @property
     def loss(self) -> str | None:
-        """The loss in points of accuracy, with its interval, in words; None without labels."""
+        """The loss of accuracy in points, with its interval; None if the pictures have no labels."""
         if self.paired is None:
             return None
         pair = self.paired
@@ -100,7 +100,7 @@ class Judgement:
 
 
 def read_folder(folder: Path, spec: InputSpec, *, option: str, most: int | None = None) -> Folder:
-    """Read pictures in `folder` and its subfolders: at most `most` files, evenly spread over sorted paths.
+    """Read pictures in `folder` and its subfolders: at most `most` files, spread evenly over sorted paths.
 
     Raises RefusedModel for a folder that cannot be listed or is empty.
     """

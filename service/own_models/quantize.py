@@ -39,18 +39,18 @@ from service.own_models.trial import Bounds, TrialFailed, serve_once
 INT8_SUFFIX = "-int8"
 LEAST_PICTURES = 8
 MOST_PICTURES = 256
-"""Maximum number of pictures that calibrate; they are evenly spread over the folder."""
+"""Maximum number of pictures for calibration; they are evenly spread over the folder."""
 FEW_PICTURES = 32
 """Number of calibration pictures below which a warning says that ranges may be too narrow."""
 _HELD_OUT = 4
-"""If no pictures to judge on are given, every fourth calibration picture judges instead."""
+"""If no pictures for judging are given, every fourth calibration picture is used for judging instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to quantize a model.
 
-    `calibrate`: a folder of pictures. `judge`: a folder of other pictures, or one with a subfolder per class.
+    `calibrate`: a folder of pictures. `judge`: a folder of other pictures; it may have a subfolder per class.
     `mapping`: a file that maps the subfolders' names to labels. `max_loss`: percentage points of accuracy
     that int8 may lose. `name`: name of the new model, by default the parent's with `-int8` appended.
     """
@@ -88,7 +88,7 @@ def quantize_model(
     alone: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Quantized:
-    """Write the int8 variant of `model` to the zoo folder `to`, and return it with its comparison.
+    """Write the int8 variant of `model` to the zoo folder `to`, and compare it with `model`.
 
     `taken`: names of models in folders that are searched before `to`. `alone`: copy the parent's last linear
     layer, so that the new folder does not need the parent's. Raises UnknownModel, ModelUnavailable,
@@ -147,7 +147,7 @@ def _check_float(card: Card, content: bytes) -> None:
 def _pictures(
     card: Card, folder: Path, options: Options
 ) -> tuple[list[Picture], list[Picture], tuple[str, ...]]:
-    """Return the pictures that calibrate, those that judge, and warnings."""
+    """Return the pictures for calibration, the pictures for judging, and warnings."""
     spec = card.input
     found = read_folder(options.calibrate, spec, option="--calibrate", most=MOST_PICTURES)
     calibration = list(found.pictures)
@@ -178,7 +178,7 @@ def _pictures(
 
 
 def _judging(card: Card, folder: Path, judge: Path, mapping: Path | None) -> Folder:
-    """Read the pictures to judge on: labelled where there is a folder for each class."""
+    """Read the pictures for judging; they have labels if `judge` has a folder for each class."""
     classes = judge.is_dir() and any(path.is_dir() and path.name[:1] != "." for path in judge.iterdir())
     if mapping is not None and not classes:
         raise RefusedModel(f"--mapping: --judge {words(judge.name)} has no folder for each class")
@@ -209,7 +209,7 @@ def _choose(
     activation: Activation,
     progress: Callable[[str], None],
 ) -> Choice:
-    """Quantize the network. Raises RefusedModel with the reason where that cannot be done."""
+    """Quantize the network. Raises RefusedModel with the reason if it cannot be quantized."""
     try:
         return choose_plan(
             simplify(content),
@@ -221,13 +221,13 @@ def _choose(
         )
     except (UnreadableModel, ValueError) as error:
         problem = str(error)
-    except Exception as error:  # a dozen types of onnxruntime's and onnx's own
+    except Exception as error:  # onnxruntime and onnx raise a dozen own types
         problem = runtime_words(error)
     raise RefusedModel(one_line(f"model '{card.name}': cannot be quantized: {problem}"))
 
 
 def _card(parent: Card, name: str, choice: Choice) -> Card:
-    """Return the card of the int8 file, without evidence."""
+    """Return the card of the int8 file, without agreement and accuracy."""
     graph = describe(choice.content)
     layers = ", ".join(words(layer) for layer in choice.kept[:12])
     more = f" and {len(choice.kept) - 12} more" if len(choice.kept) > 12 else ""
@@ -266,7 +266,7 @@ def _card(parent: Card, name: str, choice: Choice) -> Card:
 
 
 def _check_loss(parent: Card, judgement: Judgement, allowed: float) -> tuple[str, ...]:
-    """Return warnings about the loss of accuracy. Raises RefusedModel for one that is certainly too large."""
+    """Return warnings about the loss of accuracy. Raises RefusedModel if it is certainly too large."""
     pair = judgement.paired
     if pair is None:
         return ("the loss of accuracy is not known: --judge with a folder for each class measures it",)

@@ -1,4 +1,4 @@
-"""Share added models with the replicas on one database: store those added here, take up all others."""
+"""Share added models among the replicas on one database: store the models added here, copy all others."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ LOOK_EVERY_S = 1.0
 """Interval of the query for changes."""
 
 START_WITHIN_S = 45.0
-"""Maximum seconds for which a replica that starts waits for a database that cannot be reached. A container is
-reported as unhealthy after 60."""
+"""Maximum seconds for which a starting replica waits for a database that cannot be reached. A container is
+reported as unhealthy after 60 s."""
 
 _RETRY_S, _RETRY_AT_MOST_S = 2.0, 60.0
 _TRY_AGAIN_S = 600.0
 """Seconds after which a file that failed here is tried again: memory or time may have been short."""
 _BOUNDS = Bounds()
 _COPYING = ".-copying-"
-"""Prefix of the folders into which models are copied from the database; no model's name begins so."""
+"""Prefix of the folders into which models are copied from the database. No model's name has this prefix."""
 _LOCK_WAIT_S = 60.0
 _CLOSE_WITHIN_S = 10.0
 
@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Marker:
-    """What a model's folder has of the database: the digest of its files, and whether it is committed."""
+    """Content of a folder's marker: the digest of its files, and whether the database has committed them."""
 
     digest: str
     committed: bool
@@ -62,7 +62,7 @@ class _Marker:
 
 @dataclass(frozen=True)
 class _Unfit:
-    """A version of a model that failed when it was tried here. `until`: by `time.monotonic`."""
+    """A version of a model that failed here; it is not tried again before `until` (by `time.monotonic`)."""
 
     digest: str
     reason: str
@@ -70,15 +70,15 @@ class _Unfit:
 
 
 class SharedModels:
-    """Keeps the folder of added models as the database says.
+    """Keeps the folder of added models equal to the models in the database.
 
-    Every folder that comes from the database, or goes there, has a marker in it, which moves with it. Folders
-    without one are this machine's own: they are not stored, and never changed. Call `start` once, `close` at
-    the end. Without a store, nothing is shared.
+    Every folder that was copied from the database, or is stored in it, contains a marker file. Folders
+    without a marker are this machine's own: they are neither stored nor changed. Call `start` once and
+    `close` at the end. If `store` is None, nothing is shared.
     """
 
     def __init__(self, registry: Registry, store: ModelStore | None, *, bounds: Bounds = _BOUNDS) -> None:
-        """`bounds`: of the child process that tries each model of another replica first."""
+        """`bounds`: bounds of the child process that first tries each model of another replica."""
         assert registry.added is not None
         self._bounds = bounds
         self._root: Path = registry.added
@@ -87,11 +87,11 @@ class SharedModels:
         self._lock = threading.Lock()
         self._following = threading.Lock()
         self._seen = 0
-        """Number of the last change of all that was taken up, or is kept in `_open`."""
+        """Sequence number of the latest change that was either made here too, or noted in `_open`."""
         self._broke_off = True
-        """Whether the last attempt to take up changes did not come to its end."""
+        """Whether the last attempt to copy changes was interrupted."""
         self._open: dict[tuple[str, str], str] = {}
-        """Why a model or runtime, by kind and name, is not yet as the database says."""
+        """By kind and name: why a model or runtime here still differs from the database."""
         self._declined: dict[str, int] = {}
         self._unfit: dict[str, _Unfit] = {}
         self._retry_at, self._retry_s = 0.0, _RETRY_S
@@ -103,25 +103,25 @@ class SharedModels:
 
     @property
     def problem(self) -> str | None:
-        """Reason, for clients, why this replica cannot take up models at the moment, or None."""
+        """Reason, for clients, why this replica cannot copy models at the moment; None if it can."""
         return self._problem
 
     @property
     def refusals(self) -> dict[str, str]:
-        """Return why models in the database are not served here, by name."""
+        """By name of the model: why a model in the database is not served here."""
         return dict(self._refusals)
 
     def start(self) -> None:
-        """Start to look for changes of other replicas, on a thread."""
+        """Start the thread that looks for changes of other replicas."""
         if self._store is not None:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking, after the model that is being taken up."""
+        """Stop looking for changes; a model that is being copied is finished first. Does not wait."""
         self._stop.set()
 
     def close(self) -> None:
-        """Stop looking. Waits for a model that is being taken up, but at most ten seconds."""
+        """Stop looking for changes. If a model is being copied, wait for it, but at most ten seconds."""
         self.stop()
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_WITHIN_S)
@@ -131,9 +131,10 @@ class SharedModels:
             self.look()
 
     def correct(self) -> None:
-        """Remove or replace the folders of models that were deleted or replaced elsewhere, before they load.
+        """Before models are loaded, remove or replace those that were deleted or replaced elsewhere.
 
-        Loading one of them may have ended this process before. Never raises: `look` tries again.
+        Such a model may have been deleted because it crashes the process that loads it. Errors are logged and
+        not raised: `look` tries again.
         """
         names = self._marked()
         if self._store is None or not names:
@@ -158,9 +159,9 @@ class SharedModels:
             log.warning("model of another replica not taken up", model=name, reason=error.detail)
 
     def look_at_start(self) -> None:
-        """Look until the database is reached: it has the models that other replicas have acknowledged.
+        """Call `look` until the database is reached, to copy the models that other replicas have added.
 
-        After START_WITHIN_S, inference begins without them, and `problem` says so. Never raises.
+        After START_WITHIN_S, inference begins without these models, and `problem` says so. Never raises.
         """
         until = time.monotonic() + START_WITHIN_S
         while not self.look() and time.monotonic() < until:
@@ -168,9 +169,9 @@ class SharedModels:
                 return
 
     def look(self) -> bool:
-        """Take up what has changed, and try again what failed. Never raises: `problem` has the reason.
+        """Copy what has changed, and try again what has failed. Return False if the database is unreachable.
 
-        Returns False if the database cannot be reached.
+        Never raises; after an error, `problem` has the reason.
         """
         problem, is_reached = None, True
         try:
@@ -190,10 +191,10 @@ class SharedModels:
         return is_reached
 
     def catch_up(self, *, again: bool = False) -> None:
-        """Take up what other replicas have changed. One small query if there is nothing.
+        """Copy what other replicas have changed. If nothing has changed, this is one small query.
 
-        `again`: also try again what failed. Raises StorageUnavailable if the database cannot be used, and
-        NotReady after `stop`; other failures are kept in `problem` and `refusals`.
+        `again`: also try again what has failed. Raises StorageUnavailable if the database cannot be used, and
+        NotReady after `stop`. Other errors are not raised: `problem` and `refusals` report them.
         """
         if self._store is None:
             return
@@ -214,7 +215,7 @@ class SharedModels:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Exclude other changes of the folder, also those of other services that have it.
+        """Lock the folder of models against other changes, also by other services that use the same folder.
 
         Raises StorageUnavailable.
         """
@@ -240,10 +241,10 @@ class SharedModels:
                 lock.release()
 
     def announce(self, folder: Path) -> None:
-        """Mark a complete folder, before it is moved in, as not yet stored. Raises OSError.
+        """Before a complete folder is moved in, mark it as not yet stored in the database. Raises OSError.
 
-        If this process ends before `store`, the folder is removed or replaced at the next start. This
-        machine's own folder of that name would be lost then, so that its successor is not marked.
+        If this process ends before `store`, a marked folder is removed or replaced at the next start. A
+        folder that replaces this machine's own is not marked, because the model would then be lost.
         """
         target = self._root / folder.name
         if self._store is not None and (not os.path.lexists(target) or _marker(target) is not None):
@@ -257,11 +258,11 @@ class SharedModels:
             digest = self._store.put(folder.name, folder, replace=replace)
         except OSError as error:
             raise StorageUnavailable(f"the folder of models cannot be read: {error_words(error)}") from None
-        with contextlib.suppress(OSError):  # the next look finds the same digest
+        with contextlib.suppress(OSError):  # the next look marks it: the digest is the same
             _mark(folder, digest, committed=True)
 
     def has(self, name: str) -> bool:
-        """Return whether the database has a model, served here or not. Raises StorageUnavailable."""
+        """Return whether the database has a model, even one not served here. Raises StorageUnavailable."""
         row = None if self._store is None else self._store.find("model", name)
         return row is not None and row.digest is not None
 
@@ -270,7 +271,7 @@ class SharedModels:
         return self._store is not None and self._store.remove(name)
 
     def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
-        """Choose a model's runtime on all replicas; raises the errors of `Registry.choose_runtime`."""
+        """Choose a model's runtime on all replicas. Raises the errors of `Registry.choose_runtime`."""
         with self._lock:
             before = self._registry.requested(name)
             entry = self._registry.choose_runtime(name, requested)
@@ -295,7 +296,7 @@ class SharedModels:
                 check_name(name)
                 row = stored.get(name)
                 is_changed = _differs(_marker(self._root / name), row) and self._settle(name)
-                # A service that has the same folder may have changed it already.
+                # Another service that uses the same folder may have changed it already.
                 if is_changed or (row is not None and row.sequence > self._seen):
                     self._registry.refresh(name)
                 if row is not None and row.digest is not None and self._is_hidden(name):
@@ -315,13 +316,13 @@ class SharedModels:
         self._refusals = refusals
 
     def _sweep(self) -> None:
-        """Remove what processes left that were killed while they copied a model from the database.
+        """Remove the folders of processes that were killed while they copied a model from the database.
 
         Raises StorageUnavailable.
         """
         assert self._store is not None
         if any(self._root.glob(f"{_COPYING}*")):
-            with self.changing():  # so that nobody copies meanwhile
+            with self.changing():  # so that no process copies meanwhile
                 for folder in self._root.glob(f"{_COPYING}*"):
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -334,16 +335,17 @@ class SharedModels:
         return {path.name for path in folders if _marker(path) is not None}
 
     def _is_hidden(self, name: str) -> bool:
-        """Return whether another folder is served under the name than the one from the database."""
+        """Return whether a folder of this machine's own hides the model of this name in the database."""
         served = self._registry.names()
         if name in served and self._registry.entry(name).folder != self._root / name:
             return True
         return _marker(self._root / name) is None and os.path.lexists(self._root / name)
 
     def _settle(self, name: str) -> bool:
-        """Make the folder of a model what the database says; return whether it was changed.
+        """Change a model's folder to what the database has; return whether it was changed.
 
-        Raises StorageUnavailable, and ModelUnavailable if what is stored is damaged, or fails here.
+        Raises StorageUnavailable, and ModelUnavailable if the stored model is damaged or cannot be served
+        here.
         """
         assert self._store is not None
         target = self._root / name
@@ -377,7 +379,7 @@ class SharedModels:
             return True
 
     def _try(self, folder: Path, digest: str) -> None:
-        """Serve a model in a child process: what crashes or fills the memory there would end this one.
+        """Serve a model in a child process, because it may crash the process or fill the memory.
 
         Raises ModelUnavailable.
         """
@@ -409,7 +411,7 @@ class SharedModels:
                 return
             try:
                 self._registry.choose_runtime(row.name, _requested(current.detail))
-            except InvalidParameter as error:  # such as: OpenVINO is not installed
+            except InvalidParameter as error:  # e.g. because OpenVINO is not installed
                 self._declined[row.name] = current.sequence
                 log.warning("runtime chosen at another replica not used", model=row.name, reason=error.detail)
             except DatabaseUnreachable:
@@ -427,9 +429,10 @@ _HIDDEN = (
 
 
 def _differs(marker: _Marker | None, row: Stored | None) -> bool:
-    """Return whether a folder is perhaps not as the database says.
+    """Return whether a folder may differ from what the database has.
 
-    A marked folder of which the database knows nothing is kept: it was committed to another database.
+    If the database has never had the model, a folder that is marked as committed does not differ: it was
+    committed to another database, and is kept.
     """
     digest = None if row is None else row.digest
     if marker is None:
@@ -447,7 +450,7 @@ def _has_digest(folder: Path, digest: str | None) -> bool:
 
 
 def _marker(folder: Path) -> _Marker | None:
-    """Return the marker of a folder; None if it has none that can be read."""
+    """Return the marker of a folder; None if it has no marker or an unreadable one."""
     try:
         content = json.loads(read_regular(folder / MARKER))
         return _Marker(str(content["digest"]), bool(content["committed"]))

@@ -38,7 +38,7 @@ from service.storage.database import READING, metadata, prepare, upsert, writing
 from service.storage.errors import storage_errors
 
 CHUNK_BYTES = 4 << 20
-"""Bytes of a file per row. PostgreSQL allows 1 GB; a replica holds one chunk of a file at a time."""
+"""Bytes of a file per row. PostgreSQL allows 1 GB. A replica has one chunk of a file in memory at a time."""
 
 _LOCK_WAIT_S = 30
 _SILENT_S = 60
@@ -83,7 +83,7 @@ shared_model_chunks = Table(
 
 @dataclass(frozen=True)
 class Stored:
-    """A row of `shared_models`, one also of what was deleted. `sequence` increases with each change."""
+    """A row of `shared_models`; what was deleted keeps its row. `sequence` increases with each change."""
 
     kind: Kind
     name: str
@@ -95,17 +95,17 @@ class Stored:
 class ModelStore:
     """Store of models on a PostgreSQL server, thread-safe.
 
-    Changes of all replicas take turns, so sequence numbers are in the order of commits. Methods raise
+    Only one replica makes changes at a time, so sequence numbers are in the order of commits. Methods raise
     StorageUnavailable if the database cannot be used.
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Does not connect."""
+        """Does not connect to the database."""
         self._engine = engine
         self._prepared = False
 
     def latest(self) -> int:
-        """Return the number of the last change of all; 0 if there is none. One small query."""
+        """Return the sequence number of the latest change; 0 if there is none. One small query."""
         with self._reading() as connection:
             return connection.execute(select(func.max(shared_models.c.sequence))).scalar() or 0
 
@@ -146,15 +146,15 @@ class ModelStore:
             return is_there
 
     def choose_runtime(self, name: str, detail: str | None) -> None:
-        """Store the runtime that was chosen for a model, as JSON; None: the choice is taken back."""
+        """Store the runtime that was chosen for a model, as JSON. None withdraws the choice."""
         with self._changing() as connection:
             _put_row(connection, "runtime", name, detail=detail)
 
     def fetch(self, kind: Kind, name: str, folder: Path) -> str | None:
-        """Write the files of a model or copy to an empty folder; return their digest, None if there is none.
+        """Write the files of a model or copy to an empty folder; return their digest, or None if not stored.
 
-        Raises ModelUnavailable, which names the file, if a file in the database is not the one that was
-        stored. A file that cannot be written raises StorageUnavailable too.
+        Raises ModelUnavailable, which names the file, if a file in the database is damaged. Raises
+        StorageUnavailable also if a file cannot be written.
         """
         self._prepare()
         with storage_errors(), self._engine.connect().execution_options(**READING) as connection:
@@ -176,7 +176,7 @@ class ModelStore:
             return stored.digest
 
     def save_copy(self, name: str, folder: Path) -> None:
-        """Store the gallery's copy of a network, unless it is stored. Raises OSError as `put` does."""
+        """Store the gallery's copy of a network if it is not stored yet. Raises OSError as `put` does."""
         with self._reading() as connection:
             fresh = (shared_models.c.name == name) & (shared_models.c.stored_ms > _before(_COPY_FRESH_S))
             if connection.execute(_COPIES.where(fresh)).first() is not None:
@@ -197,9 +197,9 @@ class ModelStore:
         return self.fetch("copy", name, folder) is not None
 
     def drop_copies(self, needed: Collection[str]) -> None:
-        """Delete the copies that are not needed.
+        """Delete the gallery's copies of networks whose names are not in `needed`.
 
-        Those of the last hour stay: another replica may be about to need them.
+        Copies stored within the last hour stay, because another replica may be about to need them.
         """
         others = shared_models.c.name.not_in(needed) & (shared_models.c.stored_ms < _before(_COPY_KEPT_S))
         with self._reading() as connection:
@@ -227,7 +227,7 @@ class ModelStore:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Connection]:
-        """Yield a transaction that excludes those of other replicas; it ends if this process falls silent."""
+        """Yield a transaction that excludes those of other replicas; it ends after _SILENT_S seconds idle."""
         with writing(self._engine, lambda: None) as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S * 1000:.0f}ms'")
             connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{_SILENT_S}s'")
@@ -240,7 +240,7 @@ _COPIES = select(shared_models.c.name).where(
     shared_models.c.kind == "copy", shared_models.c.digest.is_not(None)
 )
 _NOW_MS: ColumnElement[int] = literal_column("(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
-"""The server's time: those of replicas may differ."""
+"""The time of the database server, because the clocks of replicas may differ."""
 
 
 def digest_of(files: Mapping[str, str]) -> str:
@@ -281,10 +281,10 @@ def _files(connection: Connection, kind: Kind, name: str) -> dict[str, str]:
 
 
 def _save(connection: Connection, kind: Kind, name: str, folder: Path, files: Mapping[str, str]) -> str:
-    """Store files, whose SHA-256 are given, in place of those that the name has; return their digest.
+    """Replace the stored files of a name by `files`, given with their SHA-256; return the new digest.
 
-    Chunks that are there already are written again, which mends damaged ones. Raises StorageUnavailable if a
-    file has changed since it was hashed.
+    Chunks that are stored already are written again, which repairs damaged ones. Raises StorageUnavailable
+    if a file has changed since it was hashed.
     """
     for file, sha256 in files.items():
         written = hashlib.sha256()
@@ -302,14 +302,14 @@ def _save(connection: Connection, kind: Kind, name: str, folder: Path, files: Ma
 
 
 def _put_row(connection: Connection, kind: Kind, name: str, **values: Any) -> None:
-    """Give the name the next number, and these values in place of the old ones."""
+    """Write the row of a name with the next sequence number. `values`: its digest or detail, else null."""
     latest, now_ms = connection.execute(select(func.max(shared_models.c.sequence), _NOW_MS)).one()
     row = {"kind": kind, "name": name, "digest": None, "detail": None, "stored_ms": now_ms} | values
     upsert(connection, shared_models, [row | {"sequence": (latest or 0) + 1}])
 
 
 def _drop_files(connection: Connection, kind: Kind, name: str, unless: Collection[str] = ()) -> None:
-    """Delete the files of a name, with chunks that no other name has; but not those in `unless`."""
+    """Delete the files of a name, and their chunks, except for chunks of other names and of `unless`."""
     old = set(_files(connection, kind, name).values()) - set(unless)
     table = shared_model_files.c
     connection.execute(delete(shared_model_files).where(table.kind == kind, table.name == name))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.random import default_rng  # with the module: NumPy would import it in each child again
+from numpy.random import default_rng  # here, so that no child has to import it
 from numpy.typing import NDArray
 
 from service.errors import RefusedModel
@@ -20,7 +20,7 @@ from service.inference.session import run_as_written
 from service.own_models.bounded import ChildFailed, TimeIsOver, ask, of_memory
 
 _MOST_VALUES = 4096
-"""Number of first values of an output that are reported, to compare two files."""
+"""Maximum number of an output's values that are reported, to compare two files."""
 _MODULE = "service.own_models.trial"
 
 
@@ -29,9 +29,10 @@ class Bounds:
     """Bounds of one trial.
 
     `seconds`: wall-clock time for loading and running. `memory_bytes`: memory that the process may use in
-    addition to Python, ONNX Runtime and four times the file. Memory is bounded on Linux only, where `/proc`
-    tells how much the process uses already. `until`: deadline of all trials together, by `time.monotonic`.
-    `own_group`: False if this process is a bounded child itself, which is killed with its children.
+    addition to Python, ONNX Runtime and four times the file's size. Memory is bounded on Linux only, where
+    `/proc` tells how much the process uses already. `until`: deadline of all trials together, by
+    `time.monotonic`. `own_group`: False if this process is a bounded child itself, which is killed with
+    its children.
     """
 
     seconds: float = 60.0
@@ -107,7 +108,7 @@ def serve_once(folder: Path, bounds: Bounds) -> None:
 
 
 def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str, Any]:
-    """Ask the child, and raise TrialFailed where it fails."""
+    """Send the request to a child process and return its answer. Raises TrialFailed if the child fails."""
     size = model.stat().st_size
     seconds = bounds.left
     try:
@@ -157,7 +158,7 @@ def _noise(dtype: str, shape: Sequence[int]) -> NDArray[Any]:
 
 
 def _described(name: str, value: object) -> dict[str, Any]:
-    """Describe one output for the answer."""
+    """Describe one output of a run as a `Ran`, for the answer in JSON."""
     if not isinstance(value, np.ndarray):
         kind = "sequence" if isinstance(value, list) else type(value).__name__
         return _output(name, kind, ())

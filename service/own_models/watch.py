@@ -9,8 +9,8 @@ import structlog
 from service.inference.registry import Registry
 
 LOOK_EVERY_S = 0.5
-"""A changed folder is reloaded at the second look that finds the change, so within one second plus the time
-of loading."""
+"""Seconds between two checks. A changed folder is reloaded at the second check that finds the change, i.e.
+within one second plus the time of loading."""
 
 _CLOSE_WITHIN_S = 10.0
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class ModelWatcher:
-    """Thread in which a registry checks its folders for changes. Call `start` once, `close` at the end."""
+    """Thread in which a registry checks its folders for changes. Call `start` once and `close` at the end."""
 
     def __init__(self, registry: Registry, *, every_s: float = LOOK_EVERY_S) -> None:
         self._registry = registry
@@ -31,7 +31,7 @@ class ModelWatcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread. Waits for a model that is being loaded, but at most ten seconds."""
+        """Stop the thread. If a model is being loaded, wait for it, but at most ten seconds."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_WITHIN_S)
@@ -43,6 +43,6 @@ class ModelWatcher:
                 self._registry.refresh()
                 failure = ""
             except Exception as error:
-                if repr(error) != failure:  # not at every look
+                if repr(error) != failure:  # log a repeated failure only once
                     log.exception("looking at the folders of models failed")
                 failure = repr(error)

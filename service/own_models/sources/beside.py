@@ -12,7 +12,7 @@ from service.own_models.facts import numbers, words
 from service.own_models.sources.labels import GivenLabels, label_set
 
 OWN_METADATA = "metadata of the file"
-"""Beginning of the words for the ONNX file's own metadata."""
+"""Beginning of the text that names the ONNX file's own metadata as a source."""
 
 
 @dataclass
@@ -20,8 +20,8 @@ class Beside:
     """Facts of a network from its metadata.
 
     `values`: facts by path in the card, each with its source. `found_labels`: the class names of each source
-    that has them, in order of precedence. `doubts`: for facts that a card cannot express exactly, a
-    description by path. `warnings`: metadata that was not understood.
+    that has them, in order of precedence. `doubts`: by path, descriptions of facts that a card cannot express
+    exactly. `warnings`: a line for metadata that was not understood.
     """
 
     values: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Beside:
         return self.found_labels[0] if self.found_labels else None
 
     def fitting_labels(self, scores: int, model: str, offset: int | None) -> GivenLabels | None:
-        """Return the first labels whose number fits the scores; warn of those before them.
+        """Return the first labels whose number fits the scores; add warnings about those that do not fit.
 
         Raises RefusedModel if the labels in the ONNX file's own metadata do not fit.
         """
@@ -52,7 +52,7 @@ class Beside:
         return None
 
     def take(self, values: Mapping[str, Any], where: str) -> None:
-        """Add facts; those of an earlier source stay."""
+        """Add facts; a fact that an earlier source has stated stays unchanged."""
         for path, value in values.items():
             self.values.setdefault(path, (value, where))
 

@@ -16,9 +16,9 @@ from service.own_models.trial import Ran
 ScoresLayout = Literal["boxes-classes", "classes-boxes"]
 _FORMAT, _UNIT = "detection.decoder.format", "detection.decoder.unit"
 _MOST_FRACTION = 4.0
-"""Boxes on noise that reach beyond this are in pixels: fractions stay near 0 to 1."""
+"""If boxes on noise have larger coordinates, the unit is pixels: fractions stay near 0 to 1."""
 _ENOUGH_BOXES = 20
-"""Number of boxes on noise that suffices to tell corners from centres."""
+"""Least number of boxes on noise with which corners can be told from centres."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Boxes:
     """The outputs of a detector.
 
     `kind`: the decoder. `parts`: where the values of each role are. `columns`: number of scores per box,
-    those for background or no object included; None if the detector returns class ids instead (role
-    `classes` in `parts`). `facts`: what the outputs suggest, as (value, rank, detail) by the path of the
-    card's field.
+    including those for background or no object. It is None if the detector returns class ids instead (role
+    `classes` in `parts`), and if `kind` is "selected-boxes". `facts`: what the outputs suggest, as (value,
+    rank, detail) by the path of the card's field.
     """
 
     kind: Literal["decoded-boxes", "selected-boxes"]
@@ -70,7 +70,7 @@ def find_boxes(
 
 
 def _is_boxes(output: Ran) -> bool:
-    """Return whether an output may be boxes: (1, N, 4), or (N, 4) for any number of them."""
+    """Return whether an output may be boxes: (1, N, 4), or (N, 4) for any number of boxes."""
     shape = output.shape
     if not output.dtype.startswith("float") or shape[-1:] != (4,):
         return False
@@ -78,7 +78,7 @@ def _is_boxes(output: Ran) -> bool:
 
 
 def _with_scores(boxes: Ran, ran: Sequence[Ran]) -> Boxes:
-    """Return boxes with the outputs that belong to them. Raises RefusedModel where scores are missing."""
+    """Return boxes with the outputs that belong to them. Raises RefusedModel if scores are missing."""
     first = len(boxes.shape) == 2
     rows = boxes.shape[0] if first else boxes.shape[1]
     batch = () if first else boxes.shape[:1]
@@ -213,7 +213,7 @@ def box_format(sample: Sequence[float], *, tensorflow: bool) -> tuple[str, Rank,
 
 
 def box_unit(sample: Sequence[float]) -> tuple[str, Rank, str]:
-    """Return the unit of boxes, from boxes on noise."""
+    """Guess the unit of boxes from the boxes that the model returns for an image of noise."""
     if not sample:
         return "pixels", Rank.ASSUMED, "it finds nothing in noise; most common"
     most = max(map(abs, sample))

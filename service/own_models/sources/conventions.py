@@ -18,7 +18,7 @@ NORMALISATIONS: Mapping[str, Normalisation] = {
     "ImageNet mean and deviation": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "ImageNet mean, 0 to 255": ((123.68, 116.779, 103.939), (1.0,) * 3),
 }
-"""Mean and deviation in pixel values, RGB, by name; the least assuming first."""
+"""Mean and deviation in pixel values, RGB, by name; those that assume least come first."""
 FILTERS = ("bilinear", "bicubic")
 
 
@@ -26,8 +26,8 @@ FILTERS = ("bilinear", "bicubic")
 class Convention:
     """One way to prepare a picture and to read the scores.
 
-    `offset`: the number of logits before the first class. `values`: its value of each fact, by path, in
-    words; `input.mean` stands for mean and std, `input.fitting` for fitting and resize.
+    `offset`: the number of logits before the first class. `values`: the value of each fact in words, by path;
+    `input.mean` stands for mean and std, `input.fitting` for fitting and resize.
     """
 
     input: InputSpec
@@ -38,11 +38,11 @@ class Convention:
 def of_tensors(
     card: Card, fixed: Collection[str], *, layouts: Collection[str], offsets: Collection[int]
 ) -> Iterator[Convention]:
-    """Yield the card's convention, and those with other values of the facts that are not in `fixed`.
+    """Yield the card's convention, and conventions with other values of the facts that are not in `fixed`.
 
-    Combines every normalisation, colour order, layout of `layouts` and class offset of `offsets`. The
-    card's value of each comes first, then the others, least assuming first; for `layouts` and `offsets`, the
-    caller provides this order.
+    Combines every normalisation, colour order, layout of `layouts` and class offset of `offsets`. For each
+    fact, the card's value comes first, then the other values, those that assume least first. The caller
+    provides `layouts` and `offsets` in this order.
     """
     spec = card.input
     own = (spec.mean, spec.std)

@@ -4,11 +4,11 @@ Every convention is run on the same pictures and scored by the log-probability o
 A sign-flip permutation test of the paired differences decides whether two conventions differ, adjusted for
 the number of conventions.
 
-A fitting that does better because it shows more of a picture is no evidence of how a network was trained:
-with any network, tightly framed pictures favour such a fitting. So fittings are compared only by what they do
-to shapes: the same part of a picture is classified twice at the same size, once undistorted and once squeezed
-as `stretch` squeezes it. A filter is no evidence either: with any network, noisy pictures favour a filter
-that blurs them, and small pictures favour another one. So filters are never decided.
+With any network, tightly framed pictures favour a fitting that shows more of them. If such a fitting does
+better, this is no evidence of how the network was trained. Therefore fittings are compared only by what they
+do to shapes: the same part of a picture is classified twice at the same size, once undistorted and once
+squeezed in the same way as by `stretch`. Filters are never decided: with any network, noisy pictures favour a
+filter that blurs them, and small pictures favour another filter.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ from service.own_models.sources.likelihood import (
 from service.own_models.sources.pictures import Labelled
 
 FIRST_PICTURES = 20
-"""Number of pictures that all conventions run on; those with a p value below HOPELESS then stop."""
+"""Number of pictures that all conventions run on. Conventions with a p value below HOPELESS then stop."""
 HOPELESS = 0.001
 MOST_PICTURES = 200
 MOST_FOR_FITTINGS = 100
 _MAX_PIXELS = 64_000_000
 _MOST_REMEMBERED = 16_000_000
-"""Most scores of earlier runs that are kept, for equal inputs: 64 MB."""
+"""Maximum number of scores of earlier runs that are kept for equal inputs: 64 MB."""
 _NOT_SHOWN = ("input.fitting", "input.interpolation")
 _NOT_SQUARE, _MOST_SQUEEZED = 1.1, 2.0
-"""Least aspect ratio of a picture that can show whether shapes are kept, and largest ratio of squeezing."""
+"""Least aspect ratio of a picture to squeeze, and largest ratio by which it is squeezed."""
 _PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "colour_order": "rgb", "layout": "nchw"}
-"""What is the same for the specs that one fitted image serves."""
+"""Neutral values of the fields that do not affect how an image is fitted."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _Item = TypeVar("_Item")
 
@@ -124,7 +124,7 @@ class _Findings:
 
 @dataclass
 class _LeftOut:
-    """Pictures that do not count: what is wrong with them, and those that are copies of others."""
+    """Pictures that do not count. `unreadable`: the reasons; `copies`: pictures with the pixels of others."""
 
     unreadable: dict[Path, str] = field(default_factory=dict)
     copies: list[Path] = field(default_factory=list)
@@ -142,7 +142,7 @@ def judge(
 
     Tries all combinations of normalisation, colour order, layout and class offset, then fittings and filters.
     `layouts`: layouts in which the file runs. Class offsets are tried only if there is one score more than
-    classes. Facts whose paths are in `fixed` keep their values; others are tried for them only to report
+    classes. Facts whose paths are in `fixed` keep their values; other values are tried only to report
     contradictions. Uses at most MOST_PICTURES pictures, and MOST_FOR_FITTINGS for fittings and filters.
 
     Raises ValueError if no picture can be read, SessionError if the file cannot be loaded, and
@@ -183,7 +183,7 @@ def judge(
 
 
 class _Network:
-    """The network of a card, in each layout, with all its scores; `scores`: how many there are."""
+    """The network of a card, in each layout; it returns all scores. `scores`: their number."""
 
     def __init__(self, content: bytes, card: Card) -> None:
         """Raises SessionError."""
@@ -205,9 +205,9 @@ class _Network:
     def run_on(self, image: DecodedImage, specs: Iterable[InputSpec]) -> Iterator[NDArray[np.float32]]:
         """Yield all scores of an image preprocessed for each of `specs`, float32 (scores,).
 
-        Fits the image once for all specs that differ only in what happens to pixel values, and runs equal
-        inputs once, also those of earlier calls: for example, a square picture is the same in most fittings.
-        Raises ModelUnavailable.
+        Fits the image once for all specs that differ only in what happens to pixel values. Runs equal inputs
+        only once, also those of earlier calls; most fittings, for example, make the same input of a square
+        picture. Raises ModelUnavailable.
         """
         fitted: dict[InputSpec, tuple[NDArray[np.uint8], bytes]] = {}
         for spec in specs:
@@ -245,7 +245,7 @@ class _Tried:
 
     `scores`: the log-probability of each picture's class, float64 (conventions, pictures); NaN where a
     convention was far behind after FIRST_PICTURES and ran no further. `right`: the number of pictures that
-    each convention names right.
+    the network classifies correctly with each convention.
     """
 
     def __init__(
@@ -294,18 +294,18 @@ class _Tried:
     def p_values(self, best: int) -> list[float]:
         """Return the p value of each convention against `best`.
 
-        For a convention that stopped early, it is capped at HOPELESS. Without the cap it could be larger now,
-        because later pictures may have changed the temperature of `best`.
+        The p value of a convention that stopped early is capped at HOPELESS. Without the cap, it could be
+        larger now, because later pictures may have changed the temperature of `best`.
         """
         by_now = p_values(self.scores, best)
         return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]
 
     def least_assuming(self, findings: _Findings) -> Convention:
-        """Return the earliest convention that the pictures do not show to be worse than the best one.
+        """Return the earliest convention that is not significantly worse than the best one.
 
-        Without pictures, the first of `self.conventions` would be assumed; so it is returned unless the
-        pictures rule it out. The result has the best one's values of all facts that the pictures decide;
-        `findings` gets these facts, and those that stay undecided.
+        Without pictures, the first of `self.conventions` would be assumed. It is therefore returned unless
+        the pictures rule it out. For facts that the pictures decide, the result has the values of the best
+        convention. The decided and the undecided facts are added to `findings`.
         """
         best = best_row(self.scores)
         values = self.conventions[best].values
@@ -364,9 +364,10 @@ class _Tried:
 
 @dataclass(frozen=True)
 class _Rivals:
-    """Values of one fact. `alike`: the best convention's, and those that pictures cannot tell from it.
+    """Values of one fact that rival the best convention's.
 
-    `behind`: index of the best of the conventions with another value of the fact; None if there is none.
+    `alike`: the best convention's value, and those that pictures cannot tell from it. `behind`: index of the
+    best convention that has another value of the fact; None if there is none.
     """
 
     alike: Sequence[str]
@@ -380,9 +381,10 @@ def _judge_fitting(
     fixed: Collection[str],
     findings: _Findings,
 ) -> tuple[InputSpec, str | None]:
-    """Return the input with the fitting to use, and in words which fitting or filter does better.
+    """Return the input with the fitting to use, and text about a fitting or filter that does better, or None.
 
-    Notes what is decided, undecided and contradicted. A stated resize also states a fitting: the centre crop.
+    Adds decided and undecided facts and contradictions to `findings`. A stated resize also states a fitting:
+    the centre crop.
     """
     tried = _Tried(network, pictures, list(of_fittings(first.input, first.offset)), stop=False)
     spec = first.input
@@ -427,7 +429,7 @@ def _note(
 
 
 def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: str = "") -> str | None:
-    """Say which fitting or filter does better on these pictures than that of `spec`; None if none does.
+    """Return text about a fitting or filter that does better here than that of `spec`; None if none does.
 
     Compares conventions that agree with `spec` in `fixed` facts; `without`: a fitting that is ruled out.
     """
@@ -451,10 +453,10 @@ def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: 
 
 
 def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Convention) -> NDArray[np.float64]:
-    """Return how much higher the log-probability of squeezed objects is than that of plain ones.
+    """Return how much higher the log-probability is if objects are squeezed than if they are undistorted.
 
-    float64 (pictures that are not square,). Both are the same part of the picture, over an equal area of the
-    network's input; the rest of the input has the part's mean colour.
+    The result is float64 (pictures that are not square,). Both inputs show the same part of the picture, on
+    an equal area. The rest of each input has the part's mean colour.
     """
     spec = convention.input
     side = max(spec.height, spec.width)
@@ -521,7 +523,7 @@ def _contradict(
     fixed: Collection[str],
     findings: _Findings,
 ) -> None:
-    """Note the convention that does better on the pictures than `chosen` and differs in a fixed fact."""
+    """If a convention that differs in a fixed fact does better than `chosen`, add it to `findings`."""
     others = [other for other in ways if differing(other, chosen) & set(fixed)]
     if not others:
         return
@@ -559,7 +561,7 @@ def _images(
 
 
 def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
-    """Return at most MOST_PICTURES, evenly spread over all classes, as is every prefix of the list."""
+    """Return at most MOST_PICTURES; every prefix of the list is spread evenly over all classes."""
     by_class: dict[int, list[Labelled]] = {}
     for picture in pictures:
         by_class.setdefault(picture.class_id, []).append(picture)
@@ -569,5 +571,5 @@ def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
 
 
 def _scattered(items: Sequence[_Item]) -> list[_Item]:
-    """Return `items` in an order in which every prefix is spread over all: by steps of the golden ratio."""
+    """Order `items` by steps of the golden ratio, so that every prefix is spread over all of them."""
     return [items[at] for at in sorted(range(len(items)), key=lambda at: at * _GOLDEN % 1)]

@@ -23,7 +23,7 @@ _WNID = re.compile(r"n\d{8}")
 BACKGROUND = frozenset({"background", "__background__", "_background_", "dummy", "__dummy__", "???"})
 """First labels that name a background class."""
 _SAME_AS_BUILT_IN = 0.95
-"""Share of names that must agree with a built-in set of at least _MANY before its names replace them."""
+"""Share of names that must agree with a built-in set of _MANY or more, for its names to replace them."""
 _MANY = 100
 _PICKLES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".pt", ".pth", ".npy", ".npz"})
 
@@ -152,15 +152,15 @@ def label_set(
 ) -> LabelSet:
     """Return the label set of a network with `logits` scores for an image.
 
-    `offset`: the class offset if a flag states it. `keep`: names stay unchanged unless all are those of a
-    built-in set. Without labels, 1000 or 1001 scores are assumed to be ImageNet's; other classes get numbers
-    as names. Raises RefusedModel if the number of labels does not fit the scores.
+    `offset`: the class offset if a flag states it. `keep`: whether names stay unchanged unless all are those
+    of a built-in set. If no labels are given, 1000 or 1001 scores are assumed to be ImageNet's; other classes
+    get numbers as names. Raises RefusedModel if the number of labels does not fit the scores.
     """
     if given is None:
         return _assumed(logits, model, offset)
     names = given.names
     if logits == 1 and len(names) == 2:
-        names = names[1:]  # one probability for two names: that of the second, as in Keras
+        names = names[1:]  # one score is the probability of the second name, as in Keras
     background = len(names) > 1 and names[0].strip().lower() in BACKGROUND
     rank = given.rank
     if len(names) == logits and background and offset in (None, 1):
@@ -187,7 +187,7 @@ def named_label_set(
 ) -> LabelSet:
     """Return the label set as `label_set` does, with the name that `--label-set` gives it, if any.
 
-    Raises RefusedModel, also for the name of a built-in set with other labels.
+    Raises RefusedModel, also if `name` is a built-in set that has other labels.
     """
     known = built_in_sets()
     labels = label_set(given, logits, model, offset, keep=name is not None and name not in known)
@@ -212,7 +212,8 @@ def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:
 def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...], bool, str, str | None]:
     """Return the label set that the names form, as a tuple.
 
-    The tuple has its name, its names, whether it is built in, the reason, and a warning of replaced names.
+    The tuple has the set's name, its labels, whether it is built in, the reason, and a warning that lists
+    replaced labels.
     """
     for name, known in built_in_sets().items():
         if len(known) != len(names):
@@ -272,7 +273,7 @@ def _name(item: object, where: str) -> str:
 
 
 def _checked(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the names, each on one line. Raises RefusedModel where one is blank."""
+    """Return the names, each on one line. Raises RefusedModel if one is blank."""
     whole = tuple(" ".join(name.split()) for name in names)
     if "" in whole:
         raise RefusedModel(f"{where}: the name of class {whole.index('')} is blank")

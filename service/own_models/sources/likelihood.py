@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from models.zoo.card import Activation
 
 SIGNIFICANCE = 0.01
-"""Two ways differ below this p value, adjusted for the number of ways."""
+"""Two conventions differ if the p value, adjusted for the number of conventions, is below this."""
 FLIPS = 20_000
-"""Random sign flips of one test: p values down to 1/20 001."""
+"""Number of random sign flips of one test; the smallest p value is 1/20 001."""
 LEAST_DIFFERENCE = 0.05
-"""Ways whose mean log-probabilities differ by less are alike, however sure the difference is."""
+"""Conventions whose mean log-probabilities differ by less count as alike, even if the p value is small."""
 _LEAST_LOG_PROBABILITY = -20.0
 """Lowest score of a picture, so that one picture cannot decide alone."""
 _SHARPNESSES = np.geomspace(0.1, 30, 25)
 """Inverse temperatures that are tried, for logits whose standard deviation over the classes is 1."""
 _DIGITS = 3
-"""Decimals of a score: smaller differences are rounding."""
+"""Number of decimals of a score; smaller differences are rounding errors."""
 
 
 def log_probabilities(
@@ -72,9 +72,9 @@ def adjusted(differences: NDArray[np.float64], ways: int) -> float:
 def interval(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
     """Return the lowest and the highest mean that a one-sided `p_value` at `level` does not rule out.
 
-    Subtract a hypothetical mean d from all differences: a sign flip gives at least the unflipped sum if,
-    and only if, the mean of the flipped differences is at most d. So the limits of the interval are two
-    quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical Values").
+    Suppose that a hypothetical mean d is subtracted from all differences. A sign flip then gives at least the
+    unflipped sum if and only if the mean of the flipped differences is at most d. Therefore the limits of the
+    interval are two quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical Values").
     """
     differences = differences[~np.isnan(differences)]
     if not differences.size:
@@ -91,7 +91,7 @@ def interval(differences: NDArray[np.float64], level: float) -> tuple[float, flo
 
 @lru_cache(2)  # all ways of one comparison have the same number of pictures
 def _signs(n: int) -> NDArray[np.float64]:
-    """Return 1 or -1 for each picture and flip, float64 (flips, n), read-only, as `p_value` says."""
+    """Return 1 or -1 for each picture and flip, float64 (flips, n), read-only; see `p_value`."""
     if 2**n <= FLIPS:
         signs = np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
     else:
@@ -109,8 +109,8 @@ def best_row(scores: NDArray[np.float64]) -> int:
 def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
     """Return the p value of each row of `scores` (ways, pictures) against row `best`.
 
-    Adjusted by Bonferroni's method for the number of rows that could have been the best, because the best row
-    is chosen on the pictures that it is tested on.
+    The p values are adjusted by Bonferroni's method for the number of rows that could have been the best,
+    because the best row is chosen on the same pictures that it is tested on.
     """
     return [adjusted(scores[best] - other, rivals(scores)) for other in scores]
 
@@ -121,9 +121,9 @@ def rivals(scores: NDArray[np.float64]) -> int:
 
 
 def ahead(differences: NDArray[np.float64], ways: int) -> str:
-    """Return text on how much higher the log-probability is; `{}` is the place for what it is compared with.
+    """Return text on how much higher the log-probability is; `{}` is the place for the rival's name.
 
-    The text includes the interval, which is above 0 if `adjusted` for as many `ways` is below SIGNIFICANCE.
+    The text includes the interval. It is above 0 if the p value of `adjusted` is below SIGNIFICANCE.
     """
     differences = differences[~np.isnan(differences)]
     low, high = interval(differences, SIGNIFICANCE / ways)

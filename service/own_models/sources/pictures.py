@@ -1,4 +1,4 @@
-"""Labelled pictures: one folder per class; its name, or a mapping file, tells the label."""
+"""Labelled pictures in one folder per class; the folder's name, or a mapping file, gives the label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets of tools that publish networks, and the most common values, for facts that no source states."""
+"""Presets of tools that publish networks, and the most common values for facts that no source states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Mean and deviation of ImageNet's pixels, red, green and blue, in pixel values 0 to 255."""
 SIDE = 224
-"""Height and width where the file leaves them free and nothing states them."""
+"""Height and width in pixels, if the file leaves them free and no source states them."""
 _FREE = "the file leaves it free; most common"
 _RAW = ((0.0,) * 3, (1.0,) * 3)
 _TO_ONE = ((0.0,) * 3, (255.0,) * 3)
@@ -136,7 +136,7 @@ def fit_channels(facts: Facts, channels: int) -> None:
 
 
 def scale_resize(facts: Facts, beside: Beside) -> None:
-    """Scale a resize that was stated for another input size than the network's."""
+    """Scale a resize that metadata states for another input size than the network's."""
     sides = [facts.value(f"input.{side}") for side in ("height", "width")]
     stated = beside.values.get("input.resize")
     stated_for = [beside.values.get(f"input.{side}", (None, ""))[0] for side in ("height", "width")]

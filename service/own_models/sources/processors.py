@@ -15,9 +15,9 @@ from service.own_models.sources.labels import GivenLabels, names_of
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by their numbers."""
 _SHORTEST = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|ConvNext|PoolFormer|Levit|Bit)", re.IGNORECASE)
-"""Processors that read a size of one number as the shorter side."""
+"""Names of processors that take a size of one number as the length of the shorter side."""
 _CROPPING = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|PoolFormer|Levit|Bit|DeiT)", re.IGNORECASE)
-"""Processors that crop unless told not to."""
+"""Names of processors that crop by default."""
 
 
 def read_timm(config: Mapping[str, Any], cfg: Mapping[str, Any], where: str, beside: Beside) -> None:
@@ -84,7 +84,7 @@ def read_processor(processor: Mapping[str, Any], where: str, beside: Beside) -> 
 def _fitting(
     processor: Mapping[str, Any], kind: str, where: str, values: dict[str, Any], beside: Beside
 ) -> None:
-    """Add to `values` how a processor brings an image to its size."""
+    """Add to `values` how a processor resizes and crops an image."""
     square, shortest = _size(processor.get("size"), kind, f"{where} size")
     crop, crop_shortest = _size(processor.get("crop_size"), "", f"{where} crop_size")
     crop = crop or (None if crop_shortest is None else (crop_shortest, crop_shortest))

@@ -48,7 +48,7 @@ _INPUTS = ("float32", "float16", "uint8")
 def read_file(path: Path) -> bytes:
     """Return the content of the ONNX file at `path`, with its external tensors read in.
 
-    Raises RefusedModel, which says what the file is instead and how to export it.
+    Raises RefusedModel for other files; the message says what the file is, and how to export it.
     """
     if path.is_dir():
         raise RefusedModel(_folder(path))
@@ -110,7 +110,7 @@ def read_input(graph: GraphFacts, facts: Facts) -> None:
 
 
 def read_sides(graph: GraphFacts, layout: str, facts: Facts) -> None:
-    """State channels, height and width that the input fixes if it is read in this `layout`."""
+    """State the channels, height and width that the input has in this `layout`, if they are fixed."""
     shape = graph.inputs[0].shape or (None, None, None, None)
     names = ("channels", "height", "width") if layout == "nchw" else ("height", "width", "channels")
     for name, side in zip(names, shape[1:], strict=True):
@@ -131,9 +131,10 @@ def same_in_both_layouts(graph: GraphFacts) -> bool:
 
 
 def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
-    """Return the output with one score per class, and why: the origin is assumed if only its name decided.
+    """Return the output with one score per class, and the reason (origin "assumed" if only its name decided).
 
-    `wanted`: the output of `--output`. Raises RefusedModel if there is none, or several and no name decides.
+    `wanted`: the output of `--output`. Raises RefusedModel if no output has scores, or if several
+    have scores and no name decides.
     """
     listed = ", ".join(f"'{output.name}' {output.dtype} {_shape(output.shape)}" for output in ran)
     if wanted is not None:
@@ -174,7 +175,7 @@ def read_activation(content: bytes, output: Ran, facts: Facts) -> None:
 
 
 def _image(graph: GraphFacts) -> TensorInfo:
-    """Return the graph's only input. Raises RefusedModel where it can take no image."""
+    """Return the graph's only input. Raises RefusedModel if it cannot take an image."""
     if len(graph.inputs) != 1:
         listed = ", ".join(f"'{tensor.name}' {_shape(tensor.shape)}" for tensor in graph.inputs)
         raise RefusedModel(
@@ -223,7 +224,7 @@ def _no_scores(ran: Sequence[Ran], listed: str) -> str:
 
 
 def _how(path: Path) -> str:
-    """Say how to export the kind of file that a suffix suggests."""
+    """Return text on how to export the kind of file that the suffix suggests, or "" if it suggests none."""
     kind = _SUFFIXES.get(path.suffix.lower())
     return f", e.g. {_EXPORTS[kind]}" if kind else ""
 

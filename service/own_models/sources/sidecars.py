@@ -25,7 +25,7 @@ LABEL_FILES = (
 _CONFIG_KEYS = ("id2label", "architectures", "model_type", "pretrained_cfg", "transformers_version")
 """Keys that a `config.json` of Hugging Face or timm has."""
 _UNNAMED = re.compile(r"LABEL_\d+")
-"""Names that Hugging Face writes where there are none."""
+"""Pattern of the names that Hugging Face writes if the classes have none."""
 _PIXEL_FORMATS = {"rgb8": "rgb", "srgb": "rgb", "rgba8": "rgb", "bgr8": "bgr", "bgra8": "bgr"}
 _PIXEL_RANGES = {
     "nominalrange_0_255": (0.0, 1.0), "normalized_0_1": (0.0, 255.0), "normalized_1_1": (127.5, 127.5)
@@ -36,9 +36,9 @@ def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[i
     """Return the facts in the ONNX file's own `metadata` and in the files beside it.
 
     If the ONNX file is in a folder `onnx`, files one folder above count too, as in Hugging Face repositories.
-    `scores`: possible numbers of scores, if the graph tells. A `config.json` of another network or program,
-    and unreadable label files, are ignored with a warning. Raises RefusedModel for other files that cannot be
-    understood, and for networks that are not classifiers.
+    `scores`: possible numbers of scores, if the graph shows them. A `config.json` of another network or
+    program, and unreadable label files, are ignored with a warning. Raises RefusedModel for other files that
+    cannot be understood, and for networks that are not classifiers.
     """
     beside = Beside()
     _ultralytics(metadata, beside)
@@ -62,7 +62,7 @@ def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[i
 
 
 def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[Mapping[str, Any], str]:
-    """Return the `config.json` of Hugging Face or timm for this network, else an empty one; and its name."""
+    """Return the `config.json` of Hugging Face or timm for this network, else {}, and the file's name."""
     try:
         config, where = _json_file(file, CONFIG)
     except RefusedModel as error:
@@ -91,7 +91,7 @@ def _fits(names: int, scores: int) -> bool:
 
 
 def _place(file: Path, path: Path) -> str:
-    """Return the name of a file beside `file`, with `../` where it is one folder above."""
+    """Return the name of a file beside `file`, with `../` if it is one folder above."""
     return path.name if path.parent == file.parent else f"../{path.name}"
 
 
@@ -181,7 +181,7 @@ def _pixel_metadata(metadata: Mapping[str, str], beside: Beside) -> None:
 
 
 def _literal(text: str, where: str) -> Any:
-    """Return the value of a Python literal; nothing in it is run."""
+    """Return the value of a Python literal, without running any code in it."""
     if len(text) > 4 << 20:
         raise RefusedModel(f"{where}: {len(text)} characters (allowed: {4 << 20})")
     try:
