@@ -74,7 +74,7 @@ def cover(start: int, end: float) -> list[Bucket]:
 
 
 def consecutive(buckets: Iterable[Bucket]) -> Iterator[list[Bucket]]:
-    """Split buckets into runs of one length without gaps, each of which the store reads with one query."""
+    """Split buckets into gapless runs of one bucket length; the store reads each run with one query."""
     run: list[Bucket] = []
     for bucket in buckets:
         if run and (bucket.resolution_s, bucket.start) != (run[-1].resolution_s, run[-1].end):

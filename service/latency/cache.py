@@ -28,7 +28,7 @@ from service.latency.series import Figures, Pooled, Scope, combine
 from service.latency.store import StoreView
 
 OPEN_FOR_S = 1.0
-"""TTL of cached reads of open buckets; this process's own part is always read from memory."""
+"""Seconds for which reads of open buckets are cached; this process's own part is always read from memory."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -88,7 +88,7 @@ class LatencyCache:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._revision: Hashable = None
-        # Weights count distributions, about 1 kB each, and summaries, about 0.3 kB.
+        # The limits count distributions (about 1 kB each), and in `_steps` summaries (about 0.3 kB each).
         self._buckets: LRUCache[tuple[Scope, Bucket], Pooled] = _weighted(
             30_000, lambda pooled: len(pooled.distributions)
         )
@@ -131,7 +131,7 @@ class LatencyCache:
         return {bucket: combine(same) for bucket, same in pooled.items()}, in_memory
 
     def figures(self, question: Question, start: int, end: float) -> Figures:
-        """Return the figures from `start` to `end`, which may be infinite."""
+        """Return the figures from `start` to `end`; `end` may be infinite."""
         closed, closed_figures, fresh = self._parts(question, start, end)
         # Recompute only the series that changed, usually a few.
         touched = closed.distributions.keys() & fresh.distributions.keys()
@@ -146,7 +146,7 @@ class LatencyCache:
         return combine([closed, fresh])
 
     def _parts(self, question: Question, start: int, end: float) -> tuple[Pooled, Figures, Pooled]:
-        """Return the sum of closed buckets, its figures, and the sum of open buckets and memory."""
+        """Return the sum of closed buckets, this sum's figures, and the sum of open buckets and memory."""
         buckets = cover(start, min(end, math.floor(question.now) + 1))  # includes the current second
         closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
         is_open = sorted({*buckets}.difference(closed), key=lambda bucket: bucket.start)
@@ -159,7 +159,7 @@ class LatencyCache:
         return *self._sum(question, closed), fresh
 
     def step(self, question: Question, step: Bucket) -> Figures | None:
-        """Return the figures of a closed step, after `sum_up`; None for an open step."""
+        """Return the figures of a closed step, which `sum_up` has computed; None for an open step."""
         return self._steps.get((question.scope, step)) if question.is_closed(step) else None
 
     def sum_up(self, question: Question, steps: Sequence[Bucket]) -> None:
@@ -198,7 +198,7 @@ class LatencyCache:
         scope = question.scope
         missing = [bucket for bucket in buckets if (scope, bucket) not in self._buckets]
         read = dict.fromkeys(missing, Pooled()) | question.read(missing)
-        # Collect all before caching new ones, which may evict others.
+        # Collect all buckets before caching new ones, because caching may evict others.
         pooled = [read[bucket] if bucket in read else self._buckets[scope, bucket] for bucket in buckets]
         for bucket, part in read.items():
             self._buckets[scope, bucket] = part

@@ -21,7 +21,7 @@ from models.zoo.statistics import MIN_SAMPLES, Z_95
 from service.latency.stages import milliseconds
 
 HIGHEST_US = 2**26 - 1
-"""Longest duration with its own slot (67.1 s); longer ones are counted here, but the maximum is exact."""
+"""Longest duration with its own slot (67.1 s). Longer ones are counted in this slot; the maximum is exact."""
 
 SIGNIFICANT_DIGITS = 3
 _COUNTER_BYTES = 8
@@ -29,8 +29,8 @@ _HALF_BITS = 10
 """Each power of two has 2**10 slots, for three significant digits."""
 
 _MIN_FOR_MEDIAN = 6
-"""Minimum number of samples: the fastest and the slowest of six bound the median with at least 95 %
-confidence."""
+"""Minimum number of samples for an interval of the median: the fastest and the slowest of six bound it with
+at least 95 % confidence."""
 
 _SHAPE = slice(8, payload_header_size)  # the header without magic number and length
 
@@ -60,9 +60,9 @@ EMPTY_SUMMARY = Summary(0, None, None, None, None, None, None)
 class Distribution:
     """Sparse counts of durations by HDR slot; count, sum and maximum are exact.
 
-    `slots`: uint16 (n,), ascending, used slots only; `counts`: uint32 (n,), or int64 for 2**32 samples and
-    more, to save memory: a query over a month has ten thousand distributions. Totals have no slots, though
-    they have samples, and hence no percentiles.
+    `slots`: uint16 (n,), ascending, used slots only. `counts`: uint32 (n,), int64 only from 2**32 samples on.
+    The small types save memory: a query over a month has ten thousand distributions. Totals (see `totals`)
+    have samples but no slots, and hence no percentiles.
     """
 
     count: int
@@ -88,7 +88,7 @@ class Distribution:
 
     @classmethod
     def totals(cls, count: int, sum_ns: int, max_ns: int) -> Distribution:
-        """Return a distribution of which only count, sum and maximum are known."""
+        """Return a distribution that has only count, sum and maximum."""
         return cls(count, sum_ns, max_ns, _NO_SLOTS, _NO_COUNTS)
 
     def without_slots(self) -> Distribution:
@@ -110,7 +110,7 @@ class Distribution:
     def median_interval_ns(self) -> tuple[int, int] | tuple[None, None]:
         """Return the 95 % interval of the median by order statistics; None and None below six samples.
 
-        It takes the samples as independent. Its ends are the ends of the slots of the samples of rank
+        It assumes that the samples are independent. Its ends are the ends of the slots of the samples of rank
         n / 2 - z sqrt(n) / 2 and n / 2 + 1 + z sqrt(n) / 2, rounded outwards (Conover, Practical
         Nonparametric Statistics, 1999, section 3.2).
         """
@@ -124,7 +124,7 @@ class Distribution:
         return slot_start_us(first) * 1000, min(slot_end_us(last) * 1000, self.max_ns)
 
     def summary(self) -> Summary:
-        """Return mean, percentiles and maximum, rounded to microseconds; of totals, without percentiles."""
+        """Return mean, percentiles and maximum, rounded to microseconds; totals have no percentiles."""
         percentiles_ns = self.percentiles_ns() if self.slots.size else [None] * len(MIN_SAMPLES)
         return summarise(self.count, self.sum_ns, self.max_ns, percentiles_ns)
 
@@ -143,8 +143,8 @@ def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Sequence[int
 class HistogramCodec:
     """Encodes distributions as compressed HDR histograms (V2, without base64), and decodes them.
 
-    Reuses one array of counters: a new one per histogram, as in the library's functions, takes three times as
-    long, and a query over a month decodes ten thousand. Not thread-safe.
+    Reuses one array of counters. The library's functions create one per histogram, which takes three times as
+    long, and a query over a month decodes ten thousand histograms. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class HistogramCodec:
             return merge([])
         low, high = decoded_range["min_nonzero_index"], decoded_range["max_nonzero_index"]
         part = self._dense[low : high + 1]
-        used = (part != 0).nonzero()[0]  # on bool, twice as fast as on the counts
+        used = (part != 0).nonzero()[0]  # twice as fast on bool as on the counts
         slots = used.astype(np.uint16)
         slots += np.uint16(low)
         decoded = Distribution(count, sum_ns, max_ns, slots, _narrow(part[used], count))
@@ -204,7 +204,7 @@ class HistogramCodec:
 
 
 def merge(parts: Sequence[Distribution]) -> Distribution:
-    """Return the distribution of all samples together; if a part has only totals, the totals."""
+    """Return the distribution of all samples together; only its totals if a part has only totals."""
     parts = [part for part in parts if part.count]
     if len(parts) == 1:
         return parts[0]
@@ -219,7 +219,7 @@ def merge(parts: Sequence[Distribution]) -> Distribution:
         np.concatenate([part.slots for part in parts], dtype=np.intp) - first,
         weights=np.concatenate([part.counts for part in parts], dtype=np.float64),
     )
-    used = (dense != 0).nonzero()[0]  # on bool, twice as fast
+    used = (dense != 0).nonzero()[0]  # twice as fast on bool
     return Distribution(
         count=count,
         sum_ns=sum_ns,

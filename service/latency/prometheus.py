@@ -31,9 +31,9 @@ _BOUND_LABELS = (*(str(bound) for bound in BUCKETS_S), "+Inf")
 class Metrics(Collector):
     """Histograms of durations, counters of errors, and gauges of the service.
 
-    Durations and errors are counted here, because the client library's objects accept one duration at a time,
-    and each also exports a `_created` series, unless a process-wide switch disables this. Callers must pass
-    only names of existing models, because each name creates about a hundred series.
+    Durations and errors are counted here, because the client library's objects accept only one duration at a
+    time. They would also export `_created` series, unless a process-wide switch disables this. Callers must
+    pass only names of existing models, because each name creates about a hundred series.
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class Metrics(Collector):
         registry: CollectorRegistry | None = None,
         machine: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`build`: labels of `weighin_build_info`; `machine`: those of `weighin_machine_info`, which is left
-        out if there are none; `registry`: by default a new one."""
+        """`build`, `machine`: labels of `weighin_build_info` and `weighin_machine_info`.
+
+        If `machine` is empty, `weighin_machine_info` is left out. `registry`: None creates a new one.
+        """
         self._lock = threading.Lock()
         self._observed: dict[tuple[str, Regime, Stage], _Observed] = {}
         self._errors: dict[tuple[str, str], int] = {}
@@ -126,8 +128,8 @@ class Metrics(Collector):
 
         counter = CounterMetricFamily(
             "weighin_errors",
-            "Failed requests, each counted once, by kind (the problem's type); model is empty if none was "
-            "known or the route runs none; paths without a route are not counted",
+            "Failed requests, each counted once, by kind (the problem's type); model is empty if it was not "
+            "known or the route runs no model; paths without a route are not counted",
             labels=("model", "kind"),
         )
         for labels, count in (dict.fromkeys(self._expected_errors(), 0) | errors).items():
@@ -136,7 +138,7 @@ class Metrics(Collector):
 
         runs = GaugeMetricFamily(
             "weighin_model_runtime_info",
-            "1 for what runs a model's predictions now; durations pool all that ran it",
+            "1 for the runtime that runs a model's predictions now; durations pool all runtimes",
             labels=("model", "runtime", "precision"),
         )
         for named in self._runtimes():

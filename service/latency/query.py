@@ -25,24 +25,24 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 CURRENT, ALL = "current", "all"
-"""Versions that a question is about: those served, or all; any other value begins a SHA-256."""
+"""Values of `version`: the served versions, or all; any other value is the beginning of a SHA-256."""
 
 _VERSIONS_FOR_S = 5.0
 
 UNKNOWN_MACHINE = UNKNOWN_RUNTIME = "unknown"
 
 MAX_STEPS = 1500
-"""Maximum steps of a history: a day in minutes."""
+"""Maximum number of steps of a history; enough for a day in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """Time range of an answer, in seconds since 1970.
 
-    `resolution_s`: the start is a multiple of it; in a history also the length of the steps. `degraded`:
-    reason, for clients, why only data in memory was read; None otherwise. `machines`: those that recorded
-    the runs since the start of the first day that the question selects, UNKNOWN_MACHINE for runs of earlier
-    releases; `other_machines`: those whose runs it leaves out.
+    `resolution_s`: the start is a multiple of it; in a history it is also the length of the steps.
+    `degraded`: reason, for clients, why only data in memory was read; None otherwise. `machines`: machines
+    of the selected runs since the start of the first day, UNKNOWN_MACHINE for runs of earlier releases.
+    `other_machines`: machines with runs since then that are not selected.
     """
 
     start: int
@@ -54,13 +54,13 @@ class Window:
 
 
 class Latencies:
-    """Merges the recorder's memory with its store; thread safe, one question at a time.
+    """Answers questions from the recorder's memory and its store; thread-safe, one question at a time.
 
     `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT
     selects the runs of the file that is served, the runs that an earlier release recorded without a version,
     and all runs of models that no longer exist. `runtime` is a `Session.label`, or UNKNOWN_RUNTIME for
-    the runs that an earlier release recorded; None: all, pooled. Errors have no runtime and belong to each.
-    `machine` is one of `machines`, or UNKNOWN_MACHINE; None: all, pooled.
+    the runs that an earlier release recorded; None: all, pooled. Errors have no runtime, so they are part of
+    the answer for every runtime. `machine` is one of `machines`, or UNKNOWN_MACHINE; None: all, pooled.
     """
 
     def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -116,7 +116,7 @@ class Latencies:
         machine: str | None = None,
         totals_only: bool = False,
     ) -> tuple[Window, Figures]:
-        """Return the figures since `since` (seconds since 1970); with `totals_only`, without percentiles."""
+        """Return the figures since `since` (seconds since 1970); `totals_only` leaves out percentiles."""
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Figures]:
             window = self._window(question, since, degraded)
@@ -135,7 +135,7 @@ class Latencies:
         runtime: str | None = None,
         machine: str | None = None,
     ) -> tuple[Window, Distribution]:
-        """Return the distribution of one model and stage since `since`; empty without samples."""
+        """Return the distribution of one model and stage since `since`; empty if there are no samples."""
         scope = self._scope(regime, model, stage, version, runtime, machine)
         window, distributions = self._distributions(scope, since)
         return window, distributions.get((model, stage)) or merge([])
@@ -143,7 +143,7 @@ class Latencies:
     def distributions(
         self, regime: Regime, since: float, stage: Stage, version: str = CURRENT, machine: str | None = None
     ) -> dict[str, Distribution]:
-        """Return the distribution of one stage since `since`, of each model that has any."""
+        """Return, by model, the distribution of one stage since `since`, for models that have samples."""
         scope = self._scope(regime, None, stage, version, machine=machine)
         _, distributions = self._distributions(scope, since)
         return {model: found for (model, _), found in distributions.items()}
@@ -223,7 +223,7 @@ class Latencies:
         version: str = CURRENT,
         machine: str | None = None,
     ) -> list[tuple[str, str]]:
-        """Return (model, runtime) of the runs since the start of the day of `since` that are selected.
+        """Return (model, runtime) of the selected runs since the start of the day of `since`.
 
         The runtime of runs that an earlier release recorded is UNKNOWN_RUNTIME.
         """
@@ -239,7 +239,8 @@ class Latencies:
     def versions(self, regime: Regime, since: float, model: str, machine: str | None = None) -> list[str]:
         """Return the versions of a model with runs since the start of the day of `since`.
 
-        The served one first, then by the time of their last runs on any machine, newest first.
+        The served version is first. The others are in the order of their last runs on any machine, newest
+        first.
         """
         scope = self._scope(regime, model, None, ALL, machine=machine)
         runs = self._recorded(regime, since, model)
@@ -271,7 +272,7 @@ class Latencies:
         return last
 
     def _recorded(self, regime: Regime, since: float, model: str | None) -> set[Run]:
-        """Return what the runs since the start of the day of `since` have in common."""
+        """Return model, version, runtime and machine of the runs since the start of the day of `since`."""
         day, store = self._day_of(since), self._recorder.store
         with self._lock:
             if (regime, day, model) not in self._stored and store is not None:
@@ -283,7 +284,7 @@ class Latencies:
             return self._runs(regime, day, model, None)
 
     def _runs(self, regime: Regime, day: int, model: str | None, view: StoreView | None) -> set[Run]:
-        """Return what the runs in memory and in the store since `day`, its start, have in common."""
+        """Like `_recorded`, but from memory and `view`; `day` is the start of the day."""
         runs = {
             Run(series.model, series.version, series.runtime, self.machine)
             for part in self._recorder.memory()
@@ -329,8 +330,10 @@ class Latencies:
         return Window(start, question.now, resolution_s, degraded, *self._machines(question, start))
 
     def _machines(self, question: Question, since: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the machines of the runs since the start of the day of `since` that the scope admits, and
-        those of the runs that it leaves out."""
+        """Return the machines of the runs that the scope selects, and the machines that it leaves out.
+
+        Only runs since the start of the day of `since` count.
+        """
         scope = question.scope
         runs = self._runs(scope.regime, self._day_of(since), scope.model, question.view)
         pooled = {run.machine for run in runs if scope.admits_run(run)}

@@ -1,4 +1,4 @@
-"""Record durations and errors: requests queue them; a thread sums them up and saves them every second."""
+"""Record durations and errors: requests queue them, and a thread sums them up and saves them every second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.latency.histogram import Distribution, merge
 from service.latency.series import ErrorSeries, Part, Series
 from service.latency.stages import Durations, Regime
 
-if TYPE_CHECKING:  # loading a database and metrics takes longer than a command that runs without them
+if TYPE_CHECKING:  # some commands need neither database nor metrics, and importing these takes long
     from service.latency.prometheus import Metrics
     from service.latency.store import LatencyStore
 
@@ -39,7 +39,7 @@ flushes."""
 
 LATE_S = 5
 """A bucket accepts runs until this many seconds after its end, because runs are queued shortly after their
-timestamp. Smaller corrections of the clock do not count as setting it back."""
+timestamp. If the clock is set back by less than this, the recorder ignores it."""
 
 _IN_MEMORY_S = {MINUTE_S: HOUR_S, HOUR_S: 5 * DAY_S, DAY_S: math.inf}
 """Seconds that unsaved buckets stay in memory, by resolution; then a longer bucket replaces them."""
@@ -59,7 +59,7 @@ class Recorder:
     def __init__(
         self, store: LatencyStore | None, metrics: Metrics, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """Without a store, everything stays in memory until the process ends."""
+        """`store`: None to keep everything in memory until the process ends."""
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -105,12 +105,12 @@ class Recorder:
 
     @property
     def store(self) -> LatencyStore | None:
-        """Store of latencies, or None."""
+        """Store of latencies; None if everything stays in memory."""
         return self._store
 
     @property
     def machine(self) -> str:
-        """Name of this machine, as stored with what it records; empty if unknown."""
+        """Name of this machine, which is stored with its latencies; empty if unknown."""
         return "" if self._store is None else self._store.machine
 
     def now(self) -> float:
@@ -131,7 +131,7 @@ class Recorder:
     def history_revision(self) -> tuple[int, int]:
         """Return a value that changes when past buckets may have changed.
 
-        That is after the store was opened again, or the clock was set back before the last call of `now`.
+        It changes after the store is opened again, and when the clock is found to have been set back.
         """
         return self._set_back, 0 if self._store is None else self._store.opened_times
 
@@ -146,9 +146,9 @@ class Recorder:
     def memory(self) -> list[Part]:
         """Return a copy of the data that may not be in the store yet: minutes, and past hours and days.
 
-        To merge it with the store, read the clock, then this copy, then the store: buckets that are dropped
-        from memory in between are in the store, and buckets in both have the same instance, with more data in
-        this copy.
+        To merge it with the store, read the clock, then this copy, then the store. Buckets that are dropped
+        from memory in between are then in the store. Buckets in this copy and in the store have the same
+        instance, and the copy has at least as much data.
         """
         self.add_up()
         with self._lock:
@@ -230,7 +230,7 @@ class Recorder:
     def flush(self) -> None:
         """Save unsaved data. If that fails, it stays in memory and `problem` has the reason."""
         with self._flushing:
-            now = self.now()  # runs that are queued later have timestamps from here on
+            now = self.now()  # runs that are queued later have later timestamps
             saved = False
             try:
                 self.add_up()
@@ -254,7 +254,7 @@ class Recorder:
                     held.saved.clear()
             changes = [(held, held.changes()) for held in self._held.values()]
         parts = [part for _, part in changes if part.distributions or part.errors]
-        # Other instances treat a bucket as closed after GRACE_S; half of it here, because clocks differ.
+        # Other instances treat a bucket as closed after GRACE_S. Use half of it here, because clocks differ.
         is_late = any(part.bucket.end < self._clock() - GRACE_S / 2 for part in parts)
         store.write(parts, late=is_late, dropped=self.dropped())
         with self._lock:

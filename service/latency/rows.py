@@ -1,4 +1,4 @@
-"""Rows of the latency tables: write per instance, read pooled, drop after the retention."""
+"""Rows of the latency tables: write them per instance, read them pooled, delete them after the retention."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAINTENANCE_LOCK = 0x7765_6968  # id of an advisory lock, any number that nothi
 
 _PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
 
-# Plain SQL: with ten thousand rows per query, SQLAlchemy's typed rows would take as long as SQLite.
+# Plain SQL: with ten thousand rows per query, SQLAlchemy's typed rows would take as long as SQLite itself.
 _WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
 _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
@@ -111,7 +111,7 @@ _DELETIONS = [text(f"DELETE{past}") for _, past in _PAST_ROWS]
 _PROGRESS = text("SELECT name, until FROM latency_progress")
 
 POOL_DAYS = 31
-"""Days back for which unpooled percentiles of hours and days are computed."""
+"""Number of past days for which missing pooled percentiles of hours and days are computed."""
 
 POOL_AT_ONCE = 1000
 """Maximum series of hours and days whose percentiles are pooled per hour, newest first."""
@@ -161,7 +161,7 @@ def read_pooled(
     end: int,
     without: Collection[tuple[Bucket, str]] = (),
 ) -> dict[Bucket, Pooled]:
-    """Read the buckets of the length of `first`, from `first` to before `end` (seconds), pooled.
+    """Read the buckets that are as long as `first`, from `first` until before `end` (seconds), pooled.
 
     Rows of buckets and instances in `without` are skipped; buckets without rows are absent. Raises
     StorageUnavailable for a histogram that cannot be decoded.
@@ -191,9 +191,10 @@ def read_pooled(
 def read_figures(
     connection: Connection, scope: Scope, first: Bucket, end: int
 ) -> dict[Bucket, Figures | None]:
-    """Read the figures of the buckets of `read_pooled` from stored percentiles: one row's, or pooled ones.
+    """Read figures from stored percentiles, for the same buckets as `read_pooled`.
 
-    None for buckets whose histograms must be merged: percentiles are missing or outdated.
+    The percentiles are those of a bucket's only row, or of `latency_pooled`. If they are missing or outdated,
+    the bucket has None, because its histograms must be merged.
     """
     pooled: dict[tuple[int, str, Stage], tuple[int, list[int]]] = {}
     if scope.machine is None:  # stored percentiles are pooled over all machines
@@ -299,9 +300,9 @@ def read_machines(connection: Connection) -> set[str]:
 
 
 def read_last_runs(connection: Connection, regime: Regime, start: int, model: str) -> dict[str, int]:
-    """Return the hour of the last run of each version of a model since the day that begins at `start`.
+    """Return the start of the last hour with runs, by version, since the day that begins at `start`.
 
-    If the hours of the run's day are no longer kept, returns the day.
+    If the hours of that day are no longer kept, it is the start of the day.
     """
     wanted = {"regime": regime, "start": start, "model": model, "hour_s": HOUR_S, "day_s": DAY_S}
     return {row[0]: int(row[1]) for row in connection.execute(_LAST_RUNS, wanted)}
@@ -357,7 +358,8 @@ def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]
     upsert(connection, latency_pooled, pooled)
     last = _drop(connection, now)
     connection.execute(_FORGET_INSTANCES, {"before": kept_from(DAY_S, now), "day_s": DAY_S})
-    # Up to the last deleted row, not to `now`: a clock that was a year ahead must not affect that year.
+    # Note the times of the last deleted rows, not times computed from `now`: if the clock is a year ahead,
+    # the rows of the coming year must not count as dropped.
     minutes_from, hours_from = bucket_of(HOUR_S, last[MINUTE_S]).end, bucket_of(DAY_S, last[HOUR_S]).end
     note_dropped(connection, Dropped(max(0, minutes_from), max(0, hours_from)))
 

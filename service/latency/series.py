@@ -31,7 +31,7 @@ class Versions(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What recorded runs have in common; all but the model are empty if unknown."""
+    """Model, version, runtime and machine of recorded runs; each but the model is empty if unknown."""
 
     model: str
     version: str
@@ -42,8 +42,8 @@ class Run(NamedTuple):
 class Scope(NamedTuple):
     """Scope of a query; None: all models, stages, versions, runtimes or machines.
 
-    `totals_only`: without histograms, which take most of the time to read, and hence without percentiles.
-    `machine`: name of a kind of machine; empty: machines that are unknown.
+    `totals_only`: histograms are not read, because this takes most of the time, so there are no percentiles.
+    `machine`: name of a kind of machine; empty: runs whose machine is unknown.
     """
 
     regime: Regime
@@ -55,11 +55,11 @@ class Scope(NamedTuple):
     machine: str | None = None
 
     def admits_run(self, run: Run) -> bool:
-        """Whether these runs are part of the answer."""
+        """Return whether these runs are part of the answer."""
         return self.machine in (None, run.machine) and self.admits(run.model, run.version, run.runtime)
 
     def admits(self, model: str, version: str, runtime: str) -> bool:
-        """Whether runs of a version of the model in a runtime are part of the answer, on any machine."""
+        """Return whether runs of this model, version and runtime are selected, whatever their machine."""
         return (
             self.model in (None, model)
             and self.runtime in (None, runtime)
@@ -67,7 +67,7 @@ class Scope(NamedTuple):
         )
 
     def admits_error(self, model: str, version: str, runtime: str) -> bool:
-        """Whether errors are part of the answer: also those that were recorded without a runtime."""
+        """Return whether these errors are part of the answer; those without a runtime fit every runtime."""
         return self.admits(model, version, runtime or self.runtime or "")
 
 
@@ -93,8 +93,10 @@ class ErrorSeries(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """Distributions by model and stage, and errors by model (empty: none was known) and kind, of one regime
-    and of all runtimes."""
+    """Distributions by model and stage, and error counts by model and slug, of one regime and all runtimes.
+
+    The model of an error is empty if the request failed before a model was known.
+    """
 
     distributions: Mapping[tuple[str, Stage], Distribution] = field(default_factory=dict)
     errors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -122,7 +124,7 @@ class Part:
     errors: Mapping[ErrorSeries, int]
 
     def pooled(self, scope: Scope) -> Pooled:
-        """Return the series within a scope, pooled, whatever machine the scope is of."""
+        """Return the series within a scope, pooled; the machine of the scope is ignored."""
         return pool(
             (
                 (

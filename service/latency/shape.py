@@ -27,7 +27,7 @@ class Bin:
 
 
 def fractions() -> list[float]:
-    """Return the percentiles of a curve: log-spaced in 1/(1 - fraction), and those of summaries."""
+    """Return a curve's percentiles as fractions: log-spaced in 1/(1 - fraction), and those of summaries."""
     spaced = (1 - 10 ** (-step / _POINTS_PER_DECADE) for step in range(_POINTS_PER_DECADE * _DECADES + 1))
     return sorted({*(round(fraction, 9) for fraction in spaced), *MIN_SAMPLES})
 
@@ -49,7 +49,7 @@ def curve(distribution: Distribution) -> list[tuple[float, float]]:
 def histogram(distribution: Distribution, most: int = MOST_BINS) -> Sequence[Bin]:
     """Return at most `most` adjacent bins, about evenly spaced on a log scale.
 
-    Their edges are edges of HDR slots, so that counts are exact. The first bin may begin at 0.
+    Each edge of a bin is the edge of an HDR slot, so the counts are exact. The first bin may begin at 0.
     """
     if not distribution.count:
         return []

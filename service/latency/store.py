@@ -58,11 +58,11 @@ class StoreView:
         return read_machines(self.connection)
 
     def read_recorded(self, regime: Regime, start: int, model: str | None) -> set[Run]:
-        """Return what the runs since the day that begins at `start` have in common."""
+        """Return model, version, runtime and machine of the runs since the day that begins at `start`."""
         return read_recorded(self.connection, regime, start, model)
 
     def read_last_runs(self, regime: Regime, start: int, model: str) -> dict[str, int]:
-        """Return the hour of the last run of each version of a model since the day that begins at `start`."""
+        """Return the last hour with runs, by version, since the day that begins at `start`; or the day."""
         return read_last_runs(self.connection, regime, start, model)
 
 
@@ -132,7 +132,7 @@ class LatencyStore:
                     note_late_write(connection)
             self._noted |= {part.instance for part in parts}
         except StorageUnavailable:
-            # A server's database may come back with fewer rows or none: open it again.
+            # A server's database may come back with fewer rows or none, so it must be opened again.
             self._doubtful = self._file is None
             raise
 

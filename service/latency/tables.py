@@ -14,8 +14,8 @@ def _version_and_runtime() -> tuple[Column[str], Column[str]]:
     )
 
 
-# The key has the order of queries: one resolution and regime, a time range, then all series in it. Each query
-# is then one range of the index.
+# The columns of the key are in the order in which queries select: one resolution and regime, a time range,
+# then all series in it. So each query reads one range of the index.
 latency_histograms = Table(
     "latency_histograms",
     metadata,
@@ -77,7 +77,7 @@ latency_pooled = Table(
     *(Column(name, BigInteger, nullable=False) for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns")),
     PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage"),
 )
-"""Percentiles of hours and days with several rows in `latency_histograms`, or one without percentiles."""
+"""Percentiles of hours and days with several rows in `latency_histograms`, or one row without percentiles."""
 
 latency_instances = Table(
     "latency_instances",
@@ -86,7 +86,7 @@ latency_instances = Table(
     Column("machine", String(200), nullable=False, comment="Model name of its CPU, and cores"),
     Column("since", BigInteger, nullable=False, comment="First bucket, seconds since 1970, UTC"),
 )
-"""Instances of this release and later; the machine of earlier ones is unknown."""
+"""Machines of instances. Instances of releases before this table have no row: their machine is unknown."""
 
 latency_progress = Table(
     "latency_progress",

@@ -87,7 +87,7 @@ class Assets:
 
 
 def _unwrapped(script: bytes) -> bytes:
-    """Return `/** licence */ "use strict";var Plotly=...;` out of the file that plotly.js publishes."""
+    """Return the part `/** licence */ "use strict";var Plotly=...;` of the file that plotly.js publishes."""
     licence = script.find(b"*/") + 2
     start, end = script.find(b'"use strict";var Plotly='), script.rfind(b"window.Plotly = Plotly;")
     return script[:licence] + b"\n" + script[start:end] if licence < start < end else script
@@ -102,7 +102,7 @@ def _digest(files: Mapping[str, bytes]) -> str:
 
 
 class _ImmutableFiles(StaticFiles):
-    """Serves only the files `names` of a folder, as immutable for caches."""
+    """Serves only the files `names` of a folder, with the Cache-Control header `IMMUTABLE`."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         super().__init__(directory=folder)

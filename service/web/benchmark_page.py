@@ -22,7 +22,7 @@ from service.web.table import three_digits
 class Run:
     """A row of the list of runs. `request`: profile, scenario and models; `detail`: why the run ended.
 
-    `machine`: what it measured; empty for runs of earlier releases.
+    `machine`: the machine that the run measured; empty for runs of earlier releases.
     """
 
     id: str
@@ -51,7 +51,7 @@ class ResultRow:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The results of one run, the machine that it measured, and its quality warnings."""
+    """The results of one run, the machine that it measured, and warnings about the quality of the run."""
 
     id: str
     machine: str

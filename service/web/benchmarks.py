@@ -42,7 +42,7 @@ Id = Annotated[str, Query(description="A benchmark's id; empty for none", max_le
 )
 @ignores_unknown_parameters
 async def benchmarks(request: Request, first: Id = "", second: Id = "") -> HTMLResponse:
-    """List the newest runs. `first` shows one run's results; `first` and `second` compare two runs.
+    """List the newest runs; with `first`, show one run's results; with `second` too, compare two runs.
 
     The page starts runs with `POST /benchmarks` and follows them with `GET /benchmarks/{id}/events`.
     """

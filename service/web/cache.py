@@ -30,8 +30,10 @@ FIRST_VIEWS = tuple(View(since=since) for since in ("24h", "7d", "30d"))
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Rendered `figures.html`, the selectable models (served ones, then others with recorded runs), the
-    machines with runs, and the runs and errors of each regime.
+    """Rendered `figures.html`, and the options of the view's form.
+
+    `models`: the served models, then others with recorded runs. `machines`: those with runs. `regimes`: each
+    with its numbers of runs and errors.
     """
 
     html: Markup
@@ -65,7 +67,7 @@ class DashboardCache:
         """Return the figures of a view, from the cache if they are at most `max_age_s` seconds old."""
         since = time.monotonic() - max_age_s
         cached = self._fresh(view, base_url, since)
-        if cached is not None:  # saves the hop to the thread
+        if cached is not None:  # saves the switch to the thread
             return cached
         for rendering in self._in_advance:
             rendering.cancel()

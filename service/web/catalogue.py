@@ -1,4 +1,4 @@
-"""What the dashboard shows of each model beside its latency: task, labels, size, accuracy and its origin."""
+"""What the dashboard shows of each model besides latency: task, labels, size, accuracy and its origin."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ MOST_EVALUATIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """Benchmarks of one kind of machine. `measured`: None while they are judged; `key`: what they were judged
-    of; `kind`: name of the kind, if others have the same CPU and cores, else empty.
+    """Benchmarks of one kind of machine.
+
+    `key`: the benchmarks and models from which `measured` was computed; `measured` is None while they are
+    judged. `kind`: name of the kind if other kinds have the same CPU and cores, else empty.
     """
 
     key: object
@@ -51,7 +53,7 @@ class _Judged:
 
 @dataclass(frozen=True, slots=True)
 class Accuracies:
-    """Accuracies of the models of one label set, by name, and the pictures that they are of, in words.
+    """Accuracies of the models of one label set, by name; `of` says in words on what they were measured.
 
     Only models that were evaluated on the same pictures can be compared; `compared` has their names.
     """
@@ -94,7 +96,7 @@ class Catalogue:
         return (self._registry.default_model, *(() if detector is None else (detector,)))
 
     def facts(self) -> dict[str, ModelFacts]:
-        """Return the facts of every model that has a card, by name, with the accuracy of what is served."""
+        """Return the facts of each model with a card, by name; its accuracy is that of the runtime in use."""
         return {name: ModelFacts.of(card) for name, card in self._registry.served_cards().items()}
 
     def runs_in(self, name: str) -> str:
@@ -113,9 +115,10 @@ class Catalogue:
     def accuracies(self, facts: Mapping[str, ModelFacts]) -> dict[Labels, Accuracies]:
         """Return the accuracies of each label set of these models.
 
-        They are from the evaluation that has the most of the models, the newest if several have as many. A
-        model that is not in it has the accuracy of its card. If no evaluation has two of the models, but two
-        of them have cards with accuracies, all are from the cards, so that they can be compared.
+        They are from the evaluation that has the most of the models; of several that have equally many, from
+        the newest. A model that is not in this evaluation has the accuracy of its card. If no evaluation has
+        two of the models but the cards of two have accuracies, all accuracies are from the cards, so that
+        they can be compared.
         """
         groups: dict[Labels, list[ModelFacts]] = {}
         for each in facts.values():
@@ -126,8 +129,8 @@ class Catalogue:
     def measured(self, facts: Mapping[str, ModelFacts], machine: str = "") -> Mapping[str, Measured] | None:
         """Return the newest usable benchmark of each model on one machine; None while they are judged.
 
-        `machine`: name of a kind of machine; empty: this machine. Starts judging if there are other
-        benchmarks or other models than the last time, or some time after it failed.
+        `machine`: name of a kind of machine; empty: this machine. Starts judging if benchmarks or models have
+        changed since the last call, and `retry_s` after judging has failed.
         """
         newest = self._archive.newest()
         if not newest:
@@ -149,9 +152,9 @@ class Catalogue:
             return judged.measured
 
     def kind(self, machine: str = "") -> str:
-        """Return the name of the kind that the benchmarks of `measured` are of, with what tells it apart.
+        """Return the kind of machine of the benchmarks of `measured`: its name and what tells it apart.
 
-        Empty if no other kind with benchmarks has its CPU and cores, or while they are judged.
+        Empty if no other kind with benchmarks has the same CPU and cores, or while benchmarks are judged.
         """
         with self._lock:
             judged = self._judged.get(machine)
@@ -180,10 +183,10 @@ class Catalogue:
                 self._judged[machine] = _Judged(key, measured, kind, failed_at)
 
     def _usable(self, facts: Mapping[str, ModelFacts], machine: str) -> tuple[dict[str, Measured], str]:
-        """Return the newest usable benchmark of each model, with the comparisons of `front` cached.
+        """Return the newest usable benchmark of each model, and the kind of machine as `kind` returns it.
 
-        And the kind of machine, as in `kind`. If several kinds have the name `machine`, it is that of this
-        machine, else that of the newest benchmark.
+        The comparisons of `front` are cached. If several kinds have the name `machine`, the benchmarks are of
+        this machine's kind if it has the name, else of the kind with the newest benchmark.
         """
         hashes = {name: each.sha256 for name, each in facts.items()}
         bundles, _ = self._archive.newest_bundles()
@@ -202,7 +205,7 @@ class Catalogue:
         measured = {name: each for name, each in found.items() if each is not None and name in hashes}
         groups: dict[Labels, list[Candidate]] = {}
         for name, each in measured.items():
-            _ = each.median_interval_ns  # takes long, and is cached, like the comparisons of `front`
+            _ = each.median_interval_ns  # takes long, so it is cached here, like the comparisons of `front`
             estimate = estimate_accuracy(facts[name])
             groups.setdefault((each.facts.task, each.facts.labels), []).append(Candidate(each, estimate))
         for candidates in groups.values():
@@ -248,7 +251,7 @@ def _accuracies(models: Sequence[ModelFacts], evaluations: Sequence[Evaluation])
 
 
 def _evaluated(models: Sequence[ModelFacts], evaluation: Evaluation) -> dict[str, AccuracyEstimate]:
-    """Return the accuracies of those models of which the evaluation has the very file."""
+    """Return the accuracies of those models whose file is the one that was evaluated."""
     results = {each.name: same_model(evaluation, each) for each in models}
     return {
         name: AccuracyEstimate(

@@ -31,8 +31,8 @@ PERCENTILES: dict[str, Callable[[Summary], float | None]] = {
 class OverTime:
     """Percentiles over time of one model and stage.
 
-    `at` is the Unix time in seconds of the start of each step. The columns have the same length, in
-    milliseconds, with None for too few runs.
+    `at` is the start of each step as Unix time in seconds. The columns have one value per step, in
+    milliseconds, or None if the step has too few runs.
     """
 
     at: list[int]
@@ -97,7 +97,8 @@ def parts(history: History, model: str) -> Parts:
 def traffic(history: History, model: str, stage: Stage) -> Traffic:
     """Build request rates, counted by runs of `stage`, and error counts; an empty `model` means all.
 
-    Of many models, the MOST_SERIES with the most runs are shown and the others together.
+    If there are more than MOST_SERIES + 1 models, the MOST_SERIES with the most runs have a column each, and
+    the others share one.
     """
     window, _ = history
     at, steps = _steps(history)

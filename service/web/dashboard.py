@@ -30,9 +30,10 @@ router = new_router("pages")
 
 
 class Refresh(APIRoute):
-    """Answers a query that was found valid before without checking it again.
+    """Validates each query only once, and answers it from then on without validation.
 
-    Every open page asks every few seconds; reading its parameters would take longer than the answer.
+    Every open page repeats its query every few seconds; validating its parameters would take longer than
+    answering it.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +49,7 @@ class Refresh(APIRoute):
 async def view_of(
     request: Request,
     regime: Annotated[
-        RegimeChoice, Query(description="Source of the latency; empty for the one with the most runs")
+        RegimeChoice, Query(description="Regime of the latency; empty for the one with the most runs")
     ] = "",
     model: Annotated[str, Query(description="Model to show in detail; empty for all, side by side")] = "",
     stage: Annotated[
@@ -56,7 +57,7 @@ async def view_of(
     ] = "",
     since: Annotated[Since, Query(description="Length of the window")] = "24h",
     version: VersionName = CURRENT,
-    sort: Annotated[Sort, Query(description="Column to sort by; with a hyphen, descending")] = DEFAULT_SORT,
+    sort: Annotated[Sort, Query(description="Column to sort by; `-` in front: descending")] = DEFAULT_SORT,
     baseline: Annotated[
         str, Query(description="Model that others are compared with; empty for the default")
     ] = "",
@@ -68,7 +69,7 @@ async def view_of(
         await run_in_threadpool(check_machine, request, machine)
     stage = "" if stage == "total" else stage
     view = View(regime, model, stage, since, version, sort, baseline, machine or "")
-    if not (model or baseline or machine):  # names may become unknown
+    if not (model or baseline or machine):  # a name may become unknown, so it is always checked
         app_part(request, DashboardCache).valid_views[request.scope["query_string"]] = view
     return view
 
@@ -83,8 +84,8 @@ async def view_of(
 async def dashboard(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
     """Show all models side by side: the figures of `GET /latency`, accuracy, size, and the front.
 
-    With `model`, the details of one: charts of `GET /latency/history` and `GET /latency/distribution`.
-    The query holds the view, so its URL can be shared.
+    With `model`, show the details of one model, with charts of `GET /latency/history` and
+    `GET /latency/distribution`. The query holds the view, so the URL can be shared.
     """
     rendered = await app_part(request, DashboardCache).rendered(view, _base_url(request))
     key_needed = app_part(request, ApiKey).secret is not None

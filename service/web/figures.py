@@ -50,7 +50,7 @@ _COLUMNS = (
     (
         "front",
         "front",
-        "is another model more accurate, faster and not larger: none, one surely, or one perhaps",
+        "is another model more accurate, faster and not larger: no, surely, or perhaps",
     ),
 )
 _DESCENDING_FIRST = ("runs", "accuracy")
@@ -82,7 +82,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One model: its stages, and its versions if there are several; `more`: the number of older ones."""
+    """One model: its stages, and its versions if there are several; `more`: number of versions left out."""
 
     model: str
     stages: tuple[Line, ...]
@@ -101,7 +101,7 @@ class Figures:
     view: View = field(metadata=explained("The view, as in the page's URL"))
     is_demo: bool = field(metadata=explained("Whether the runs are those of the demo"))
     begin: str = field(metadata=explained("Start of the window, UTC"))
-    end: str = field(metadata=explained("End of the window, UTC; without the date if that is the start's"))
+    end: str = field(metadata=explained("End of the window, UTC; without the date if both are on one day"))
     window: str = field(metadata=explained("Length of the window as text"))
     regime: str = field(metadata=explained("The regime with its number of runs, and why it is shown"))
     stage: str = field(metadata=explained("The stage that is shown"))
@@ -110,21 +110,21 @@ class Figures:
     )
     machines: str = field(
         metadata=explained(
-            "Whether runs of several machines are pooled, or the one that is shown; empty if there is one"
+            "Note that several machines are pooled, or the machine that is chosen; empty if there is only one"
         )
     )
     other_machines: Sequence[Choice] = field(
-        metadata=explained("Machines to show alone, with URLs; if one is shown, the others, and all")
+        metadata=explained("Machines to show alone, with URLs; if one is shown, the others, and all pooled")
     )
     table: Table = field(metadata=explained("The models side by side; in a detail, one and its baseline"))
     columns: Sequence[Column] = field(metadata=explained("The columns that models can be sorted by"))
     answers: Sequence[Answers] = field(
         metadata=explained("The answers about each label set; none in a detail")
     )
-    caveat: str = field(metadata=explained("What the answers are from, in words"))
-    source: str = field(metadata=explained("What the recorded runs are, in words"))
+    caveat: str = field(metadata=explained("From which runs the answers are computed, in words"))
+    source: str = field(metadata=explained("Regime of the recorded runs in words, and if they are pooled"))
     parts: Sequence[Stage] = field(metadata=explained("Stages in the bars, if they are stacked; else empty"))
-    toggle: Choice = field(metadata=explained("Link between percentiles and stacked stages"))
+    toggle: Choice = field(metadata=explained("Link that switches between percentiles and stacked stages"))
     judging: bool = field(metadata=explained("Whether benchmarks are still being read for the front"))
     detail: Detail | None = field(metadata=explained("The selected model; None for all models"))
     overview_url: str = field(metadata=explained("URL of the view of all models"))
@@ -140,7 +140,7 @@ class Figures:
     )
     all_versions: str = field(metadata=explained("URL of the same view with all versions"))
     min_runs: str = field(
-        metadata=explained("Minimum number of runs of p90 and p99, as text; empty if none is missing")
+        metadata=explained("Minimum number of runs for p90 and p99, as text; empty if neither is missing")
     )
     charts: str = field(metadata=explained("Chart data as JSON"))
     base_url: str = field(metadata=explained("Base URL of this service without a trailing slash"))
@@ -151,8 +151,10 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Figures, the selectable models (served ones, then others with runs), the machines with runs, and the
-    runs and errors of each regime.
+    """The figures of a view, and the options of its form.
+
+    `models`: the served models, then others with runs. `machines`: those with runs. `regimes`: each with its
+    numbers of runs and errors.
     """
 
     figures: Figures
@@ -308,8 +310,8 @@ class FiguresBuilder:
     ) -> tuple[Recorded, str | None]:
         """Return the figures with the percentiles of these stages and of the selected model.
 
-        Only these are read, as their histograms take most of the time. The second value is the reason why
-        some of them could not be read from the store, or None.
+        Other percentiles are not read, because reading histograms takes most of the time. The second value is
+        the reason why some percentiles could not be read from the store, or None.
         """
         assert view.regime
         window = partial(
@@ -321,7 +323,7 @@ class FiguresBuilder:
         return replace(recorded, summaries={**recorded.summaries, **summaries}), problem
 
     def _of_other_files(self, view: View, since: float, facts: Mapping[str, ModelFacts]) -> frozenset[str]:
-        """Return the served models with runs in the view that are of another file than the served one."""
+        """Return the served models for which the view has runs of a file other than the served one."""
         assert view.regime
         if view.version == CURRENT:
             return frozenset()
@@ -418,16 +420,16 @@ def _facts_text(facts: ModelFacts) -> str:
 
 
 def _caveat(groups: Sequence[Group], source: str) -> str:
-    """Return in words what the answers are from: recorded runs.
+    """Return in words from which runs the answers are computed.
 
-    For some label sets, benchmarks answer which models are dominated.
+    They are recorded runs, except that in some label sets benchmarks decide which models are dominated.
     """
     judged = [
         group.title.partition(":")[0]
         for group in groups
         if group.front and group.front.source == "benchmarks"
     ]
-    exception = f"; who is dominated in {joined(judged)}: by benchmarks" if judged else ""
+    exception = f"; dominated models of {joined(judged)}: by benchmarks" if judged else ""
     return f"{source}{exception}"
 
 
@@ -457,15 +459,15 @@ def _counts_text(activity: Activity) -> str:
 
 
 def _version_note(view: View, of_other_files: Collection[str]) -> str:
-    """Return which versions are pooled, and of which models facts are withheld; empty for `current`."""
+    """Return which versions are pooled, and for which models facts are withheld; empty for `current`."""
     if view.version == CURRENT:
         return ""
     shown = "All versions of a model are pooled" if view.version == ALL else f"Version {view.version[:12]}"
     if not of_other_files:
         return f"{shown}."
     return (
-        f"{shown}. Accuracy, size and front are withheld of {joined(sorted(of_other_files))}: they would be "
-        "those of the served file, but there are runs of another one."
+        f"{shown}. Accuracy, size and front of {joined(sorted(of_other_files))} are not shown: they are "
+        "known for the served file only, but there are runs of another file."
     )
 
 

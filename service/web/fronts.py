@@ -36,13 +36,13 @@ class Recorded:
     interval_ns: tuple[int, int] | tuple[None, None]
 
     def faster_than(self, other: Recorded) -> str | None:
-        """Return how much faster it is than `other`, in words; None unless their intervals are apart."""
+        """Return how much faster it is than `other`, in words; None if their intervals overlap."""
         return faster_by_intervals(self.interval_ns, other.interval_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """Another model that is better by every estimate though not surely, with the figures of both."""
+    """Another model that is better by every estimate, though this is not proven; `reason` has the figures."""
 
     by: str
     reason: str
@@ -50,12 +50,11 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class GroupFront:
-    """The front of one label set: where its latencies are from, who is dominated, and the chart, if any.
+    """The front of one label set: the source of its latencies, the dominated models, and the chart, if any.
 
-    `machine`: in words, the machine of the benchmarks that they are from, if they are.
-
-    `behind`: models on the front that another one beats by every estimate, though not surely. `absent`: why
-    others are not compared, by model.
+    `machine`: the machine of the benchmarks, in words, if the latencies are from benchmarks. `behind`: models
+    on the front that another model beats by every estimate, although this is not proven. `absent`: the models
+    that are not compared, each with the reason.
     """
 
     source: Source
@@ -80,10 +79,10 @@ def front_of(
     measured: Mapping[str, Measured],
     machine: str = "this machine",
 ) -> GroupFront:
-    """Return the front of a label set: of its benchmarks, if at least two models have one, else as recorded.
+    """Return a label set's front: by benchmarks if at least two models have one, else by recorded latency.
 
     `facts`: the models with runs or benchmarks. `recorded`: distributions by model. Only models whose
-    accuracies are of the same pictures are compared. `machine`: that of the benchmarks, in words.
+    accuracies are of the same pictures are compared. `machine`: machine of the benchmarks, in words.
     """
     benchmarked = [each for each in facts if each.name in measured]
 
@@ -119,7 +118,7 @@ def front_of(
 def _absent(
     facts: Sequence[ModelFacts], timed: Collection[str], untimed: str, accuracies: Accuracies
 ) -> dict[str, str]:
-    """Return why models are not compared. `untimed`: the reason of those that are not in `timed`."""
+    """Return why models are not compared, by model; `untimed` is the reason for models not in `timed`."""
     reasons = {}
     for each in facts:
         if each.name not in timed:
@@ -181,9 +180,10 @@ def _group(
 
 
 def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
-    """Return the models on the front that are slower and less accurate than one that is not larger.
+    """Return the models on the front that are slower and less accurate than another, not larger model.
 
-    Of several better models, the fastest one is named: no model is better than that one in all three.
+    If several models are better, the fastest of them is named: no other model is better than it in all three
+    figures.
     """
     known = [(each, each.accuracy.value) for each in models if each.accuracy is not None]
     known.sort(key=lambda item: (item[0].p50_ms, item[0].entry))

@@ -16,7 +16,10 @@ _MOST_TICKS = 6
 _DIGITS = (1, 2, 3, 5)
 """First digits of the ends of a logarithmic axis."""
 _ROOM = 0.2
-"""Share of a logarithmic axis between its ends and the next ticks, so that their labels have room."""
+"""Minimum distance of an inner tick from the ends of a logarithmic axis, as a share of its length.
+
+Labels then have room.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,10 @@ class Axis:
 
 
 def _step(high: float) -> float:
-    """Return the smallest of 1, 2, 2.5 and 5 times powers of ten of which at most five steps reach `high`."""
+    """Return the smallest step with which at most five steps reach `high`.
+
+    A step is 1, 2, 2.5 or 5 times a power of ten.
+    """
     power = 10.0 ** (math.floor(math.log10(high)) - 1)
     steps = (_round(digit * power * scale) for scale in (1, 10) for digit in (1, 2, 2.5, 5))
     return next(step for step in steps if _round(high / step) <= _MOST_TICKS - 1)
@@ -113,7 +119,7 @@ class Part:
 
 
 def marks(axis: Axis, summary: Summary) -> Marks | None:
-    """Return the marks of a model; None without runs."""
+    """Return the marks of a model; None if it has no runs."""
     if summary.p50_ms is None:
         return None
     p90, p99 = (None if ms is None else axis.x(ms) for ms in (summary.p90_ms, summary.p99_ms))
@@ -126,7 +132,7 @@ def stacked(
     stages: Sequence[Stage],
     notes: Mapping[Stage, str] | None = None,
 ) -> tuple[Part, ...]:
-    """Return the bars of the stages' means in ms, one after the other. `notes`: added to their tips."""
+    """Return the bars of the stages' means in ms, one after the other; `notes` are added to their tips."""
     parts, begin = [], 0.0
     for stage in stages:
         if stage in means:

@@ -27,9 +27,9 @@ PlaygroundTask = Literal["classify", "detect"]
 
 @dataclass(frozen=True, slots=True)
 class DetectorChoice:
-    """A detector that can be chosen; `min_score` and `max_detections` are its card's.
+    """A detector that can be chosen; `min_score` and `max_detections` are from its card.
 
-    `assumed`: assumed facts of its card on which detections depend.
+    `assumed`: those assumed facts of its card on which detections depend.
     """
 
     name: str
@@ -66,8 +66,9 @@ async def playground(
     request: Request,
     task: Annotated[PlaygroundTask, Query(description="Task that the page shows first")] = "classify",
 ) -> Response:
-    """Compare all models that share the default model's labels on a dropped, pasted or chosen image, or
-    show the objects that detectors find in it.
+    """Show the playground, which runs models on an image that is dropped, pasted, chosen or photographed.
+
+    It compares all models that share the default model's labels, or shows the objects that detectors find.
     """
     registry = app_part(request, Registry)
     problem = ""

@@ -52,8 +52,10 @@ class Frame:
 
 
 class Site:
-    """Page renderer. Templates get the fields of their page's dataclass and of Frame, and the functions
-    `asset(name)` and `address(path)`, which return URLs.
+    """Renders pages from templates.
+
+    Templates get the fields of their page's dataclass and of Frame, and the functions `asset(name)` and
+    `address(path)`, which return URLs.
     """
 
     def __init__(self, charts: ChartLibrary | None = None) -> None:
@@ -124,7 +126,7 @@ def _address(context: Context, path: str) -> str:
 def policy(style_hashes: Sequence[str] = ()) -> str:
     """Return a page's Content-Security-Policy: nothing external, no inline code, inline style by hash only.
 
-    `blob:` images are created by the page: the dropped image and the maps over it.
+    `blob:` allows the images that the page creates: the dropped image and the maps over it.
     """
     styles = " ".join(["'self'", *(f"'{style_hash}'" for style_hash in style_hashes)])
     return "; ".join(

@@ -24,7 +24,7 @@ PARTS: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage != "total")
 """The stages whose times add up to the total."""
 
 ORIGINS = {"measured": "card", "reported": "card", "inherited": "card", "evaluated": "yours"}
-"""Origins of accuracies, in a word."""
+"""Origin of an accuracy in one word, by the kind of the estimate."""
 
 MOST_NAMED = 2
 """Number of dominated models up to which the answers name them."""
@@ -35,7 +35,7 @@ Place = Literal["front", "behind", "dominated", ""]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A figure as text; `note` says how it came about, or why it is missing."""
+    """A figure as text; `note` says how it was obtained, or why it is missing."""
 
     text: str
     note: str = ""
@@ -47,12 +47,12 @@ OTHER_FILE = Cell("–", "these runs are of another file than the one that is se
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model. `tags`: in words, what is remarkable about it; `place_cell`: its place, in words.
+    """Row of one model. `tags`: words such as `fastest`; `place_cell`: its place, in words.
 
-    `origin`: of its accuracy, if that differs within the group. `marks`, `parts`: the chart shows one of the
-    two, the other is None or empty. `assumed`: assumed facts of the model's card on which predictions depend.
-    `is_comparable`: whether its latency is of the group's stage. `summary`, `facts` and `accuracy` are what
-    rows are sorted by.
+    `origin`: origin of its accuracy; empty if all models of the group have the same. The chart shows `marks`
+    or `parts`; the other is None or empty. `assumed`: those assumed facts of the model's card on which
+    predictions depend. `is_comparable`: whether its latency is that of the group's stage. Rows are sorted by
+    values of `summary`, `facts` and `accuracy`.
     """
 
     model: str
@@ -77,9 +77,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The models of one task and label set. `note`: what their accuracies are of.
+    """The models of one task and label set. `note`: on what their accuracies were measured.
 
-    `line`: position of the baseline's median in percent, None without one.
+    `line`: position of the baseline's median (mean, if stages are stacked) in percent; None if there is none.
     """
 
     title: str
@@ -111,7 +111,7 @@ class Table:
 
     @property
     def places(self) -> frozenset[Place]:
-        """Where any of the models is, if that is known."""
+        """Places that at least one of the models has; unknown places are left out."""
         return frozenset(row.place for group in self.groups for row in group.rows if row.place)
 
     @property
@@ -122,7 +122,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """An answer: its kind, a question in two words, the model or models, and the figure."""
+    """One answer: its kind, its title, the model or models, and the figure."""
 
     kind: Literal["fastest", "accurate", "dominated", "baseline"]
     title: str
@@ -143,9 +143,9 @@ class Answers:
 class Known:
     """What the table combines: recorded figures, distributions of the stages shown, and the models' facts.
 
-    `of_other_files`: models some of whose runs are of another file than the served one. Their `facts`,
-    `accuracies` and `measured` are of the served file, and are withheld. `machine`: that of the benchmarks in
-    `measured`, in words.
+    `of_other_files`: models that have runs of a file other than the served one. Their `facts`, `accuracies`
+    and `measured` are of the served file, so the table withholds them. `machine`: machine of the benchmarks
+    in `measured`, in words.
     """
 
     recorded: Figures
@@ -162,9 +162,9 @@ class Known:
 def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
     """Build the rows of every model with runs of `stage` or with errors, and the axis of their charts.
 
-    A model without a recorded total (searches have none) has a row of its inference instead, tagged as such.
-    `baseline`: the model that its label set is compared with; by default, the default model, else the model
-    with the most multiply-accumulates.
+    If no total is recorded for a model (searches have none), its row shows inference, and a tag says so.
+    `baseline`: the model that its label set is compared with. If it is empty, this is the default model, or
+    else the model with the most multiply-accumulates.
     """
     groups: dict[Labels | None, list[str]] = {}
     names = {name for name, of in known.recorded.summaries if of == stage_of(known.recorded, name, stage)}
@@ -431,7 +431,7 @@ def answers(group: Group) -> Answers:
 
 
 def _dominated(front: GroupFront, rows: Sequence[Row]) -> tuple[str, str]:
-    """Return which models are dominated, or how many, and up to three that are only behind another."""
+    """Return the dominated models, or their number, and up to three models that are only behind another."""
     proven = ", ".join(sorted(front.dominated))
     if len(front.dominated) > MOST_NAMED:
         proven = f"{len(front.dominated)} models"
@@ -456,7 +456,7 @@ def _summary(known: Known, name: str, stage: Stage) -> Summary:
 
 
 def stage_of(recorded: Figures, name: str, stage: Stage) -> Stage:
-    """Return the stage that is shown of a model: `stage`; inference for a total that is not recorded."""
+    """Return the stage to show for a model: `stage`, or inference instead of a total that is not recorded."""
     is_absent = stage == "total" and (name, "total") not in recorded.summaries
     return "inference" if is_absent and (name, "inference") in recorded.summaries else stage
 
@@ -464,7 +464,7 @@ def stage_of(recorded: Figures, name: str, stage: Stage) -> Stage:
 def mean_parts(recorded: Figures, name: str) -> dict[Stage, float]:
     """Return the mean time in ms that a run spends in each stage; runs without the stage count as 0.
 
-    So the stages add up to the mean of all runs, also if some of them are searches.
+    So the stages add up to the mean time of all runs, also if some of the runs are searches.
     """
     found = {stage: recorded.summaries.get((name, stage)) for stage in PARTS}
     runs = _most_runs(recorded, name)
@@ -480,7 +480,7 @@ def _most_runs(recorded: Figures, name: str) -> int:
 
 
 def _counts(recorded: Figures, name: str) -> dict[Stage, str]:
-    """Return, for each stage that only some of the runs have, how many runs have it, in words."""
+    """Return, for each stage that some of the runs lack, the number of runs that have it, in words."""
     runs = _most_runs(recorded, name)
     counts = {stage: recorded.summaries.get((name, stage), EMPTY_SUMMARY).count for stage in PARTS}
     return {stage: f"over all runs; {n} of {runs} have it" for stage, n in counts.items() if 0 < n < runs}

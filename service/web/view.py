@@ -16,7 +16,7 @@ from service.web.site import explained
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
 
 StageChoice = Stage | Literal["all", ""]
-"""A stage; `all`: every stage, stacked; empty: the total, or inference where no total is recorded."""
+"""A stage; `all`: every stage, stacked; empty: the total, or inference if no total is recorded."""
 
 RegimeChoice = Regime | Literal[""]
 """A regime; empty: the one with the most runs."""
@@ -25,7 +25,7 @@ Sort = Literal[
     "model", "p50", "p90", "p99", "runs", "accuracy", "size", "speedup", "front",
     "-model", "-p50", "-p90", "-p99", "-runs", "-accuracy", "-size", "-speedup", "-front",
 ]  # fmt: skip
-"""Column that models are sorted by, descending with a hyphen."""
+"""Column by which models are sorted; a hyphen in front means descending order."""
 
 DEFAULT_SORT: Sort = "p50"
 
@@ -34,8 +34,8 @@ DEFAULT_SORT: Sort = "p50"
 class Span:
     """A window with its display text and its length in seconds.
 
-    `step_s` is the step of charts of one model and stage, `overview_s` that of charts of several, which is
-    coarser where finer steps would have to be merged from too many minute buckets.
+    `step_s` is the step of charts of one model and stage, `overview_s` that of charts of several. The latter
+    is coarser if finer steps would have to be merged from too many minute buckets.
     """
 
     text: str
@@ -57,7 +57,7 @@ WINDOWS: dict[Since, Span] = {
 
 
 def span_for(length_s: float, most: Span) -> Span:
-    """Return the shortest window of at least `length_s`, up to `most`: a short history gets fine steps."""
+    """Return the shortest window of at least `length_s`, up to `most`: a short history has fine steps."""
     return next((span for span in WINDOWS.values() if length_s <= span.length_s <= most.length_s), most)
 
 
@@ -128,9 +128,7 @@ class DashboardPage:
     """The variables of `dashboard.html`; a test compares the two."""
 
     regimes: Sequence[Choice] = field(
-        metadata=explained(
-            "Options of the regime: the one with the most runs, and those that have runs or errors"
-        )
+        metadata=explained("Options of the regime: `most runs`, and each regime that has runs or errors")
     )
     models: Sequence[Choice] = field(metadata=explained("Options of the model; the empty value means all"))
     stages: Sequence[Choice] = field(metadata=explained("Options of the stage, including `all`"))
@@ -158,8 +156,10 @@ def dashboard_page(
     *,
     key_needed: bool,
 ) -> DashboardPage:
-    """Build the page around `figures`. `names`: the selectable models; `regimes`: each with its number of
-    runs and errors; `machines`: those with runs.
+    """Build the page around `figures`.
+
+    `names`: the selectable models. `regimes`: each with its numbers of runs and errors. `machines`: those
+    with runs.
     """
     machines = sorted({*machines, *filter(None, [view.machine])})
     names = list(dict.fromkeys([*names, *filter(None, (view.model, view.baseline))]))

@@ -441,7 +441,7 @@ def test_front_of_benchmarks(visit: Visit, weighed: str) -> None:
     one = visit(f"{weighed}/dashboard")
     front = one.page.locator("figure.front")
     expect(front).to_contain_text("by controlled benchmarks", timeout=SOON_MS)
-    expect(one.page.locator(".said").first).to_contain_text("who is dominated in tiny-10: by benchmarks")
+    expect(one.page.locator(".said").first).to_contain_text("dominated models of tiny-10: by benchmarks")
     measured = httpx.get(f"{weighed}/recommend", trust_env=False).json()["measured"]
     tips = front.locator("g > title").all_text_contents()
     assert [tip.split(":")[0] for tip in tips] == ["tiny", "tiny-b"]

@@ -41,7 +41,7 @@ form.addEventListener("submit", async (event) => {
       headers: { "Content-Type": "application/json", ...authorization() },
       body: JSON.stringify(requestBody()),
     });
-    stop(); // the run of another machine
+    stop(); // stop following a run of another machine
     watch(started.id);
     await refreshList();
   } catch (error) {

@@ -84,7 +84,7 @@ export function pause() {
   byId("rate").textContent = "";
 }
 
-// One frame at a time, none while the page is hidden.
+// Analyse one frame at a time, and none while the page is hidden.
 async function run(analyse, refuse, signal) {
   let times = []; // when the latest frames were done, in milliseconds
   try {

@@ -4,7 +4,7 @@ import { byId } from "./dom.js";
 import { digits, imageFacts, milliseconds, plural, size } from "./format.js";
 import { duration, Scene } from "./scene.js";
 
-const LOWEST = 0.05; // asked for once; the sliders filter
+const LOWEST = 0.05; // score from which objects are requested; the sliders filter these objects
 const MIN_IOU = 0.5; // as in /compare
 
 export const answers = byId("found");
@@ -131,9 +131,9 @@ function present(shown, results, image, picture) {
   answers.hidden = false;
 }
 
-// Match the visible objects of the shown detectors by the rule of POST /compare: in order of score, each joins
-// the object whose surest box it overlaps by MIN_IOU or more and that its detector has not found yet; one with
-// the same label is preferred, then the one that it overlaps most.
+// Match the visible objects of the shown detectors by the rule of POST /compare. Boxes are taken in order of
+// score. A box joins an object that its detector has not found yet and whose surest box it overlaps by MIN_IOU or
+// more. Of several such objects, one with the same label is preferred, then the one that it overlaps most.
 function match() {
   const shown = [...scenes.values()].filter((scene) => scene.item.isConnected);
   const ordered = shown.flatMap((scene) => scene.visible).sort((a, b) => b.score - a.score);

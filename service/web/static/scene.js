@@ -8,7 +8,7 @@ const TEXT_PX = 13;
 const GOLDEN_ANGLE = 137.508; // hues of successive classes, far apart for any number of them
 
 export class Scene {
-  // `minScore` is the detector's own threshold, `lowest` and `most` what is asked for.
+  // `minScore` is the detector's own threshold; `lowest` and `most` are the score and the number asked for.
   constructor(name, { minScore, lowest, most }) {
     Object.assign(this, { name, minScore, lowest, most, threshold: minScore, objects: [] });
     this.photo = element("img", { alt: "" });
@@ -75,7 +75,7 @@ export class Scene {
     this.visible = this.objects.filter((object) => object.score >= threshold);
   }
 
-  // Tell how many objects were found and, if several detectors are compared, how many by no other one.
+  // Show how many objects were found and, if several detectors are compared, how many no other detector found.
   tell(isCompared) {
     for (const object of this.visible) object.tell(isCompared);
     this.list.hidden = this.visible.length === 0;

@@ -10,7 +10,7 @@ let current = null;
 let take = null;
 let last = Promise.resolve();
 
-// Run one operation after the other, so that no search clears the message of an addition that failed meanwhile.
+// Run one operation after the other: otherwise a search could clear the message of an addition that failed.
 function inTurn(operation) {
   last = last.then(operation);
   return last;

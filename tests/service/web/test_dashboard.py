@@ -493,20 +493,20 @@ def test_facts_of_the_served_file_are_not_shown_beside_runs_of_another(rated: In
     ((name, _, p50, *_, accuracy, size, _, place),) = rows(old)
     assert p50.startswith("1.00")
     assert (name, accuracy, size, place) == ("tiny baseline", "–", "–", "–")
-    assert "Accuracy, size and front are withheld of tiny" in old
+    assert "Accuracy, size and front of tiny are not shown" in old
     pooled = rated.page(version="all")
     by_name = {row[0].split()[0]: row for row in rows(pooled)}
     assert [by_name["tiny"][0], *by_name["tiny"][6:8], by_name["tiny"][9]] == ["tiny baseline", "–", "–", "–"]
     assert by_name["tiny-b"][0] == "tiny-b", "no one is called fastest beside runs of another file"
     assert "60.0%" in by_name["tiny-b"][6]
-    assert "All versions of a model are pooled. Accuracy, size and front are withheld of tiny:" in pooled
+    assert "All versions of a model are pooled. Accuracy, size and front of tiny are not shown:" in pooled
     facts_text = "input 32 × 32 pixels"
     assert facts_text in rated.page(model="tiny")
     assert "; runs in" not in rated.page(model="tiny"), "this registry has loaded no model"
     assert facts_text not in rated.page(model="tiny", version=other[:12])
     same = rated.page(version=served["tiny"])
     assert "90.0%" in rows(same)[0][6]
-    assert "withheld of" not in same
+    assert "are not shown" not in same
 
 
 FAST, SLOW = "Fast CPU, 8 cores", "Slow CPU, 2 cores"
