@@ -110,7 +110,7 @@ class Services:
     dashboard_cache: DashboardCache
 
     def stop(self) -> None:
-        """Begin to stop: end event streams, which would not end otherwise, and weighing."""
+        """Begin to stop: end weighing, and event streams, which would not end by themselves."""
         self.jobs.stop()
         self.weigher.stop()
 
@@ -338,8 +338,8 @@ def create_app(
     this service, for the error message of a second service on the same data directory.
 
     Raises DataDirectoryInUse if another process has locked the data directory, FileNotFoundError for a
-    missing model directory, UnreadableFolder for one that cannot be listed, and InvalidParameter for a
-    `root_path` that is a path of the service, and for a runtime that is not installed.
+    missing model directory, and UnreadableFolder for one that cannot be listed. Raises InvalidParameter for a
+    `root_path` that begins like a path of the service, and for a runtime that is not installed.
     """
     _check_root_path(settings.root_path)
     services = build(settings, registry=registry, address=address)
@@ -353,7 +353,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.stopping = services.stop  # see service/server.py
-    app.state.refused = partial(services.metrics.count_error, None)  # counts refusals by the connection
+    app.state.refused = partial(services.metrics.count_error, None)  # requests that the connection refuses
     problems.install(app)
     document_form_fields(app)
     add_parts(app, parts_for_routes(services))
@@ -365,7 +365,10 @@ def create_app(
 
 
 def _check_root_path(root_path: str) -> None:
-    """Raise InvalidParameter for a prefix that is a path of the service: `/models/models` is ambiguous."""
+    """Raise InvalidParameter for a prefix that begins like a path of the service.
+
+    With the prefix `/models`, for example, `/models/models` would be ambiguous.
+    """
     if root_path[1:].partition("/")[0] in OWN_PATHS:
         raise InvalidParameter(
             f"WEIGHIN_ROOT_PATH: {root_path!r} begins like a path of the service itself (example: /weighin)"

@@ -226,7 +226,7 @@ class InvalidBundle(WeighinError):
 
 
 class InvalidInferenceRequest(WeighinError):
-    """The request does not follow the Open Inference Protocol, or its tensors are not the model's."""
+    """The request does not follow the Open Inference Protocol, or its tensors do not fit the model."""
 
     slug = "invalid-inference-request"
 
@@ -262,13 +262,13 @@ class UnreadableFolder(WeighinError):
 
 
 class RefusedModel(WeighinError):
-    """A file cannot be added as a model, or contradicts what was given with it."""
+    """A file cannot be added as a model, or contradicts the facts that were sent with it."""
 
     slug = "refused-model"
 
 
 class ModelInUse(WeighinError):
-    """The model cannot be deleted or replaced over HTTP: it is needed, or was not added here."""
+    """The model cannot be deleted or replaced over HTTP: the service needs it, or it was not added here."""
 
     slug = "model-in-use"
 

@@ -13,7 +13,7 @@ from structlog.typing import EventDict, Processor
 from service.text.display import shown
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the request that is being answered, which log lines have."""
+"""Id of the request that is being answered; log lines include it."""
 
 
 def configure_logging(format: Literal["auto", "text", "json"], level: str) -> None:

@@ -3,7 +3,7 @@
     set -a; . docker/ray/ray.env; ray start --head
     serve deploy docker/ray/serve.yaml              # see docs/scaling.md
 
-Functions import Ray, not this module, because the service also runs without it.
+Ray is imported inside functions, because the service also runs without Ray.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ NAME = "Weighin"
 
 OTHER_REQUESTS = 100
 """Requests that one replica handles besides those that run or wait for a thread: pages, streams, uploads that
-arrive, refusals. More wait in Ray, unlike with the plain server."""
+arrive, refusals. Further requests wait in Ray; the plain server has no such limit."""
 
 READY_WITHIN_S = 300.0
 """Maximum seconds from a replica's start until its models are loaded."""
 
 _WITHOUT_FIELDS = frozenset({b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
-"""Fields of a request that would make Ray repeat an invalid id, or end the request its own way."""
+"""Header fields that are removed from requests, because with them Ray would return an invalid id, or end the
+request by rules of its own."""
 
 router = new_router("operations")
 
@@ -55,11 +56,11 @@ class NotShared(WeighinError):
 
 
 def application(arguments: Mapping[str, str]) -> Any:
-    """Return the application for `serve deploy` and `serve run`: the deployment, with limits that fit ours.
+    """Return the deployment for `serve deploy` and `serve run`, with Ray's limits taken from the settings.
 
-    `arguments`: at most `release`, any text; Ray replaces all replicas, one after the other, when it changes.
-    Raises RayServeException for other arguments, an invalid setting, and if WEIGHIN_DATABASE_URL is not a
-    PostgreSQL.
+    `arguments`: empty, or `release` with any text; if the text changes, Ray replaces all replicas, one after
+    the other. Raises RayServeException for other arguments, for an invalid setting, and if
+    WEIGHIN_DATABASE_URL does not name a PostgreSQL.
     """
     from ray import serve
     from ray.serve.exceptions import RayServeException
@@ -69,7 +70,7 @@ def application(arguments: Mapping[str, str]) -> Any:
         if unknown:
             raise InvalidParameter(f"argument {unknown[0]!r}: unknown (allowed: release)")
         settings = read_settings()
-    except WeighinError as error:  # its text alone becomes the status of the application
+    except WeighinError as error:  # the application's status then has only the text
         raise RayServeException(str(error)) from None
     threads = settings.threads or core_budget()
     deployment = serve.deployment(
@@ -86,9 +87,9 @@ def application(arguments: Mapping[str, str]) -> Any:
 
 
 def read_settings(**given: object) -> Settings:
-    """Return the settings of a replica, which `given` overrides.
+    """Return the settings of a replica; `given` overrides those of the environment.
 
-    Raises InvalidParameter for invalid ones, and NotShared if the database is not a PostgreSQL.
+    Raises InvalidParameter for invalid settings, and NotShared if the database is not a PostgreSQL.
     """
     try:
         settings = Settings(**given)  # type: ignore[arg-type]
@@ -114,7 +115,7 @@ class Replica:
         self._registry: Registry | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the service, as Ray asks for it on the event loop of this replica."""
+        """Return the service as an ASGI application; Ray calls this on the event loop of this replica."""
         configure_logging(self._settings.log_format, self._settings.log_level)
         for warning in environment_warnings():
             log.warning(warning)
@@ -128,7 +129,7 @@ class Replica:
     async def check_health(self) -> None:
         """Return when the models are loaded. Ray sends no request before the first call has returned.
 
-        It is not the lifespan that waits, because Ray does not report the errors of a lifespan. Raises
+        This method waits, and not the lifespan, because Ray does not report the errors of a lifespan. Raises
         NotReady after READY_WITHIN_S, and if no model can be served.
         """
         assert self._registry is not None
@@ -150,8 +151,8 @@ async def until_loaded(registry: Registry, ends_at: float) -> None:
 def call_when_draining(stopping: Callable[[], None]) -> None:
     """Call `stopping` on this event loop as soon as Ray begins to drain this replica.
 
-    Ray waits until all requests have ended before it tells the deployment, so that an endless stream would
-    hold up the replica until it is killed. So this wraps the method by which Ray's controller begins.
+    Ray tells the deployment only after all requests have ended, so an endless stream would hold up the
+    replica until Ray kills it. This function therefore wraps the method by which Ray begins the shutdown.
     """
     from ray.serve._private.replica import Replica as RayReplica
 
@@ -166,16 +167,16 @@ def call_when_draining(stopping: Callable[[], None]) -> None:
 
 
 def middleware() -> list[Middleware]:
-    """Return what Ray wraps around its HTTP servers: docker/ray/ray.env names this function."""
+    """Return the middleware for Ray's HTTP servers; docker/ray/ray.env names this function."""
     return [Middleware(OwnFields)]
 
 
 class OwnFields:
     """Pure ASGI middleware around Ray's own: responses have the header fields of the plain server.
 
-    Ray repeats the client's `X-Request-ID` as it came, beside that of the service, and uvicorn names itself.
-    Requests lose the fields by which a client controls Ray, and Ray does not watch for the disconnect, which
-    the service does.
+    By itself, Ray would return the client's `X-Request-ID` unchanged, beside that of the service, and uvicorn
+    would add `Server`. Header fields by which a client controls Ray are removed from requests. Ray is told
+    not to watch for disconnects, because the service does so itself.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -204,7 +205,7 @@ class OwnFields:
 
 @router.get("/metrics/replicas", include_in_schema=False)
 async def replicas() -> list[dict[str, Any]]:
-    """Return the address of each replica, as Prometheus' HTTP service discovery reads it.
+    """Return the address of each replica in the format of Prometheus' HTTP service discovery.
 
     Raises NotReady if the replicas have no ports of their own.
     """

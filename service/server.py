@@ -46,15 +46,15 @@ def serve(settings: Settings) -> None:
     with ExitStack() as stack:
         listeners = listen(settings.host, settings.port)
         urls = [_url(stack.enter_context(listener)) for listener in listeners]
-        gc.disable()  # nearly all of the 250 000 objects that are made until it is enabled stay
+        gc.disable()  # until `gc.enable` below, 250 000 objects are created, and nearly all of them stay
         stack.callback(gc.enable)
         registry = open_registry(settings)
         stack.callback(registry.stop_loading)
         registry.start_loading(unless=is_shared)
-        from service.app import create_app  # models load on other threads during this second
+        from service.app import create_app  # takes a second, in which other threads load models
 
         app = create_app(settings, registry=registry, address=" and ".join(urls))
-        gc.freeze()  # later collections do not look at these objects
+        gc.freeze()  # later collections skip these objects
         gc.enable()
         for url in urls:
             log.info("listening", url=url)
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
 
 
 def logging_level(settings: Settings) -> str:
-    """Return uvicorn's log level. Its messages help only in debugging: process start and connections."""
+    """Return uvicorn's log level; its messages on process start and connections help only in debugging."""
     return "debug" if settings.log_level == "debug" else "warning"
 
 

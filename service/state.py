@@ -32,7 +32,7 @@ class State:
         gallery: GalleryDatabase,
         models: ModelStore | None = None,
     ) -> None:
-        """`directory`: None if the database is on a server. `models`: None if it is not."""
+        """`directory`: None if the database is on a server. `models`: None if the database is a file."""
         self.directory = directory
         self.latencies = latencies
         self.benchmarks = benchmarks
@@ -70,7 +70,7 @@ class State:
 
 
 def storage_problem(state: State, recorder: Recorder, shared: SharedModels) -> str | None:
-    """Return the reason why state cannot be written, or models of other replicas not be taken up, or None.
+    """Return why state cannot be written, or why models of other replicas cannot be loaded; None if neither.
 
     Blocks like `State.problem`.
     """
@@ -86,7 +86,7 @@ def open_state(
 
     A database on a server is shared by several processes, which neither create nor lock a directory. Raises
     DataDirectoryInUse if another process has locked the directory, and StorageUnavailable for an unusable
-    database URL. A directory that cannot be written is not an error, but reported by `State.problem`.
+    database URL. If the directory cannot be written, nothing is raised; `State.problem` reports it.
     """
     engine = open_database(database_url, data_dir.absolute())
     if on_server(engine):
