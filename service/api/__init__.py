@@ -1,1 +1,1 @@
-"""HTTP: one router per endpoint family, schemas, and the mapping of errors to responses."""
+"""HTTP API: one router per group of routes, with its schemas, and the mapping of errors to responses."""

@@ -29,7 +29,7 @@ from service.inference.runtimes.base import RuntimeName
 router = new_router("benchmarks")
 
 MAX_EVENT_INTERVAL_S = 10.0
-"""Maximum time between two events; a repeated event keeps the stream alive."""
+"""Maximum seconds between two events; a repeated event keeps the stream alive."""
 
 Limit = Annotated[int, Query(description="Maximum number of benchmarks, newest first", ge=1, le=500)]
 
@@ -42,13 +42,13 @@ class BenchmarkRequest(BaseModel):
     models: list[str] | None = Field(default=None, description="Model names; by default all comparable ones")
     profile: Literal["quick", "standard", "publish"] = Field(
         default="quick",
-        description="quick: about 15 s per model, no p99; standard: enough runs for a p99; publish: more",
+        description="quick: about 15 s per model, no p99; standard: enough runs for p99; publish: more runs",
     )
     scenario: Literal["single-stream", "offline", "server"] = "single-stream"
     baseline: str | None = Field(default=None, description="Model that the others are compared with")
     threads: list[int] = Field(default=[1], description="Threads per image; the service itself uses 1")
     runtime: list[RuntimeName] = Field(
-        default=["onnxruntime"], description="Runtimes; `openvino` must be installed"
+        default=["onnxruntime"], description="Runtimes to measure; `openvino` must be installed"
     )
     budget_ms: float | None = Field(
         default=None, description="Scenario `server`: highest allowed p99 in milliseconds"
@@ -77,7 +77,7 @@ class ProgressOut(BaseModel):
     rounds: int
     done: float = Field(description="0 to 1")
     elapsed_s: float
-    left_s: float = Field(description="Estimated")
+    left_s: float = Field(description="Estimated seconds until the end")
 
 
 class BoundOut(BaseModel):
@@ -108,7 +108,7 @@ class SpeedupOut(BaseModel):
     """Speed-up over the baseline with its 95 % interval and verdict."""
 
     estimate: float
-    low: float | None = Field(description=f"95 % interval; null with fewer than {MIN_ROUNDS} rounds")
+    low: float | None = Field(description=f"Of the 95 % interval; null with fewer than {MIN_ROUNDS} rounds")
     high: float | None
     verdict: Literal["faster", "slower", "indistinguishable"]
 
@@ -146,12 +146,12 @@ class BenchmarkOut(BaseModel):
 
     id: str
     state: Literal["running", "done", "cancelled", "failed", "interrupted"]
-    cancelling: bool = Field(description="Cancelled, but still stopping")
+    cancelling: bool = Field(description="Whether it was cancelled and is still stopping")
     created_at: str
     finished_at: str | None
     request: dict[str, Any]
     machine: Host | None = Field(
-        description="The machine that it measures; null for benchmarks of earlier releases"
+        description="The machine that is measured; null for benchmarks of earlier releases"
     )
     progress: ProgressOut | None
     detail: str | None = Field(description="Reason of a failure or an early end")
@@ -164,7 +164,7 @@ class BenchmarkOut(BaseModel):
 
 
 class BenchmarkDetails(BenchmarkOut):
-    """A benchmark with its results, which are empty until it ends."""
+    """A benchmark with its results; `results` and `flags` are empty until it ends."""
 
     results: list[ResultOut]
     flags: list[FlagOut]
@@ -203,7 +203,9 @@ class BenchmarksResponse(BaseModel):
 async def start(
     request: Request, response: Response, configuration: BenchmarkRequest | None = None
 ) -> BenchmarkOut:
-    """Start a benchmark in a separate process; a machine runs one at a time, and none during the demo.
+    """Start a benchmark in a separate process.
+
+    Each machine runs one benchmark at a time, and none while the demo runs.
 
     `Location` is the URL of the benchmark; append `/events` to watch it. If the service answers requests
     during the run, the benchmark is flagged `contaminated`, and `/recommend` does not use it.
@@ -230,7 +232,7 @@ async def newest(request: Request, limit: Limit = 50) -> BenchmarksResponse:
     responses=documented(errors.UnknownBenchmark, errors.StorageUnavailable),
 )
 async def one(request: Request, id: str) -> BenchmarkDetails:
-    """Return a benchmark's state, machine, progress and results, also if another replica runs it."""
+    """Return a benchmark's state, machine, progress and results, even if another replica runs it."""
     jobs = app_part(request, BenchmarkJobs)
     benchmark = await jobs.get(id)
     if not benchmark.row.measured:
@@ -256,7 +258,7 @@ async def one(request: Request, id: str) -> BenchmarkDetails:
 async def bundle(request: Request, id: str) -> Response:
     """Download raw samples, configuration and fingerprint, as `weighin bench --json` writes them.
 
-    503 while the benchmark runs, 404 if it ended without results.
+    The answer is 503 while the benchmark runs, and 404 if it ended without results.
     """
     jobs = app_part(request, BenchmarkJobs)
     content = await jobs.bundle(id)
@@ -280,8 +282,8 @@ async def bundle(request: Request, id: str) -> Response:
 async def events(request: Request, id: str) -> StreamingResponse:
     """Stream server-sent events: `progress` on every change, then one `end`.
 
-    The data of each event is the benchmark as JSON. If another replica runs it, changes come every second.
-    The stream ends early if the service stops.
+    The data of each event is the benchmark as JSON. If another replica runs it, changes arrive once a
+    second. The stream ends early if the service stops.
     """
     jobs = app_part(request, BenchmarkJobs)
     await jobs.get(id)
@@ -305,10 +307,11 @@ async def events(request: Request, id: str) -> StreamingResponse:
     },
 )
 async def cancel(request: Request, id: str, response: Response) -> BenchmarkOut:
-    """Stop a benchmark and keep its results, flagged `partial`: 202 while it stops, 200 once stopped.
+    """Stop a benchmark, and keep its results so far, flagged `partial`.
 
-    Idempotent. If another replica runs it, that one stops it within about a second. A benchmark that already
-    ended in another way gets 409 and keeps its results.
+    The answer is 202 while the benchmark stops, and 200 once it has stopped. The request can be repeated. If
+    another replica runs the benchmark, that replica stops it within about a second. If the benchmark already
+    ended in another way, the answer is 409 and its results stay.
     """
     benchmark = await app_part(request, BenchmarkJobs).cancel(id)
     if not benchmark.ended:

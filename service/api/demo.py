@@ -20,7 +20,7 @@ class DemoOut(BaseModel):
     running: bool
     models: int = Field(description="Number of models that run; 0 before the first demo", examples=[6])
     runs: int = Field(description="Runs so far", examples=[120])
-    planned: int = Field(description="Maximum runs", examples=[6 * RUNS_PER_MODEL])
+    planned: int = Field(description="Maximum number of runs", examples=[6 * RUNS_PER_MODEL])
     detail: str | None = Field(description="Why runs failed or the demo ended early")
 
     @classmethod
@@ -40,9 +40,10 @@ class DemoOut(BaseModel):
     summary="Start the demo",
     status_code=202,
     dependencies=[Depends(key_needed)],
-    description=f"Run every loaded model on four bundled photographs, at most {RUNS_PER_MODEL} times "
-    f"each and for at most {DURATION_S:.0f} seconds. The runs are recorded in the regime `demo`, apart "
-    "from live requests. 503 while models are being loaded, or while another demo or a benchmark runs.",
+    description="Run every loaded model on four bundled photographs, so that the dashboard has data. Each "
+    f"model runs at most {RUNS_PER_MODEL} times, and the demo ends after {DURATION_S:.0f} seconds. The "
+    "runs are recorded in the regime `demo`, apart from live requests. The answer is 503 while models are "
+    "being loaded, or while another demo or a benchmark runs.",
     responses=documented(errors.Unauthorized, errors.CrossSiteRequest, errors.Busy, errors.NotReady),
 )
 async def start(request: Request) -> DemoOut:
@@ -51,5 +52,5 @@ async def start(request: Request) -> DemoOut:
 
 @router.get("/demo", summary="Get the demo's state")
 async def state(request: Request) -> DemoOut:
-    """Return whether a demo runs, and how far it is."""
+    """Return whether a demo is running, and how many of its runs are done."""
     return DemoOut.of(app_part(request, Demo).state)

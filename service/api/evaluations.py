@@ -53,7 +53,7 @@ def newest(request: Request, limit: Limit = 50) -> EvaluationsResponse:  # not a
     responses=documented(errors.UnknownEvaluation, errors.StorageUnavailable),
 )
 def one(request: Request, id: str) -> Response:  # not async: reads the database
-    """Return all figures of one data set: of each model, and of each pair of models."""
+    """Return the evaluation of one data set: the figures of each model and of each pair of models."""
     return Response(to_json(app_part(request, EvaluationStore).get(id)), media_type="application/json")
 
 
@@ -79,9 +79,9 @@ def one(request: Request, id: str) -> Response:  # not async: reads the database
 async def add(request: Request, response: Response) -> EvaluationSummary:
     """Store an evaluation that `weighin evaluate` made.
 
-    Figures must agree with the counts and with the outcome of each picture in the document, else the
-    document is refused. All pairs of models are compared again. If the data set has an evaluation
-    already, the models are added to it; models of the same name are replaced.
+    The document is refused if a figure contradicts its counts or its outcomes of the pictures. All pairs
+    of models are compared again. If the data set already has an evaluation, the models are added to that
+    evaluation, and models of the same name are replaced.
     """
     bounds = app_part(request, Bounds)
     reading = read_body(request, bounds.body_bytes)

@@ -52,7 +52,7 @@ class ImagesResponse(BaseModel):
     next_cursor: str | None = Field(
         description="Cursor of the next page; null on the last page", examples=[EXAMPLE_ID]
     )
-    count: int = Field(description="Number of images, in total or matching `where`", examples=[1234])
+    count: int = Field(description="Number of all images, or of those that match `where`", examples=[1234])
 
 
 class QuotaOut(BaseModel):
@@ -77,7 +77,7 @@ class ReindexingOut(BaseModel):
     model: str = Field(description="The new model")
     done: int
     total: int
-    problem: str | None = Field(description="Why it waits or has stopped")
+    problem: str | None = Field(description="Why the re-index waits or has stopped; else null")
 
 
 class GalleryOut(BaseModel):
@@ -87,8 +87,8 @@ class GalleryOut(BaseModel):
         description="Model whose embeddings searches use", examples=["efficientnet-lite0-int8"]
     )
     replaced: bool = Field(
-        description="Whether the model of that name was replaced or removed: the gallery uses its own copy "
-        "until it is re-indexed"
+        description="Whether this model was replaced or removed in the meantime. If so, the gallery uses its "
+        "own copy of the old model until it is re-indexed"
     )
     images: int
     bytes: int = Field(description="Total size of the original files")
@@ -142,7 +142,7 @@ async def reindex(
     request: Request,
     model: Annotated[str, Query(description="A served model", examples=["efficientnet-lite0"])],
 ) -> GalleryOut:
-    """Re-embed all images with this model in the background; the old model serves searches until the end.
+    """Re-embed all images with this model in the background; until the end, searches use the old model.
 
     `GET /gallery` returns the progress. A re-index continues after a restart. To cancel it, start a
     re-index with the current model.
@@ -198,9 +198,9 @@ async def images(
 async def add(request: Request) -> AddedResponse:
     """Add each image under a generated id; an image whose bytes are stored already gets `exists`.
 
-    Images are committed one by one as they arrive, without a limit on the size of the request. An image
-    that cannot be stored is `rejected`; the others are added. If the request breaks off, the images
-    already added stay. If they are sent again, they are reported as `exists`.
+    Images are committed one by one as they arrive; the size of the request is not limited. An image that
+    cannot be stored gets `rejected`, and the other images are added. If the request breaks off, the images
+    that were added so far stay; if you send them again, they get `exists`.
     """
     bulk = app_part(request, Bulk)
     if is_form(request):

@@ -28,7 +28,7 @@ from service.inference.pool import Deadline
 IMAGE, METADATA = "image", "metadata"
 
 MAX_IMAGES = 100_000
-"""Maximum images per request: the results of all are in memory until the request ends."""
+"""Maximum number of images per request: all results stay in memory until the request ends."""
 
 _RETRY_INTERVAL_S = 0.05
 
@@ -37,10 +37,12 @@ class AddedOut(BaseModel):
     """Result of one image."""
 
     id: str | None = Field(
-        description="null if it was rejected", examples=["9f86d081884c7d659a2feaa0c55ad015"]
+        description="null if the image was rejected", examples=["9f86d081884c7d659a2feaa0c55ad015"]
     )
     status: Literal["added", "exists", "rejected"]
-    detail: str | None = Field(description="Why it was rejected, or that its metadata were not stored")
+    detail: str | None = Field(
+        description="Why it was rejected, or that its metadata were not stored; else null"
+    )
 
 
 class AddedResponse(BaseModel):
@@ -65,8 +67,9 @@ class Bulk:
     async def add(self, parts: AsyncIterator[Part]) -> list[AddedOut]:
         """Add each part named `image`; a part named `metadata` describes the image after it.
 
-        An image that cannot be stored is "rejected". Raises GalleryFull or StorageUnavailable if no image was
-        stored for that reason. Errors of `parts` are raised after the images in progress are done.
+        An image that cannot be stored gets "rejected". If no image was stored, and one of them because of
+        GalleryFull or StorageUnavailable, this error is raised. Errors of `parts` are raised after the images
+        in progress are done.
         """
         return await _Adding(self).add(parts)
 
@@ -78,7 +81,7 @@ class _Adding:
         self._free = asyncio.Semaphore(bulk.width)
         self._tasks: set[asyncio.Task[None]] = set()
         self._any_stored = False
-        self._refusal: WeighinError | None = None  # first error that is not about an image itself
+        self._refusal: WeighinError | None = None  # first error whose cause is not the image
         self._storage_error: StorageUnavailable | None = None  # once set, further images are not tried
 
     async def add(self, parts: AsyncIterator[Part]) -> list[AddedOut]:
@@ -151,7 +154,7 @@ class _Adding:
             try:
                 put = await self._bulk.writer.add(part.data, fields, deadline)
             except QueueFull:
-                # Waiting single requests go first; the deadline ends this loop.
+                # Requests with a single image go first; the deadline ends this loop.
                 await asyncio.sleep(_RETRY_INTERVAL_S)
                 continue
             if put.status != "exists":

@@ -107,7 +107,7 @@ class SimilarTimings(BaseModel):
 
 
 class SimilarResponse(BaseModel):
-    """The stored images that are most similar to a given stored image, except that image."""
+    """The stored images that are most similar to another stored image."""
 
     request_id: str
     model: str
@@ -141,12 +141,12 @@ async def put(
     metadata: Annotated[
         str | None,
         Query(
-            description="A flat JSON object; only with the image as the raw body",
+            description="A flat JSON object; allowed only if the image is the raw body",
             examples=['{"label": "cat", "year": 2024}'],
         ),
     ] = None,
 ) -> PutOut:
-    """Store an image and its metadata under this id, or replace the image that has it. Idempotent.
+    """Store an image and its metadata under this id, or replace the image that has this id. Idempotent.
 
     When the response arrives, the image is on disk and visible to searches.
     """
@@ -179,7 +179,10 @@ async def one(request: Request, id: Id) -> ImageOut:
     responses=documented(errors.Unauthorized, errors.CrossSiteRequest, *_UNKNOWN),
 )
 async def delete(request: Request, id: Id) -> None:
-    """Delete an image: when the response arrives, searches no longer find it; a repeat gets 404."""
+    """Delete an image.
+
+    When the response arrives, searches no longer find the image. A second request for the same id gets 404.
+    """
     await _writer(request).delete(id)
 
 
@@ -235,7 +238,7 @@ async def thumbnail(request: Request, id: Id) -> Response:
 async def similar(
     request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
 ) -> Response:
-    """Find the images most similar to a stored image, except that image, as `/retrieve-similar` does."""
+    """Find the other images that are most similar to a stored image, as `/retrieve-similar` does."""
     options = SearchOptions(k, min_score, parse_where(where))
     gallery = app_part(request, Gallery)
     retrieval = await gallery.retriever.similar(await gallery.writer.get(id), options)
@@ -253,7 +256,7 @@ def _writer(request: Request) -> GalleryWriter:
 
 
 async def _read_form(request: Request) -> tuple[bytes, bytes]:
-    """Return image and metadata of a form; metadata are empty if there is no such part."""
+    """Return the image and the metadata of a form; the metadata are empty if the form has none."""
     bounds = app_part(request, Bounds)
     limits = {IMAGE: bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
     contents: dict[str, list[bytes]] = {IMAGE: [], METADATA: []}

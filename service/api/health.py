@@ -37,15 +37,15 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "loading", "no-models"]
     degraded: str | None = Field(
-        description="Reason if storage is unavailable, or models of other replicas cannot be taken up "
-        "(inference continues); null otherwise"
+        description="Why storage is unavailable, or why models of other replicas cannot be loaded; inference "
+        "continues. null if there is no such problem"
     )
     models_loaded: int
     models_broken: int
     broken: list[Broken] = Field(description="Models that are not served")
     failing: list[Broken] = Field(description="Served models whose latest run failed")
     refused: list[Broken] = Field(
-        description="Models whose newer version cannot be served; the version before it is served"
+        description="Models whose newest version cannot be served; the previous version is still served"
     )
 
 
@@ -63,8 +63,10 @@ async def healthz() -> Health:
 )
 @ignores_unknown_parameters
 def readyz(request: Request, response: Response) -> Readiness:  # not async: the check of the storage blocks
-    """Return 200 when every model is either warmed up or reported as broken. Return 503 before that, and
-    if no model can be served."""
+    """Return 200 once every model is either warmed up or reported as broken.
+
+    Return 503 before that, and also if no model can be served.
+    """
     registry = app_part(request, Registry)
     loaded = len(registry.loaded)
     status: Literal["ready", "loading", "no-models"] = "ready"
@@ -103,7 +105,7 @@ def readyz(request: Request, response: Response) -> Readiness:  # not async: the
 
 @router.get("/metrics", summary="Get Prometheus metrics", response_class=Response)
 @ignores_unknown_parameters
-def render(request: Request) -> Response:  # not async, as above
+def render(request: Request) -> Response:  # not async: collecting blocks
     """Return counters, gauges and histograms in the Prometheus exposition format; times in seconds."""
     return Response(app_part(request, Metrics).render(), media_type=CONTENT_TYPE)
 

@@ -57,12 +57,12 @@ class LatencyWindow(BaseModel):
         description="Start: the requested time, rounded down to the start of a stored bucket",
     )
     to: datetime = Field(description="End: the time of the request")
-    resolution_s: int = Field(description="Length of the first bucket in seconds; in a history, of a step")
+    resolution_s: int = Field(description="Seconds of the first bucket; in a history, seconds of a step")
     machines: list[str] = Field(
-        description="Machines whose runs are pooled: those with runs since the start of the day on which the "
-        "window begins, also if all their runs were before the window; `unknown` for runs of earlier releases"
+        description="Machines whose runs are pooled. A machine is listed if it has runs since the start of "
+        "the window's first day, even if all were before the window. `unknown`: runs of earlier releases"
     )
-    other_machines: list[str] = Field(description="Machines whose runs `machine` leaves out")
+    other_machines: list[str] = Field(description="Machines whose runs the parameter `machine` leaves out")
 
 
 class Latency(BaseModel):
@@ -75,14 +75,14 @@ class Latency(BaseModel):
     regime: Regime
     count: int = Field(description="Number of recorded runs, exact")
     errors: dict[str, int] = Field(
-        description="Failed requests by kind of error in the row of stage `total`; empty in other rows"
+        description="Number of failed requests by kind of error; empty in rows of other stages than `total`"
     )
-    mean_ms: float | None = Field(description="Exact; null without samples")
-    p50_ms: float | None = Field(description="Within 0.1 %; null without samples")
-    p90_ms: float | None = Field(description=f"Within 0.1 %; null below {MIN_SAMPLES[0.90]} samples")
-    p95_ms: float | None = Field(description=f"Within 0.1 %; null below {MIN_SAMPLES[0.95]} samples")
-    p99_ms: float | None = Field(description=f"Within 0.1 %; null below {MIN_SAMPLES[0.99]} samples")
-    max_ms: float | None = Field(description="Exact; null without samples")
+    mean_ms: float | None = Field(description="Exact; null if there are no samples")
+    p50_ms: float | None = Field(description="Error at most 0.1 %; null if there are no samples")
+    p90_ms: float | None = Field(description=f"Error at most 0.1 %; null below {MIN_SAMPLES[0.90]} samples")
+    p95_ms: float | None = Field(description=f"Error at most 0.1 %; null below {MIN_SAMPLES[0.95]} samples")
+    p99_ms: float | None = Field(description=f"Error at most 0.1 %; null below {MIN_SAMPLES[0.99]} samples")
+    max_ms: float | None = Field(description="Exact; null if there are no samples")
 
 
 class LatencyPoint(Latency):
@@ -90,11 +90,11 @@ class LatencyPoint(Latency):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"at": _WINDOW["from"], **_ROW}})
 
-    at: datetime = Field(description="First second of the step")
+    at: datetime = Field(description="Start of the step")
 
 
 DEGRADED = Field(
-    description="Reason if the database is unavailable and only this process's memory was read, else null",
+    description="Why the database is unavailable, so that only this process's memory was read; else null",
     examples=[None],
 )
 
@@ -115,21 +115,21 @@ class ModelVersion(BaseModel):
 
 
 class ModelRuntime(BaseModel):
-    """A model and what ran it."""
+    """A model and the runtime that ran it."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str
     runtime: str = Field(
-        description="`onnxruntime` or `openvino`, with the precision if it is not that of the card, such as "
-        "`openvino-bf16`; `unknown` for runs of earlier releases",
+        description="`onnxruntime` or `openvino`, followed by the precision if the card gives another one, "
+        "such as `openvino-bf16`; `unknown` for runs of earlier releases",
         examples=["onnxruntime"],
     )
 
 
 RUNTIMES = Field(
-    description="What ran the models in the window, or earlier on the first day of the window; without "
-    "`runtime`, the runs of all are pooled",
+    description="Runtimes that ran the models since the start of the window's first day. If the parameter "
+    "`runtime` is not given, the runs in all runtimes are pooled",
     examples=[[{"model": "efficientnet-lite0-int8", "runtime": "onnxruntime"}]],
 )
 
@@ -142,13 +142,14 @@ class LatencyResponse(BaseModel):
     window: LatencyWindow
     version: str = VERSION
     other_versions: list[ModelVersion] = Field(
-        description="Omitted versions that ran in the window, or earlier on the first day of the window",
+        description="Versions that are left out although they ran since the start of the window's first day",
         examples=[[]],
     )
     runtimes: list[ModelRuntime] = RUNTIMES
     latencies: list[Latency]
     errors_without_model: dict[str, int] = Field(
-        description="Requests that failed before a model was known, by kind; empty if `model` is given",
+        description="Number of requests that failed before their model was known, by kind of error; empty if "
+        "`model` is given",
         examples=[{"unknown-model": 1}],
     )
     degraded: str | None = DEGRADED
@@ -167,7 +168,7 @@ class HistoryResponse(BaseModel):
 
 
 MAX_ROWS = 50_000
-"""Maximum points of a history over all models and stages (about 10 MB)."""
+"""Maximum number of points in a history, over all models and stages (about 10 MB)."""
 
 CACHE_TTL_S = 1.0
 """Seconds for which a response is reused for equal requests, unless a latency was recorded since."""
@@ -180,7 +181,9 @@ ModelName = Annotated[
     ),
 ]
 StageName = Annotated[Stage | None, Query(description="One stage; by default all")]
-RegimeName = Annotated[Regime, Query(description="Source of the samples; regimes are never pooled")]
+RegimeName = Annotated[
+    Regime, Query(description="Source of the samples; samples of different regimes are never pooled")
+]
 Since = Annotated[
     str,
     Query(
@@ -192,9 +195,9 @@ VersionName = Annotated[
     str,
     Query(
         pattern="^(current|all|[0-9a-f]{4,64})$",
-        description="`current`: runs of the file that each model is served from, and those that earlier "
-        "releases recorded without a version; `all`: every run; or the beginning of a SHA-256, at least "
-        "four digits",
+        description="`current`: runs of the file that each model is served from, and runs that earlier "
+        "releases recorded without a version. `all`: all runs. Or the beginning of a file's SHA-256, at "
+        "least four digits",
     ),
 ]
 RuntimeLabel = Annotated[
@@ -202,8 +205,8 @@ RuntimeLabel = Annotated[
     Query(
         pattern="^[a-z0-9]+(-[a-z0-9]+)*$",
         max_length=32,
-        description="Runs in this runtime only, as listed in `runtimes`, with all errors, which are recorded "
-        "without a runtime; by default all runs",
+        description="Only runs in this runtime, by its name in `runtimes`; by default all runs. All errors "
+        "are counted in any case, because errors are recorded without a runtime",
         examples=["openvino"],
     ),
 ]
@@ -211,8 +214,8 @@ MachineName = Annotated[
     str | None,
     Query(
         max_length=200,
-        description="Runs and errors of machines of one kind only: its name (CPU and cores) as listed in "
-        "`machines` and `other_machines` of `window`; by default all, pooled",
+        description="Only runs and errors of one kind of machine, by its name (CPU and cores) in `machines` "
+        "or `other_machines` of `window`; by default those of all machines, pooled",
         examples=["AMD EPYC 9R14, 2 cores"],
     ),
 ]
@@ -220,7 +223,7 @@ Step = Annotated[
     str | None,
     Query(
         description="Length of a step, whole minutes (`60s`, `5m`, `1h`, `1d`); by default a minute for "
-        "ranges up to an hour, an hour up to a week, else a day",
+        "windows of up to an hour, an hour for windows of up to a week, and a day for longer windows",
         examples=["5m"],
     ),
 ]
@@ -329,16 +332,16 @@ async def history(
 
 
 def check_model(request: Request, model: str | None) -> None:
-    """Raise UnknownModel for a model that is not served and has no recorded latencies. Reads the database."""
+    """Raise UnknownModel unless the model is served or has recorded latencies. Reads the database."""
     names = app_part(request, Registry).names()
     if model is not None and model not in names and not app_part(request, Latencies).knows(model):
         raise errors.UnknownModel(model, names)
 
 
 def check_machine(request: Request, machine: str | None) -> None:
-    """Raise InvalidParameter for a machine that no process has stored latencies of. Reads the database.
+    """Raise InvalidParameter unless latencies of the machine are stored. Reads the database.
 
-    While the database cannot be read, other machines are unknown, and every name is accepted.
+    While the database cannot be read, every name is accepted, because the stored names are not known.
     """
     if machine is None or machine == UNKNOWN_MACHINE:
         return
@@ -354,9 +357,9 @@ def check_machine(request: Request, machine: str | None) -> None:
 class LatencyAnswers:
     """Computes the responses of the latency routes on one thread, and reuses them for equal requests.
 
-    One thread, so that merging histograms takes at most one core from requests. A response is reused for
-    requests that arrived before its computation began, so that many dashboards cost no more than one. While
-    nothing is recorded, it is also reused for CACHE_TTL_S.
+    There is one thread, so that merging histograms takes at most one core from requests. A response is reused
+    for equal requests that arrived before its computation began, so that many dashboards cost no more than
+    one. Until the next latency is recorded, it is also reused for later requests, for CACHE_TTL_S.
     """
 
     def __init__(self, revision: Callable[[], int]) -> None:
@@ -366,7 +369,7 @@ class LatencyAnswers:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-latency")
 
     async def answer(self, key: tuple[object, ...], compute: Callable[[], Any]) -> Response:
-        """Return `compute()` as a JSON response; responses to requests with the same `key` are equal."""
+        """Return `compute()` as a JSON response, or reuse the response to a request with the same `key`."""
         loop, asked_at = asyncio.get_running_loop(), time.monotonic()
         body = await loop.run_in_executor(self._thread, self._body, key, asked_at, compute)
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -38,7 +38,7 @@ class CurvePoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"fraction": 0.99, "ms": 4.1}})
 
-    fraction: float = Field(description="0 to below 1; 0 is the minimum")
+    fraction: float = Field(description="The percentile as a fraction: 0 (the minimum) to below 1")
     ms: float
 
 
@@ -89,8 +89,8 @@ def distribution(  # not async: reads the database and merges histograms
 ) -> DistributionResponse:
     """Return the percentile curve and a histogram of one model and stage, from `since` until now.
 
-    The curve has the percentiles of `/latency` and others, up to the highest percentile that the sample
-    size supports.
+    The curve has more percentiles than `/latency`, up to the highest percentile that the sample size
+    supports.
     """
     check_model(request, model)
     check_machine(request, machine)

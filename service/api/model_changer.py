@@ -1,4 +1,4 @@
-"""Add and delete own models, and reload them in the registry at once."""
+"""Add, replace and delete models that users add, and update the registry at once."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ ModelsInUse = Callable[[], Awaitable[Collection[str]]]
 
 
 class ModelChanger:
-    """Adds and deletes own models, and reloads them in the registry at once.
+    """Adds, replaces and deletes models that users add, and updates the registry at once.
 
-    A child process reads each file, within `bounds`. Model folders are replaced one at a time.
+    A child process reads each file, with the limits `bounds` on time and memory. Model folders are replaced
+    one at a time.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ModelChanger:
         *,
         bounds: Bounds = _BOUNDS,
     ) -> None:
-        """`shared`: shares the models with the replicas on one database; None: they stay in this process."""
+        """`shared`: shares the models with the replicas that use the same database; None: no sharing."""
         assert registry.added is not None
         self.root: Path = registry.added
         self._registry = registry
@@ -60,9 +61,9 @@ class ModelChanger:
             raise errors.NotReady("models are still being loaded")
 
     async def catch_up(self) -> None:
-        """Take up what other replicas have changed until now; requests that wait share one thread.
+        """Load the models that other replicas have changed so far; requests that wait share one thread.
 
-        Raises NotReady, StorageUnavailable, and Busy after CATCH_UP_WITHIN_S.
+        Raises NotReady, StorageUnavailable, and Busy after CATCH_UP_WITHIN_S seconds.
         """
         self.check_ready()
         if self._next is None:
@@ -77,7 +78,7 @@ class ModelChanger:
 
     async def _catch_up(self) -> None:
         async with self._turn:
-            self._next = None  # what is committed from now on needs another look
+            self._next = None  # changes that are committed from now on need another run
             await asyncio.to_thread(self._shared.catch_up)
 
     def check_own(self, name: str) -> None:
@@ -100,9 +101,10 @@ class ModelChanger:
             self._coming -= 1
 
     async def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
-        """Choose what runs a model's predictions, see `Registry.choose_runtime`; one choice at a time.
+        """Choose the runtime of a model's predictions with `Registry.choose_runtime`.
 
-        Raises its errors, and Busy while another choice is made: the model is compiled meanwhile.
+        Raises the errors of that method, and Busy while another choice is being made: each choice compiles a
+        model, so there is one at a time.
         """
         if self._registry.ready:
             await self.catch_up()
@@ -118,7 +120,7 @@ class ModelChanger:
             self._choosing = False
 
     async def add(self, upload: Upload, *, replace: bool) -> Added:
-        """Add the model and serve it; if the registry refuses it, restore what was served before.
+        """Add the model and serve it; if the registry refuses the model, restore the previous one.
 
         Raises RefusedModel, ModelExists, Busy and StorageUnavailable.
         """
@@ -156,7 +158,7 @@ class ModelChanger:
             raise
 
     async def delete(self, name: str) -> None:
-        """Delete the model, also one that only other replicas can serve.
+        """Delete the model, even if only other replicas can serve it.
 
         Raises NotReady, Busy, ModelInUse, UnknownModel and StorageUnavailable.
         """
@@ -194,7 +196,7 @@ class ModelChanger:
 
 
 def _note_error(task: asyncio.Task[None]) -> None:
-    """Retrieve the error of a task for which perhaps nobody waits any more."""
+    """Retrieve the error of a task, or asyncio would log it if no request waits for the task any more."""
     if not task.cancelled():
         task.exception()
 
@@ -205,5 +207,5 @@ def exists(name: str) -> errors.ModelExists:
 
 
 def _put_instead(words: str) -> str:
-    """Return the message that a name is taken, with the allowed values replaced by those for HTTP."""
+    """Return the message of a taken name with the alternatives that the HTTP API allows."""
     return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"

@@ -28,38 +28,45 @@ router = new_router("models")
 
 
 class WeighedOut(BaseModel):
-    """OpenVINO beside ONNX Runtime on this machine."""
+    """OpenVINO compared with ONNX Runtime on this machine."""
 
     at: datetime
     precision: str = Field(description="Precision in which OpenVINO ran the network", examples=["bf16"])
     onnxruntime_ms: float = Field(description="Median of a run; 0 if it was not timed")
     openvino_ms: float = Field(description="Median of a run; 0 if it was not timed")
     speedup: float = Field(description="OpenVINO's speed divided by ONNX Runtime's; 0 if it was not timed")
-    low: float = Field(description="Lower end of its 95 % interval, of the process that measured")
-    high: float = Field(description="Upper end of its 95 % interval")
+    low: float = Field(description="Lower end of its 95 % interval, in the process that measured")
+    high: float = Field(description="Upper end of its 95 % interval, in the process that measured")
     faster: bool = Field(
         description="Whether OpenVINO is faster: by at least 3 %, at the level of benchmarks"
     )
-    agree: bool = Field(description="Whether the answers agree: `same` and `deviation` are within the bounds")
+    agree: bool = Field(
+        description="Whether the answers agree: `same` and `deviation` of `answers` are within their bounds"
+    )
     answers: Answers | None = Field(description="null if one of the runtimes cannot run the model")
     problem: str | None = Field(
-        description="Why the runtimes were not compared: what one of them fails at, or that the model is too "
-        "slow to be timed; else null"
+        description="Why the runtimes were not compared: one of them cannot run the model, or the model is "
+        "too slow to be timed; else null"
     )
 
 
 class RuntimeOut(BaseModel):
-    """What runs a model's predictions; embeddings and class maps are always ONNX Runtime's."""
+    """Runtime of a model's predictions; ONNX Runtime always computes embeddings and class maps."""
 
     name: RuntimeName
     version: str = Field(examples=["1.32.0"])
     precision: str = PRECISION
-    chosen: Runtime = Field(description="What was chosen to run them")
+    chosen: Runtime = Field(description="The chosen runtime, or `auto` for the better one")
     origin: Origin = Field(
-        description="Who chose it: a `request` to this route's `PUT`, the model's `card`, or the `setting`"
+        description="Where the choice is from: a `request` (`PUT /models/{name}/runtime`), the model's "
+        "`card`, or the `setting` WEIGHIN_RUNTIME"
     )
-    reason: str | None = Field(description="Why ONNX Runtime runs them although it was not chosen, else null")
-    weighed: WeighedOut | None = Field(description="null if both runtimes were not weighed on this machine")
+    reason: str | None = Field(
+        description="Why ONNX Runtime runs the predictions although it was not chosen; else null"
+    )
+    weighed: WeighedOut | None = Field(
+        description="Both runtimes compared; null if they were not compared on this machine"
+    )
 
 
 class ModelOut(BaseModel):
@@ -82,16 +89,16 @@ class ModelOut(BaseModel):
     )
     runtime: RuntimeOut | None = Field(description="null if the model is not loaded")
     accuracy: Accuracy | None = Field(
-        description="Accuracy of what is served: that of the card, which is `inherited` if the network runs "
-        "in another precision than the card's, or is an int8 network in OpenVINO"
+        description="Accuracy of the served model, from its card. Its kind is `inherited` if the network "
+        "runs in another precision than the card's, or if it is an int8 network in OpenVINO"
     )
     agreement: Agreement | None = Field(
-        description="How often an inherited `accuracy` applies: agreement with the model that it is of; null "
-        "if it is not inherited, or not measured yet"
+        description="How often the predictions agree with those of the model or precision that an inherited "
+        "`accuracy` is of; null if the accuracy is not inherited, or if this was not measured yet"
     )
     assumed: list[str] = Field(
-        description="Paths of the card's facts that were assumed; if these are of `input`, `outputs` or "
-        "`labels`, predictions may be wrong",
+        description="Paths of the card's facts that were assumed. If facts of `input`, `outputs` or "
+        "`labels` are among them, predictions may be wrong",
         examples=[[]],
     )
     card: Card | None = Field(description="null if the card itself is invalid")
@@ -106,8 +113,8 @@ class ModelsResponse(BaseModel):
 class AddedModelOut(ModelOut):
     """A model that was added; `card.provenance` has the origin of each fact."""
 
-    changes: list[str] = Field(description="How the served file differs from the sent one")
-    warnings: list[str] = Field(description="What is not certain, such as assumed facts")
+    changes: list[str] = Field(description="Differences between the served file and the file that was sent")
+    warnings: list[str] = Field(description="What may be wrong, such as assumed facts")
 
 
 _UPLOAD_ERRORS = (
@@ -125,7 +132,7 @@ _UPLOAD_ERRORS = (
 )
 Preset = Annotated[
     str | None,
-    Query(description="Conventions of a framework, as `weighin add --preset`", examples=["torchvision"]),
+    Query(description="Framework whose conventions apply, as with `--preset`", examples=["torchvision"]),
 ]
 
 
@@ -152,13 +159,14 @@ async def model(request: Request, name: str) -> ModelOut:
 async def add_model(
     request: Request,
     response: Response,
-    name: Annotated[str | None, Query(description="Name of the model; by default that of the file")] = None,
+    name: Annotated[str | None, Query(description="Name of the model; by default the file's")] = None,
     preset: Preset = None,
 ) -> AddedModelOut:
-    """Add an ONNX file as `weighin add` does: find out its preprocessing, run it once, serve it.
+    """Add an ONNX file as `weighin add` does: find out its preprocessing, run it once, and serve it.
 
-    The model is served before the response is sent, by other replicas on one PostgreSQL soon after.
-    `card.provenance` says where each fact comes from; `assumed` means that no source states it.
+    The model is served before the response is sent. Other replicas on the same PostgreSQL database serve it
+    soon after. `card.provenance` says where each fact comes from; `assumed` means that no source states
+    the fact.
     """
     changer = app_part(request, ModelChanger)
     await changer.catch_up()
@@ -182,7 +190,7 @@ async def add_model(
 async def replace_model(
     request: Request, response: Response, name: str, preset: Preset = None
 ) -> AddedModelOut:
-    """Replace an added model by an ONNX file, or add it: 201 if no model had that name.
+    """Replace an added model by an ONNX file. If no model has this name, add the file as a model (201).
 
     Requests in progress finish with the old version; requests after the response get the new one.
     """
@@ -213,7 +221,7 @@ async def replace_model(
     ),
 )
 async def delete_model(request: Request, name: str) -> None:
-    """Delete an added model. The default model and those that the gallery needs cannot be deleted."""
+    """Delete an added model. The default model and models that the gallery needs cannot be deleted."""
     await app_part(request, ModelChanger).delete(name)
 
 
@@ -246,8 +254,10 @@ async def choose_runtime(
         ),
     ] = None,
 ) -> ModelOut:
-    """Choose what runs the model's predictions; kept in the data directory, by the model's name.
-    Replicas on one PostgreSQL follow.
+    """Choose the runtime of the model's predictions.
+
+    The choice is stored in the data directory under the model's name. It also applies to all replicas on
+    the same PostgreSQL database.
 
     Requests in progress finish in the old runtime; requests after the response get the new one.
     """
@@ -274,7 +284,7 @@ def models_out(registry: Registry) -> ModelsResponse:
 
 
 def runtime_out(model: ServedModel) -> RuntimeOut:
-    """Build the JSON object of what runs the model's predictions."""
+    """Build the description of the runtime that runs the model's predictions."""
     predictor, choice = model.predictor, model.choice
     return RuntimeOut(
         name=predictor.runtime,

@@ -1,4 +1,4 @@
-"""Parse durations (`15m`, `24h`, `30d`) and times in ISO 8601 of query parameters."""
+"""Parse durations (`15m`, `24h`, `30d`) and ISO 8601 times in query parameters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LENGTH = re.compile(r"([0-9]{1,6})([smhd])")
 
 
 def parse_since(text: str, now: float) -> float:
-    """Return a time in seconds since 1970: `now` minus a duration, or a time in ISO 8601 (default UTC).
+    """Convert an ISO 8601 time (UTC by default), or a duration before `now`, to seconds since 1970.
 
-    Raises InvalidParameter for anything else and for times in the future.
+    Raises InvalidParameter for any other text and for times in the future.
     """
     length_s = _parse_length(text)
     if length_s is not None:
@@ -37,7 +37,7 @@ def parse_since(text: str, now: float) -> float:
 
 
 def parse_step(text: str) -> int:
-    """Return a duration in seconds. Raises InvalidParameter unless it is whole minutes, at most 30 days."""
+    """Convert a duration to seconds. Raises InvalidParameter unless it is whole minutes, at most 30 days."""
     length_s = _parse_length(text)
     if length_s is None or length_s % MINUTE_S or length_s > 30 * DAY_S:
         raise InvalidParameter(

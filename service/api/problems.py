@@ -1,6 +1,6 @@
 """Convert errors, including FastAPI's own, to RFC 9457 problem documents.
 
-Under /v2 they have the form of the Open Inference Protocol instead.
+Under /v2, errors have the form of the Open Inference Protocol instead.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ INTERNAL_ERROR = "internal-error"
 _BODY_UNREAD = (errors.BodyTooLarge, errors.DeadlineExceeded)
 
 RETRY_AFTER_S = 1
-"""Retry-After of refused requests: a full queue empties in less than a second."""
+"""Seconds in the header Retry-After of responses with 503: a full queue empties in less than a second."""
 
 
 class Problem(BaseModel):
@@ -99,11 +99,11 @@ class ProtocolError(BaseModel):
 _SCHEMA, _PROTOCOL_SCHEMA = (
     {"$ref": f"#/components/schemas/{model.__name__}"} for model in (Problem, ProtocolError)
 )
-"""References to the schemas, because FastAPI would build a `model` for every error of a route."""
+"""References to the schemas. If given the classes as `model`, FastAPI would build one for every error."""
 
 
 class ProblemResponse(Response):
-    """A problem document; on sending, it stores its slug in the request's state as `problem`."""
+    """A problem document as a response. On sending, stores its slug in the request's state as `problem`."""
 
     def __init__(
         self, slug: str, detail: str, content: bytes, status: int, headers: dict[str, str] | None
@@ -113,7 +113,7 @@ class ProblemResponse(Response):
         self._detail = detail
 
     def take_form_for(self, scope: Mapping[str, Any]) -> None:
-        """If the request is one of the Open Inference Protocol, take the form of its errors."""
+        """Change to the form of the Open Inference Protocol if the request is for a route under /v2."""
         if not f"{route_path(scope)}/".startswith("/v2/"):
             return
         self.body = orjson.dumps({"error": self._detail})
@@ -134,7 +134,7 @@ def problem(
     detail: str,
     extensions: Mapping[str, object] = MappingProxyType({}),
 ) -> ProblemResponse:
-    """Return a problem document as a response; 503 carries Retry-After."""
+    """Return a problem document as a response; with status 503, it has the header Retry-After."""
     body = {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
     body |= extensions
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
@@ -156,7 +156,7 @@ def problem_of(request_id: str, error: errors.WeighinError) -> ProblemResponse:
 def documented(*kinds: type[errors.WeighinError], protocol: bool = False) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI `responses` for the errors that an endpoint can raise.
 
-    `protocol`: it is one of the Open Inference Protocol.
+    `protocol`: whether the endpoint belongs to the Open Inference Protocol.
     """
     media_type, schema = ("application/json", _PROTOCOL_SCHEMA) if protocol else (MEDIA_TYPE, _SCHEMA)
     responses: dict[int | str, dict[str, Any]] = {}
@@ -179,7 +179,7 @@ def documented(*kinds: type[errors.WeighinError], protocol: bool = False) -> dic
 
 
 def install(app: FastAPI) -> None:
-    """Register handlers that convert expected errors to problem documents, and describe them in OpenAPI.
+    """Register handlers that convert expected errors to problem documents; describe the documents in OpenAPI.
 
     `RequestContext` handles unexpected errors.
     """
@@ -220,7 +220,7 @@ def install(app: FastAPI) -> None:
 
 
 def _allowed_methods(request: Request, path: str) -> list[str]:
-    """Return the methods of all routes at `path`; a single route does not know about the others."""
+    """Return the methods of all routes at `path`; Starlette knows only those of a single route."""
     routes = request.app.router.routes
     methods = [
         method

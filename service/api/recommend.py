@@ -33,12 +33,12 @@ class ClaimOut(BaseModel):
     """
 
     value: float
-    low: float = Field(description="95 % interval")
+    low: float = Field(description="Lower end of the 95 % interval")
     high: float
     kind: Literal["measured", "reported", "inherited", "evaluated"]
     how: str
     ranked: float | None = Field(
-        description="Of kind `evaluated`: the accuracy on the half of the pictures that models are ranked by"
+        description="For kind `evaluated`: the accuracy on the half of the pictures that ranks the models"
     )
 
     @classmethod
@@ -52,7 +52,7 @@ class FitOut(BaseModel):
 
     model: str
     confidence: float | None = Field(
-        description="Confidence that its latency is within the bounds, at least 0.99; null without bounds"
+        description="Confidence that its latency is within the bounds, at least 0.99; null if there are none"
     )
     accuracy: ClaimOut | None
     latency_ms: LatencyOut | None = Field(description="Inference on one thread; null if not measured")
@@ -76,7 +76,7 @@ class MeasuredOut(ParetoOut):
     """A measured model with the 95 % interval of its median."""
 
     p50_low_ms: float | None = Field(
-        description=f"95 % interval of the median; null with fewer than {MIN_ROUNDS} rounds"
+        description=f"Lower end of the 95 % interval; null with fewer than {MIN_ROUNDS} rounds"
     )
     p50_high_ms: float | None
     parameters: int
@@ -114,14 +114,16 @@ class EvidenceOut(BaseModel):
     benchmarks: list[str] = Field(description="Ids of the benchmarks that are used")
     unused: list[UnusedOut]
     run: str | None = Field(description="Command that measures the missing models")
-    evaluate: str | None = Field(description="Command that evaluates the missing models on the data")
+    evaluate: str | None = Field(
+        description="Command that evaluates the missing models on the pictures of `data`"
+    )
 
 
 class MachineOut(BaseModel):
-    """What is recommended for machines of one kind."""
+    """The recommendation for machines of one kind."""
 
     machine: str = Field(
-        description="CPU and cores, and what tells kinds with the same ones apart",
+        description="Name of the kind: CPU and cores, and more if several kinds have the same CPU and cores",
         examples=["AMD EPYC 9R14, 2 cores"],
     )
     here: bool = Field(description="Whether the machine that answers is of this kind")
@@ -142,14 +144,14 @@ class MachineOut(BaseModel):
 
 
 class RecommendResponse(BaseModel):
-    """The recommended model, others that fit, and the reasons against the rest."""
+    """The recommended model, other models that fit, and the reasons why the rest does not fit."""
 
     machine: str = Field(
         description="The kind of machine that the recommendation is for, as in `machines`",
         examples=["AMD EPYC 9R14, 2 cores"],
     )
     machines: list[MachineOut] = Field(
-        description="What is recommended for `machine`, and for each other kind of machine with benchmarks"
+        description="The recommendation for `machine`, and for each other kind of machine with benchmarks"
     )
     recommended: str | None
     why: str
@@ -184,32 +186,35 @@ def recommend(  # not async: reads the database and compares models
     ] = None,
     labels: Annotated[
         str | None,
-        Query(description="Label set; by default that of the task's default model, or of `data`"),
+        Query(description="Label set; by default that of `data`, or else of the task's default model"),
     ] = None,
     task: Annotated[
         Task | None,
-        Query(description="Only models of this task; by default image-classification, or that of `data`"),
+        Query(description="Task of the models; by default that of `data`, or else image-classification"),
     ] = None,
     data: Annotated[
-        str | None, Query(description="Id of an evaluation: rank by the accuracy on its pictures")
+        str | None, Query(description="Id of an evaluation; its pictures rank the models by accuracy")
     ] = None,
     machine: Annotated[
         str | None,
         Query(
             max_length=500,
-            description="Recommend for this kind of machine, as named in `machines`; by default for that of "
-            "the machine that answers. CPU and cores alone suffice, if no other kind has the same, or if the "
-            "machine that answers has them",
+            description="Kind of machine to recommend for, as named in `machines`; by default the kind of "
+            "the machine that answers. CPU and cores suffice if only one kind has them, or if the machine "
+            "that answers has them",
             examples=["AMD EPYC 9R14, 2 cores"],
         ),
     ] = None,
 ) -> RecommendResponse:
     """Recommend the most accurate model within the bounds, by inference latency on one thread.
 
-    Uses clean benchmarks of one kind of machine, with this version of ONNX Runtime and these model files.
-    Benchmarks of different kinds of machines are never compared: `machines` has the answer for each. With
-    `data`, accuracies are those on your pictures: one half of them ranks the models, and the figures are
-    from the other half. Without `data`, accuracies are those of the model cards, on other pictures.
+    Only clean benchmarks on one kind of machine are used, with this version of ONNX Runtime and these model
+    files. Benchmarks on different kinds of machines are never compared; `machines` has the recommendation
+    for each kind.
+
+    If `data` is given, accuracies are those on your pictures: one half of the pictures ranks the models,
+    and the figures are from the other half. Otherwise, accuracies are those of the model cards, on other
+    pictures.
     """
     evaluation = None if data is None else app_part(request, EvaluationStore).get(data)
     constraints = Constraints(

@@ -44,7 +44,7 @@ MinScore = Annotated[
 Where = Annotated[
     str | None,
     Query(
-        description="Metadata filter as JSON: a value for equality, or `gte`, `gt`, `lte`, `lt`",
+        description="Metadata filter as JSON: for each field, a value, or bounds `gte`, `gt`, `lte`, `lt`",
         examples=['{"label": "cat", "year": {"gte": 2019, "lt": 2024}}'],
     ),
 ]
@@ -81,7 +81,7 @@ class RetrievalResponse(BaseModel):
     model: str = Field(examples=["efficientnet-lite0-int8"])
     image: ImageFacts
     matches: list[MatchOut] = Field(description="Best first, ties by id")
-    hint: str | None = Field(description="How to add images, if the gallery is empty")
+    hint: str | None = Field(description="How to add images if the gallery is empty; else null")
     timings_ms: RetrievalTimings
 
 
@@ -104,7 +104,7 @@ async def retrieve_similar(
     request: Request,
     k: K = 10,
     model: Annotated[
-        str | None, Query(description="Expected model of the gallery; 409 if it is another one")
+        str | None, Query(description="Model that the gallery is expected to use; 409 if it uses another")
     ] = None,
     min_score: MinScore = -1.0,
     where: Where = None,
@@ -136,7 +136,7 @@ def _retrieval(request: Request, retrieval: Retrieval, images: int) -> dict[str,
 
 
 def match_out(match: Match, root: str) -> dict[str, Any]:
-    """Return the JSON object of a MatchOut; without pydantic, because a response may have 100 matches."""
+    """Return a MatchOut as a JSON object; pydantic would be slow for a response with 100 matches."""
     return {
         "id": match.image.id,
         "score": match.score,

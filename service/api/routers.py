@@ -30,7 +30,7 @@ def new_router(
 ) -> APIRouter:
     """Return a router whose routes refuse unknown query parameters and document the common errors.
 
-    `protocol`: its routes are of the Open Inference Protocol.
+    `protocol`: whether the routes belong to the Open Inference Protocol, which has its own form of errors.
     """
     return APIRouter(
         prefix=prefix,
@@ -45,7 +45,7 @@ def new_router(
 
 @dataclass(frozen=True)
 class ApiKey:
-    """WEIGHIN_API_KEY, a part of the service; `secret` is None if it is not set."""
+    """The setting WEIGHIN_API_KEY, as a part of the service; `secret` is None if it is not set."""
 
     secret: SecretStr | None
 
@@ -65,7 +65,7 @@ async def key_needed(request: Request, given: HTTPAuthorizationCredentials | Non
 
 
 async def own_key_needed(request: Request, given: HTTPAuthorizationCredentials | None = _bearer) -> None:
-    """Dependency like `key_needed` that raises NoKeySet if no API key is set."""
+    """Dependency of routes that change models: as `key_needed`, but raise NoKeySet if no API key is set."""
     if app_part(request, ApiKey).secret is None:
         raise NoKeySet(
             "WEIGHIN_API_KEY: not set, so models cannot be changed over HTTP (allowed: set it and send "

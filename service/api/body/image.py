@@ -2,8 +2,8 @@
 
 The image is the raw body or the form part `image`, up to a size limit.
 
-A form may also contain the route's parameters as fields. They are merged into the query parameters before
-validation, so that both are validated alike.
+A form may also contain the route's parameters as fields. The fields are merged into the query parameters
+before validation, so that both are validated alike.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ SEND = "send the image's bytes, or a form (multipart/form-data) with a file part
 _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
 
 
-RUNTIME = Field(description="What ran the network", examples=["onnxruntime"])
+RUNTIME = Field(description="Runtime that ran the network", examples=["onnxruntime"])
 PRECISION = Field(
-    description="Precision in which it ran: that of the model's card, or `bf16`, or `int8+bf16`",
+    description="Precision of the run: the precision in the model's card, `bf16` or `int8+bf16`",
     examples=["int8"],
 )
 
@@ -136,12 +136,13 @@ class Form:
 class ImageRoute(APIRoute):
     """A route with an image: its endpoint takes the request and parameters, and returns a Response.
 
-    FastAPI documents the route and validates its parameters, but only once for the same query and form
-    fields: its own way of calling an endpoint would take more time on the event loop than any other step.
+    FastAPI documents the route and validates its parameters; the valid parameters are reused for requests
+    with the same query and form fields. FastAPI does not call the endpoint, because its way of calling one
+    would take more time on the event loop than any other step.
 
     The fields of a form are merged into the query parameters first. If the form has a problem, `read_image`
-    raises it later, so that invalid query parameters are reported first, as with a raw body. The valid fields
-    are used even then, so that the error is counted under the right model.
+    raises it later: invalid query parameters are then reported first, as they are with a raw body. The valid
+    fields of such a form are still used, so that the error is counted under the right model.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -200,9 +201,9 @@ async def _read_form(request: Request) -> Form:
 async def read_image(request: Request, deadline: Deadline) -> bytes:
     """Return the bytes of the posted image.
 
-    Raises BodyTooLarge, DeadlineExceeded, ClientGone and EmptyBody. Raises MalformedRequest for a malformed
-    form or one without exactly one image, InvalidParameter for a part that is not a parameter of the route,
-    and UnknownImageType for a form of another media type.
+    Raises BodyTooLarge, DeadlineExceeded, ClientGone and EmptyBody. Raises MalformedRequest if the
+    form is malformed or does not have exactly one image, InvalidParameter for a part that is not a parameter
+    of the route, and UnknownImageType for a form of another media type.
     """
     form: Form | None = getattr(request.state, "form", None)
     if form is None:
@@ -234,7 +235,7 @@ def timings(durations: Durations) -> dict[str, float]:
 
 
 def document_form_fields(app: FastAPI) -> None:
-    """List the query parameters of routes that take an image as form fields in OpenAPI."""
+    """In OpenAPI, list the query parameters of each route that takes an image as form fields, too."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -269,8 +270,8 @@ def _describe_fields(operation: dict[str, Any]) -> None:
 def _check_kind(request: Request, data: bytes) -> None:
     """Raise UnknownImageType if the body is a form, not an image.
 
-    The media type of urlencoded forms is not enough: the bytes must look like such a form too, because curl
-    sends any file with that media type.
+    For an urlencoded form, the media type alone is not enough, because curl sends any file with this media
+    type: the bytes must look like such a form, too.
     """
     media_type = media_type_of(request)
     is_other_form = media_type.startswith("multipart/") or (
@@ -281,7 +282,7 @@ def _check_kind(request: Request, data: bytes) -> None:
 
 
 async def _read_parts(request: Request, parts: list[Part], max_bytes: int) -> None:
-    """Read the form, and append each part to `parts` when the part is complete."""
+    """Read the form; append each part to `parts` once it is complete."""
     limits = {PART: max_bytes} | dict.fromkeys(query_parameters(request), MAX_FIELD_BYTES)
     reader = Parts(content_type_of(request), limits)
     body = Body(request, max_bytes)

@@ -33,7 +33,7 @@ _LIMITS = {LABELS: 4_000_000, CARD: 1_000_000}
 """Maximum bytes of each part that is kept in memory."""
 
 _PLAIN_NAMES = frozenset({"model", "onnx"})
-"""File names (without suffix) that are not used as the name of a model."""
+"""File names (without suffix) that say too little to be used as the name of a model."""
 
 _FOLDER = ".upload-"
 _STALE_S = 86_400.0
@@ -45,7 +45,7 @@ OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A form with these parts. `model`: the ONNX file. `data`: its external data file, if "
-        "it has one, under the name that the ONNX file gives it, e.g. `weights/net.data`. `labels`: a file "
+        "it has one, with the file name that the ONNX file gives, e.g. `weights/net.data`. `labels`: a file "
         "with the class names, or the name of a built-in label set. `card`: a JSON object with facts as in "
         '`card.json`, such as `{"input": {"layout": "nhwc"}}`.',
         "content": {
@@ -69,7 +69,7 @@ OPENAPI_BODY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """Limits of an upload, a part of the service: bytes of the body, and seconds between two chunks of it."""
+    """Limits of an upload: bytes of the body, and seconds between two chunks of the body."""
 
     max_bytes: int
     wait_s: float
@@ -89,8 +89,8 @@ async def uploaded_model(
 ) -> AsyncIterator[Upload]:
     """Read the form into a new folder in `root`; remove the folder at the end.
 
-    Raises MalformedRequest, InvalidParameter,
-    BodyTooLarge, DeadlineExceeded, ClientGone, and StorageUnavailable if the folder cannot be written.
+    Raises MalformedRequest, InvalidParameter, BodyTooLarge, DeadlineExceeded, ClientGone, and
+    StorageUnavailable if the folder cannot be written.
     """
     if not is_form(request):
         raise MalformedRequest(f"send a form (multipart/form-data) with a file part named '{MODEL}'")
@@ -103,7 +103,7 @@ async def uploaded_model(
 
 
 def _new_folder(root: Path) -> Path:
-    """Make a folder below `root`, and remove those that a process left behind long ago."""
+    """Make a folder in `root` for the upload; remove folders of uploads that are older than a day."""
     root.mkdir(parents=True, exist_ok=True)
     for other in root.glob(f"{_FOLDER}*"):
         with contextlib.suppress(OSError):
@@ -179,10 +179,11 @@ def _check_part(part: Part, parts: Mapping[str, Part]) -> None:
 
 
 def _file_name(part: str, given: str) -> str:
-    """Return the name to store a part's file under. `data` may have a relative path, as in the ONNX file.
+    """Return the name under which the file of a part is stored.
 
-    Some clients send an absolute path: only its last name is used. A name that `_FILE_NAME` does
-    not match raises InvalidParameter; for `model` it is replaced by `model.onnx`.
+    For `data`, the name may be a relative path, as in the ONNX file. Some clients send an absolute path: only
+    its last name is used. If `_FILE_NAME` does not match a name, `model` is stored as `model.onnx`, and
+    `data` raises InvalidParameter.
     """
     path = given.replace("\\", "/")
     whole = part == MODEL or path.startswith("/") or path[1:2] == ":"
@@ -198,7 +199,7 @@ def _file_name(part: str, given: str) -> str:
 
 
 def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
-    """Write the sent labels to a file and return it, or return a built-in set; never use a sent path."""
+    """Return the file to which the sent labels are written, or the built-in set that was named, if any."""
     if part is None or not part.data or not part.data.strip():
         return None
     if not part.file:
@@ -206,7 +207,7 @@ def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
             return _built_in(part.data.decode().strip(), LABELS)
         except UnicodeDecodeError:
             raise InvalidParameter(f"form field '{LABELS}': not UTF-8") from None
-    # In its own folder: beside the model, the file would count as found, not as sent.
+    # In its own folder: beside the model, the file would count as found there, not as sent.
     path = folder / LABELS / ("labels.json" if part.data.lstrip()[:1] in (b"{", b"[") else "labels.txt")
     with storage_errors():
         path.write_bytes(part.data)

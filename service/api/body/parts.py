@@ -42,8 +42,8 @@ OpenFile = Callable[[str, str], BinaryIO | None]
 class Part:
     """A part of a form.
 
-    `size`: bytes received; `data`: None if the part is over its limit, has an unexpected name (one without a
-    limit), or was written to a file; `file`: whether it has a file name.
+    `size`: number of bytes received. `data`: None if the part is over its limit, has a name without a limit,
+    or was written to a file. `file`: whether the part has a file name.
     """
 
     name: str
@@ -60,14 +60,14 @@ async def stream_parts(
     max_bytes: int | None = None,
     open_file: OpenFile | None = None,
 ) -> AsyncIterator[Part]:
-    """Yield the form's parts in order, as soon as each is complete; only one is in memory at a time.
+    """Yield each part of the form, in order, once it is complete; only one part is in memory at a time.
 
     `limits`: maximum bytes of a part, by name. `wait_s`: maximum seconds between two chunks of the body.
     `max_bytes`: maximum size of the form; None for no limit. `open_file`: see `OpenFile`; the bytes are
-    written on a thread as they arrive, and the file is closed at the end of its part.
+    written on a thread as they arrive, and the file is closed at the end of the part.
 
-    Raises MalformedRequest, BodyTooLarge for the whole form, DeadlineExceeded, ClientGone, and the errors of
-    `open_file` and of writing.
+    Raises MalformedRequest, BodyTooLarge if the whole form is too large, DeadlineExceeded, ClientGone, and
+    the errors of `open_file` and of writing.
     """
     form = Parts(content_type_of(request), limits, open_file)
     body = Body(request, max_bytes)
@@ -174,13 +174,13 @@ class Parts:
             raise MalformedRequest("multipart form: ends before its closing boundary")
 
     def _without_preamble(self, chunk: bytes) -> bytes:
-        """Return the part of `chunk` from the first boundary on (RFC 2046 5.1.1); empty before it."""
+        """Return the bytes from the first boundary on (RFC 2046 5.1.1); empty until the boundary arrives."""
         searched = self._preamble or b""
         if searched == b"\r\n" and chunk.startswith(self._delimiter + b"\r\n"):  # nearly always
             self._preamble = None
             return chunk
         preamble = searched + chunk
-        # A boundary can start no earlier than the last line end of the bytes already searched.
+        # Bytes that were searched before need not be searched again, except from their last line end on.
         boundary = re.compile(rb"\r\n" + re.escape(self._delimiter) + rb"([ \t]*\r\n|--)")
         first = boundary.search(preamble, max(0, searched.rfind(b"\r\n")))
         if first is not None:

@@ -23,9 +23,9 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _TOLERANT = "_ignores_unknown_parameters"
 
 MAX_KEPT = 500
-"""Maximum number of different queries that are remembered because their parameters are valid."""
+"""Maximum number of different queries that are remembered as valid."""
 MAX_KEPT_BYTES = 1000
-"""Maximum length of such a query."""
+"""Maximum bytes of a query that is remembered."""
 
 _known: dict[Callable[..., Any], frozenset[str]] = {}
 _accepted: set[tuple[Callable[..., Any], bytes]] = set()
@@ -33,30 +33,30 @@ _accepted: set[tuple[Callable[..., Any], bytes]] = set()
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a request with an image: bytes of the body, and seconds from arrival until its job starts."""
+    """Limits of a request with an image: bytes of the body, and seconds from arrival to its job's start."""
 
     body_bytes: int
     deadline_s: float
 
 
 def add_parts(app: FastAPI, parts: Iterable[object]) -> None:
-    """Make `parts`, one per class, available to the routes of `app`, see `app_part`."""
+    """Make `parts`, one per class, available to the routes of `app` through `app_part`."""
     app.state.parts = {type(part): part for part in parts}
 
 
 def app_part(request: Request, kind: type[Kind]) -> Kind:
     """Return the part of this class from the application to which the request was sent.
 
-    Routes are built once per process, but each application has its own parts. This is not a dependency of
-    FastAPI, because solving one takes longer.
+    Routes are built once per process, but each application has its own parts. This function is not a
+    dependency of FastAPI, because FastAPI takes longer to solve a dependency.
     """
-    # item access: attributes of `state` take several times as long
+    # items, not attributes: an attribute of `state` takes several times as long
     found: Kind = request.scope["app"].state["parts"][kind]
     return found
 
 
 def root_of(request: Request) -> str:
-    """Return the URL prefix that a proxy adds; empty without one."""
+    """Return the URL prefix that a proxy adds; empty if there is none."""
     return str(request.scope.get("root_path", ""))
 
 
@@ -110,7 +110,7 @@ def _declared(dependant: Any) -> Iterator[str]:
 
 
 def deadline_for(request: Request) -> Deadline:
-    """Return the request's deadline: that of its form if a form was read, else one counted from now.
+    """Return the request's deadline: its form's if a form was read, else a deadline counted from now.
 
     The deadline also watches for the client's disconnect.
     """
@@ -156,7 +156,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     chunks = []
     while (chunk := await body.chunk()) is not None:
         chunks.append(chunk)
-    return b"".join(chunks)  # does not copy a single chunk
+    return b"".join(chunks)  # a body of one chunk is not copied
 
 
 class Body:
@@ -175,7 +175,7 @@ class Body:
             raise BodyTooLarge(f"body: {announced} bytes (limit: {max_bytes})")
 
     async def chunk(self) -> bytes | None:
-        """Return the next chunk, which is not empty, or None at the end."""
+        """Return the next chunk that is not empty, or None at the end of the body."""
         while not self._complete:
             message = await self._receive()
             if message["type"] == "http.disconnect":

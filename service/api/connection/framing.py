@@ -1,7 +1,7 @@
 """Strict framing of HTTP/1.1 requests (RFC 9112): where a head and a chunked body end.
 
-The parser (llhttp) reads the same bytes; a request is refused if this module or the parser refuses it. Pure
-functions on bytes, without I/O.
+The parser (llhttp) reads the same bytes; a request is refused if this module or the parser refuses it. The
+code works on bytes and does no I/O.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MAX_SMALL_CHUNKS = 65_536
 """Limit of chunks of any size. A body with more chunks must have `MIN_CHUNK_BYTES` per chunk on average."""
 
 MIN_CHUNK_BYTES = 64
-"""Minimum of the mean chunk size in bytes, for a body of many chunks.
+"""Minimum mean chunk size, in bytes, of a body with more than MAX_SMALL_CHUNKS chunks.
 
-A chunk takes as long to handle as kilobytes of data.
+Even a small chunk takes as long to handle as kilobytes of data.
 """
 
 FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"host"})
@@ -45,7 +45,7 @@ _CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(;[^\r\n]*)?\r\n")
 
 @dataclass(slots=True)
 class Head:
-    """A parsed request line. `raw`: the head without `Upgrade` fields, for the parser."""
+    """A parsed request line. `raw`: the whole head without `Upgrade` fields, for the parser."""
 
     method: str
     authority: bytes | None
@@ -109,10 +109,10 @@ def read_head(raw: bytes) -> Head:
 
 
 def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether the body is chunked. `fields`: the parsed header fields that are in FRAMING_FIELDS.
+    """Return whether the body is chunked. `fields`: the header fields of the head that are in FRAMING_FIELDS.
 
-    Raises MalformedRequest for the conflicts in section 6 of RFC 9112, and for every transfer coding except
-    `chunked`.
+    Raises MalformedRequest for the conflicts that section 6 of RFC 9112 lists, and for every transfer coding
+    except `chunked`.
     """
     values: dict[bytes, bytes] = {}
     for name, value in fields:

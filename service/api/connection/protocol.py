@@ -3,7 +3,7 @@
 Differences from uvicorn's `HttpToolsProtocol`:
 
 - The parser gets the bytes of one request at a time; later bytes wait until the response is complete. Parser
-  and application therefore agree on where a request ends, and bytes after a refused request, or after one
+  and application therefore agree on where a request ends. Bytes after a refused request, or after a request
   that closes the connection, are never parsed as a request.
 - `Upgrade` and trailer fields are dropped.
 - Size, number of fields and duration of a request head are limited.
@@ -41,10 +41,10 @@ log = structlog.get_logger(__name__)
 
 
 _HIGH_WATER_BYTES = 262_144
-"""Stop reading a request's body while the application has not received more than this. uvloop reads up to
-256 000 bytes at a time, so that most images never stop it."""
+"""Stop reading a request's body while more than this many bytes wait for the application. uvloop reads up to
+256 000 bytes at a time, so most images never stop the reading."""
 _OBJECT_BYTES = 64
-"""Memory of a piece of the body beyond its bytes."""
+"""Bytes of memory that a piece of the body takes in addition to its content."""
 _JOINED_BYTES = 65_536
 """Join the head of a response with up to this many bytes of its body; longer bodies are not copied."""
 
@@ -94,7 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Connection events
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the idle timer: uvicorn never closes a connection that sends nothing."""
+        """Start the idle timer, because uvicorn never closes a connection on which no request arrives."""
         super().connection_made(transport)
         self._response_transport: Any = _ResponseTransport(transport, self)
         self._await_request()
@@ -255,7 +255,7 @@ class HttpProtocol(HttpToolsProtocol):
             complete = self._chunked.complete
             if complete != self._message_complete:
                 raise MalformedRequest("request body: its end is ambiguous")
-        else:  # without the parser, which would copy it
+        else:  # without the parser, which would copy the bytes
             taken = min(self._length_left, len(data))
             self.on_body(data if taken == len(data) else data[:taken])
             self._length_left -= taken
@@ -266,7 +266,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _end_body(self) -> None:
         self._receiving = False
-        # a new parser: trailer fields may have changed its state, and it has not seen a body without chunks
+        # a new parser: trailer fields may have changed the old one, and it never sees a body without chunks
         self.parser = httptools.HttpRequestParser(self)
         if not self.cycle.response_complete:
             self.cycle.more_body = False
@@ -299,7 +299,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
 
     def on_body(self, body: bytes) -> None:
-        """Pass a piece of the body on, unless the response is complete; pause while too much is unread."""
+        """Pass a piece of the body on, unless the response is complete; stop reading while too much waits."""
         cycle: _Cycle = self.cycle  # type: ignore[assignment]
         if cycle.response_complete:
             return
@@ -312,7 +312,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._message_complete = True
 
     def _refuse(self, error: WeighinError) -> None:
-        """Answer an invalid request, unless its response has started, and close the connection."""
+        """Answer an invalid request, unless its response has started; then close the connection."""
         self._unread = b""
         self._ignoring = True
         if self._receiving:
@@ -354,7 +354,7 @@ class HttpProtocol(HttpToolsProtocol):
     # End of a response and of the connection
 
     def on_response_complete(self) -> None:
-        """Continue with the next request, after the rest of this one has arrived."""
+        """Continue with the next request once the rest of this request has arrived."""
         self.server_state.total_requests += 1
         if self._ignoring or self.transport.is_closing():
             return
@@ -413,7 +413,7 @@ def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncount
     """Return the protocol class for a service with this body limit.
 
     The protocol discards at most ten times the limit. Many clients read the response only after they have
-    sent the whole body: with a factor of ten, a client whose body is too large still gets its response, and
+    sent the whole body. With a factor of ten, a client whose body is too large still gets its response, but
     an endless body is cut off. `refused` is called with the error slug of each request that is refused before
     it reaches the application.
     """
@@ -427,10 +427,10 @@ def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncount
 
 
 class _Cycle(RequestResponseCycle):
-    """A request and its response: without copies of the body, and with one write of a short response.
+    """A request and its response. Does not copy the body, and writes a short response in one piece.
 
-    uvicorn's class copies the body twice, and writes head and body of a response separately: the client wakes
-    up for the head alone, and takes a core.
+    uvicorn's class copies the body twice, and writes the head and the body of a response separately. The
+    client then wakes up for the head alone, and takes a core if it runs on the same machine.
     """
 
     transport: _ResponseTransport  # type: ignore[assignment]
@@ -486,8 +486,8 @@ class _ExpectingCycle(_Cycle):
 class _ResponseTransport:
     """Transport given to response cycles: `write` and `close` call the protocol's `write` and `end`.
 
-    The head of a response is held until the first bytes of the body, or until the event loop's next turn:
-    a stream may send its first bytes much later.
+    The head of a response is held until the first bytes of the body are written, but no longer than until the
+    event loop's next turn: a stream may send its first bytes much later.
     """
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
@@ -501,7 +501,7 @@ class _ResponseTransport:
         self._holds_next = True
 
     def write(self, data: bytes) -> None:
-        """Send response bytes, after those that are held."""
+        """Send response bytes, after the bytes that are held."""
         if self._holds_next:
             self._holds_next = False
             self._held = data

@@ -1,1 +1,1 @@
-"""Routes that run networks on a posted image and keep nothing."""
+"""Routes that run networks on a posted image and do not store it."""

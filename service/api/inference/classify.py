@@ -1,4 +1,4 @@
-"""POST /classify."""
+"""POST /classify: the most probable classes of an image, with their probabilities."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PredictionOut(BaseModel):
     class_id: int = Field(examples=[281])
     label: str = Field(examples=["tabby"])
     probability: float = Field(
-        description="Softmax over all classes, or the network's output if it ends in softmax or sigmoid",
+        description="Softmax over all classes; for networks that end in softmax or sigmoid, their output",
         examples=[0.31],
     )
 
@@ -58,7 +58,7 @@ Model = Annotated[str | None, Query(description="Model name; by default the serv
 TopK = Annotated[
     int | None,
     Query(
-        description="Number of classes, 1 to all classes of the model; by default 5, or all if fewer",
+        description="Number of classes to return, 1 to all; by default 5, or all if the model has fewer",
         json_schema_extra={"minimum": 1},
     ),
 ]

@@ -1,4 +1,4 @@
-"""POST /compare."""
+"""POST /compare: predictions, latency and size of several models on one image."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class ModelTimings(BaseModel):
     preprocess: float
     inference: float
     postprocess: float
-    nms: float | None = Field(default=None, description="Of detectors only")
+    nms: float | None = Field(default=None, description="Only for detectors")
 
 
 class InferenceLatency(BaseModel):
-    """Inference times of the measured runs in milliseconds; percentiles are null if runs are too few."""
+    """Inference times of the measured runs in milliseconds; p90 and p95 need a minimum number of runs."""
 
     count: int
     min: float
@@ -71,7 +71,7 @@ class ComparedOut(BaseModel):
     precision: str = PRECISION
     predictions: list[PredictionOut] = Field(description="Empty for a detector")
     detections: list[DetectionOut] | None = Field(
-        default=None, description="Of a detector, best score first; left out for a classifier"
+        default=None, description="Objects that a detector found, best score first; left out for a classifier"
     )
     timings_ms: ModelTimings
     latency_ms: InferenceLatency
@@ -88,7 +88,7 @@ class AgreementOut(BaseModel):
     top1: float = Field(
         description="Share of the models that predict the most common top-1 label", examples=[1.0]
     )
-    labels: dict[str, list[str]] = Field(description="Top-1 label to the models that predict it")
+    labels: dict[str, list[str]] = Field(description="For each top-1 label, the models that predict it")
 
 
 class ObjectOut(BaseModel):
@@ -97,10 +97,10 @@ class ObjectOut(BaseModel):
     label: str = Field(description="Label of the detection with the highest score", examples=["Person"])
     box: BoxOut = Field(description="Box of that detection")
     found_by: dict[str, int] = Field(
-        description="Index of the detection by model; with a single entry, only that model found it"
+        description="For each model that found the object, the index of its box in the model's `detections`"
     )
     iou: float | None = Field(
-        description="Lowest intersection over union of another model's box with this box; null if none"
+        description="Lowest intersection over union of `box` and another model's box; null if there is none"
     )
 
 
@@ -111,9 +111,9 @@ class ComparisonOut(BaseModel):
     timings_ms: CompareTimings
     results: list[ComparedOut]
     baseline: str
-    agreement: AgreementOut | None = Field(description="Of the classifiers; null if only detectors ran")
+    agreement: AgreementOut | None = Field(description="Only of the classifiers; null if only detectors ran")
     objects: list[ObjectOut] | None = Field(
-        default=None, description="Of the detectors, highest score first; left out if only classifiers ran"
+        default=None, description="Found by detectors, highest score first; left out if only classifiers ran"
     )
     fastest: str | None = Field(description="Model with the lowest p50 of inference; null below 5 runs")
     order: list[list[str]] = Field(description="Order of the models in each measured round")
@@ -136,7 +136,7 @@ async def compare(
     request: Request,
     models: Annotated[
         str | None,
-        Query(description="Names, separated by commas; by default all with the default model's label set"),
+        Query(description="Names, separated by commas; by default all of the default model's label set"),
     ] = None,
     top_k: TopK = None,
     repeat: Annotated[int, Query(description="Measured runs per model, 1 to 50")] = 1,
@@ -149,8 +149,8 @@ async def compare(
 ) -> Response:
     """Compare several models on the posted image: predictions, latency and speed-up.
 
-    The image is decoded once; each model runs once as warm-up and then `repeat` times, in rotating order
-    and without other jobs on the cores. One comparison runs at a time, within the service's time budget.
+    The image is decoded once. Each model runs once as warm-up, then `repeat` times in rotating order. No
+    other job uses the cores during a run. One comparison runs at a time, within the service's time budget.
     """
     comparer = app_part(request, Comparer)
     deadline = deadline_for(request)

@@ -1,4 +1,4 @@
-"""POST /detect."""
+"""POST /detect: the objects in an image, with their boxes and scores."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class BoxOut(BaseModel):
 
 
 class PointOut(BaseModel):
-    """A landmark in pixels of the image; it may lie outside of it."""
+    """A landmark, in pixels of the image; it may lie outside the image."""
 
     x: float = Field(examples=[101.5])
     y: float = Field(examples=[64.0])
@@ -90,14 +90,15 @@ class DetectResponse(BaseModel):
 MinScore = Annotated[
     float | None,
     Query(
-        description="Lowest score to report, 0 to 1; by default the model's",
+        description="Lowest score to report, 0 to 1; by default the value in the model's card",
         json_schema_extra={"minimum": 0, "maximum": 1},
     ),
 ]
 MaxDetections = Annotated[
     int | None,
     Query(
-        description="Maximum objects to report, 1 to the model's count of candidates; by default the model's",
+        description="Maximum number of objects to report, 1 to `candidates` of the model's card; by default "
+        "the value in the card",
         json_schema_extra={"minimum": 1, "maximum": MAX_CANDIDATES},
     ),
 ]
@@ -127,8 +128,8 @@ async def detect(
 ) -> Response:
     """Find objects in the posted image with one detector.
 
-    A large JPEG is decoded at a fraction of its size that suffices for the model. Boxes are in pixels of
-    the full image.
+    A large JPEG is decoded at a reduced size that suffices for the model. Boxes are in pixels of the full
+    image.
     """
     deadline = deadline_for(request)
     served = find_model(request, model, "object-detection")

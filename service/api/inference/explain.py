@@ -76,7 +76,7 @@ async def explain(
         int | None, Query(description="Class to explain; by default the most probable one")
     ] = None,
     over_image: Annotated[
-        bool, Query(description="Draw the map over the image; if false, the map alone")
+        bool, Query(description="If true, draw the map over the image; if false, return only the map")
     ] = True,
     accept: Annotated[
         str, Header(description="`application/json` for numbers, anything else for a PNG")
@@ -84,8 +84,8 @@ async def explain(
 ) -> Response:
     """Return the class activation map: how much each place of the last feature map adds to the logit.
 
-    The map is exact: its mean plus the bias equals the logit. It needs a network that ends in global
-    average pooling and one linear layer; other networks get 409.
+    The map is exact: its mean plus the bias equals the logit. The network must end in global
+    average pooling and one linear layer; for other networks, the answer is 409.
     """
     explainer = app_part(request, Explainer)
     deadline = deadline_for(request)

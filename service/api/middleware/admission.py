@@ -1,4 +1,4 @@
-"""Refuse requests before a route runs: images while the queue is full, JSON bodies over their limits.
+"""Refuse requests before a route runs: with images while the queue is full, with JSON over its limits.
 
 Under overload most requests are refused, and every refusal costs time that accepted requests need. So the
 queue is checked before routing and before parameters are parsed.
@@ -41,9 +41,10 @@ _JSON_ROUTES = frozenset({"/benchmarks"})
 class LoadShedding:
     """Pure ASGI middleware: while the queue of `pool` is full, answer image requests with 503.
 
-    A refusal is counted under the model in the query, or in a path of /v2. If neither names one, it is
-    counted under the route's default model, or under no model if the body is a form: a form may name a model,
-    but is not read.
+    A refusal is counted under the model that the query or the path names. If neither names a model, it is
+    counted under the route's default model. It is counted under no model if the route has no default model,
+    or if the body is a form: a form may name a model, but is not read.
+
     Requests for models that are not served pass, so that the route reports the unknown model.
     """
 

@@ -58,8 +58,8 @@ _WITH_MODEL = frozenset({kind.slug for kind in (*IMAGE_ERRORS, *_OTHER_MODEL_ERR
 def new_request_id() -> str:
     """Return a random request id.
 
-    The id is not a secret, so `os.urandom` is not needed. It would release the GIL, and the event loop would
-    wait until a busy thread gives it back.
+    The id is not a secret, so `os.urandom` is not needed. `os.urandom` would release the GIL, and the event
+    loop would then wait until a busy thread gives the GIL back.
     """
     return f"{random.getrandbits(64):016x}"
 
@@ -70,7 +70,7 @@ def own_request_id(client_id: str) -> str:
 
 
 def identifying_headers(request_id: str) -> list[tuple[bytes, bytes]]:
-    """Return the header fields of every response."""
+    """Return the header fields that every response has."""
     return [(b"x-request-id", request_id.encode("latin-1")), _NO_SNIFFING]
 
 
@@ -189,9 +189,9 @@ class HeadRequests:
 
 
 def possible_errors(models: Collection[str]) -> list[tuple[str, str]]:
-    """Return model and slug of every possible error, to create the counters at 0.
+    """Return the model and the slug of every possible error, so that all counters exist from the start.
 
-    Prometheus' `increase` misses an error that creates its counter.
+    Prometheus' `increase` would miss an error that creates its counter.
     """
     pairs = [("", kind) for kind in sorted(_WITHOUT_MODEL)]
     return pairs + [(model, kind) for model in models for kind in sorted(_WITH_MODEL)]
@@ -217,7 +217,7 @@ def find_model(request: Request, name: str | None, task: Task = "image-classific
 
 
 def named_model(scope: Scope) -> str | None:
-    """Return the model that a path of /v2, or the query, names, known or not; None if there is none."""
+    """Return the model that a path of /v2 or the query names, even if it is unknown; else None."""
     in_path = _PROTOCOL_MODEL.fullmatch(route_path(scope))
     if in_path is not None:
         return in_path[1]
@@ -228,9 +228,9 @@ def named_model(scope: Scope) -> str | None:
 class ErrorCounting:
     """Outermost pure ASGI middleware: counts every problem document that is sent, once.
 
-    If the connection refuses a request while its body arrives, that refusal is counted. The model is the one
-    that the route noted (`note_model`), else a known model named in the path, query or form, else none. Paths
-    without a route are not counted.
+    If the connection refuses a request while its body arrives, the refusal is counted. An error is counted
+    under the model that the route noted (`note_model`). If the route noted none, it is counted under the
+    known model that the path, query or form names, or under no model. Paths without a route are not counted.
     """
 
     def __init__(self, app: ASGIApp, *, registry: Registry, recorder: Recorder, metrics: Metrics) -> None:
@@ -246,7 +246,7 @@ class ErrorCounting:
         scope.setdefault("state", {})
         try:
             await self._app(scope, receive, send)
-        except Exception:  # raised after the response started, or by the server
+        except Exception:  # raised after the response has started, or raised by the server
             self._count(scope, INTERNAL_ERROR)
             raise
         slug = scope["state"].get("refused") or scope["state"].get("problem")

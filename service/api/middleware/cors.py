@@ -35,7 +35,7 @@ RESPONSE_HEADERS = (
 
 
 class Cors(CORSMiddleware):
-    """CORS middleware around everything that responds, so that pages can read errors too.
+    """CORS middleware around all code that responds, so that pages can read errors too.
 
     `*` allows every origin without credentials: browsers send no cookies (the API uses none), but pages can
     send the API key.

@@ -19,11 +19,12 @@ _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-
 class ReverseProxy:
     """Pure ASGI middleware around everything else.
 
-    `root_path` is the URL prefix; requests may arrive with it, or without it if the proxy strips it.
+    `root_path` is the URL prefix. Requests arrive with the prefix, or without it if the proxy strips it.
+
     `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix` are used if the peer is in `trusted` (addresses,
-    networks, or `*`); otherwise, and if malformed, they are ignored. If several proxies appended to a field,
-    the client is the last untrusted address in `X-Forwarded-For`; of the other fields, the first value is
-    used. A configured `root_path` takes precedence over `X-Forwarded-Prefix`.
+    networks, or `*`) and they are well-formed; otherwise, they are ignored. Several proxies may have appended
+    to a field: the client is then the last untrusted address in `X-Forwarded-For`, and the first value of
+    each other field is used. A configured `root_path` takes precedence over `X-Forwarded-Prefix`.
     """
 
     def __init__(self, app: ASGIApp, *, root_path: str, trusted: Collection[str]) -> None:
@@ -63,7 +64,7 @@ class ReverseProxy:
         return any(address in network for network in self._trusted)
 
     def _apply(self, scope: Scope) -> str:
-        """Apply the X-Forwarded fields to `scope` and return the prefix; empty if `root_path` is set."""
+        """Apply the X-Forwarded fields to `scope`; return their prefix, or "" if `root_path` is set."""
         fields: dict[bytes, str] = {}
         for name, value in scope["headers"]:
             if name in _FORWARDED:
