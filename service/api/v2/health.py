@@ -31,7 +31,7 @@ async def live() -> ServerLive:
 )
 @ignores_unknown_parameters
 async def ready(request: Request, response: Response) -> ServerReady:
-    """Return the status of `GET /readyz`: 200 when every model is loaded or known to be broken."""
+    """Return the status of `GET /readyz`: 200 once every model is either loaded or known to be broken."""
     registry = app_part(request, Registry)
     is_ready = registry.ready and bool(registry.loaded)
     if not is_ready:
@@ -40,7 +40,7 @@ async def ready(request: Request, response: Response) -> ServerReady:
 
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    503: {"model": ModelReady, "description": "Still loading, or it cannot be served"},
+    503: {"model": ModelReady, "description": "The model is still loading, or it cannot be served"},
     **documented(errors.UnknownModel, protocol=True),
 }
 

@@ -40,16 +40,17 @@ from service.inference.loading import ServedModel
 from service.text.display import comma_list
 
 _PARSED_AT_ONCE_BYTES = 100_000
-"""Maximum JSON that is parsed by the event loop; longer JSON is parsed by a job on the pool."""
+"""Maximum bytes of JSON that the event loop parses; a job on the pool parses longer JSON."""
 
 _MOST_CLASSES_CHARACTERS = 4000
-"""Maximum length of the parameter `classes`: matching labels takes longer than reading them."""
+"""Maximum length of the parameter `classes`, because matching labels takes longer than reading them."""
 
 
 class DirectRoute(APIRoute):
     """A route whose endpoint takes the request and parameters of the path, and returns a Response.
 
-    As in `ImageRoute`, FastAPI documents it, but its own way of calling an endpoint would take too long.
+    FastAPI documents the route, but does not call the endpoint: its way of calling one would take too long,
+    as in `ImageRoute`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -118,7 +119,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     """Run the network on tensors, or on encoded images (`BYTES`), which are decoded and preprocessed here.
 
-    Each image of a batch takes a core for itself, and is recorded like a request of its own.
+    Each image of a batch runs on one core, and is recorded like a request of its own.
     """
     deadline = deadline_for(request)
     model = served_model(request, name, version)
@@ -147,7 +148,10 @@ def _plan(asked: InferRequest, model: ServedModel, batch: Batch) -> Plan:
 
 
 def _detect_plan(asked: InferRequest, model: ServedModel) -> DetectPlan:
-    """Return how to find objects, by the parameters that POST /detect has, too. Raises InvalidParameter."""
+    """Return how to find objects, from the same parameters as POST /detect.
+
+    Raises InvalidInferenceRequest and InvalidParameter.
+    """
     given = asked.parameters
     score, most, classes = (given.get(name) for name in ("min_score", "max_detections", "classes"))
     for name, value, kinds, words in (

@@ -24,14 +24,16 @@ from service.inference.registry import Registry
 router = new_router("inference protocol", protocol=True)
 
 EXTENSIONS = ["binary_tensor_data", "classification", "encoded_images"]
-"""Two of Triton's, and that images may be sent in place of tensors."""
+"""Two extensions of Triton; `encoded_images` means that images may be sent instead of tensors."""
 
 _LEAST_DIGITS = 4
 
 
 def served_model(request: Request, name: str, version: str | None) -> ServedModel:
-    """Return a model; if the request fails, count it under this model. Raises the errors of `served_entry`,
-    NotReady and ModelUnavailable."""
+    """Return a model; if the request fails, count it under this model.
+
+    Raises the errors of `served_entry`, NotReady and ModelUnavailable.
+    """
     served_entry(request, name, version)
     return app_part(request, Registry).get(name)
 
@@ -39,7 +41,7 @@ def served_model(request: Request, name: str, version: str | None) -> ServedMode
 def served_entry(request: Request, name: str, version: str | None) -> ModelEntry:
     """Return the entry of a model. Raises UnknownModel.
 
-    `version`: the SHA-256 of its file, or at least four digits of the beginning; None: any.
+    `version`: the SHA-256 of the model's file, or at least its first four digits; None for any version.
     """
     entry = app_part(request, Registry).entry(name)
     note_model(request, entry.name)
@@ -62,7 +64,7 @@ def _version(entry: ModelEntry) -> str:
 
 @router.get("/v2", summary="Get the server's metadata")
 async def server_metadata() -> ServerMetadata:
-    """Name, version and extensions of the server."""
+    """Return the name, version and extensions of the server."""
     return ServerMetadata(name="weighin", version=version_of("weighin"), extensions=EXTENSIONS)
 
 
@@ -76,7 +78,10 @@ _RESPONSES = documented(errors.UnknownModel, errors.NotReady, errors.ModelUnavai
 )
 @router.get("/v2/models/{name}", summary="Get a model's metadata", responses=_RESPONSES)
 async def model_metadata(request: Request, name: str, version: str | None = None) -> ModelMetadata:
-    """Input and outputs of a model. The input may also be sent as encoded images, datatype `BYTES`."""
+    """Return the input and the outputs of a model.
+
+    Encoded images (datatype `BYTES`) may be sent instead of the input.
+    """
     model = served_model(request, name, version)
     card: Card = model.card
     spec = card.input

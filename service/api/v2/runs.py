@@ -28,13 +28,13 @@ from service.latency.stages import Durations, Stage, Stopwatch
 _RETRY_INTERVAL_S = 0.05
 
 _OF_ALL_IMAGES: tuple[Stage, ...] = ("queue", "decode", "preprocess", "inference")
-"""Stages that take as long as on the other routes, whatever outputs are wanted."""
+"""Stages of an image that take as long as on the other routes, whichever outputs are wanted."""
 _OF_TENSORS: tuple[Stage, ...] = ("queue", "inference")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compute of each image. `detection`: how to find objects; None if none are wanted."""
+    """What to compute for each image. `detection`: how to find objects; None if no objects are wanted."""
 
     model: ServedModel
     wanted: Sequence[Wanted]
@@ -50,7 +50,7 @@ class Plan:
 
     @cached_property
     def like_a_route(self) -> bool:
-        """Whether an image takes the stages of `/classify` or `/detect`."""
+        """Whether an image goes through the same stages as on `/classify` or `/detect`."""
         card = self.model.card
         return set(self.roles) <= set(card.main_outputs) and (
             card.detection is None or self.detection is not None
@@ -58,11 +58,11 @@ class Plan:
 
 
 class BatchRunner:
-    """Runs the images, or tensors, of a request; one job each, so that other requests get a core between.
+    """Runs each image or tensor of a request as a job, so that jobs of other requests can run in between.
 
-    At most as many jobs of a request as the pool has threads are queued or running. Batches in one run of a
-    network are no faster per image (see docs/measurement.md), and their durations would not be those of
-    images.
+    The number of jobs that one request has queued or running is at most the number of the pool's threads. A
+    whole batch in one run of the network would be no faster per image (see docs/measurement.md), and would
+    give no durations per image.
     """
 
     def __init__(self, pool: CorePool, recorder: Recorder, *, max_pixels: int, max_batch: int) -> None:
@@ -74,10 +74,11 @@ class BatchRunner:
     async def run(
         self, plan: Plan, batch: Batch, deadline: Deadline
     ) -> tuple[list[Values], Durations | None]:
-        """Return the wanted outputs of each image, and the durations if there is only one.
+        """Return the wanted outputs of each image, and the durations if there is only one image.
 
-        Raises the errors of `decode`, with the number of the image, and those of `CorePool.run`: QueueFull
-        for the first image only, the others wait for room; ClientGone of a batch also while one of them runs.
+        Raises the errors of `decode`, with the number of the image, and the errors of `CorePool.run`.
+        QueueFull is raised for the first image only; the others wait for room. For a batch, ClientGone is
+        also raised while images run.
         """
         if len(batch) == 1:
             values, durations = await self._one(plan, batch, 0, deadline)
@@ -178,7 +179,7 @@ class BatchRunner:
         return values, self._recorded(plan, stopwatch, _OF_TENSORS)
 
     def _recorded(self, plan: Plan, stopwatch: Stopwatch, stages: Sequence[Stage] | None) -> Durations:
-        """Record the run: all stages with their total if `stages` is None, else only these."""
+        """Record the run: all stages and their total if `stages` is None, else only `stages`."""
         durations = stopwatch.stop()
         model = plan.model
         kept: Durations = durations
@@ -197,13 +198,13 @@ async def _watch(deadline: Deadline) -> None:
 
 
 def _images(tensor: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
-    """Return a copy of a tensor in the graph's layout as float32 (N, channels, height, width), aligned."""
+    """Copy a tensor from the graph's layout to aligned float32 (N, channels, height, width)."""
     moved = tensor.transpose(0, 3, 1, 2) if spec.layout == "nhwc" else tensor
     return np.array(moved, np.float32, order="C")
 
 
 def _range(spec: InputSpec) -> tuple[float, float]:
-    """Return the least and the greatest number that preprocessing makes of pixels, with some room."""
+    """Return the least and the greatest number that preprocessing makes from pixels, with some tolerance."""
     ends = [
         ((pixel - mean) / std) for mean, std in zip(spec.mean, spec.std, strict=True) for pixel in (0, 255)
     ]
@@ -212,7 +213,7 @@ def _range(spec: InputSpec) -> tuple[float, float]:
 
 
 def _values(plan: Plan, outputs: Mapping[str, NDArray[Any]], found: Sequence[Found]) -> Values:
-    """Return the wanted outputs of one image, given those of the network and the objects found."""
+    """Return the wanted outputs of one image, from the network's outputs and the objects that were found."""
     card = plan.model.card
     values: Values = {}
     shares: NDArray[np.float32] | None = None
@@ -243,7 +244,7 @@ def _probabilities(model: ServedModel, logits: NDArray[np.float32]) -> NDArray[n
 
 
 def _objects(wanted: Wanted, found: Sequence[Found]) -> NDArray[Any]:
-    """Return a result of a detector for one image."""
+    """Return one result of a detector for one image, as an array."""
     match wanted.name:
         case tensors.COUNTS:
             return np.array(len(found), np.int64)

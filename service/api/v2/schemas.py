@@ -1,4 +1,4 @@
-"""JSON objects of the protocol, by the names that its specification gives them.
+"""JSON objects of the protocol, with the field names of its specification.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
@@ -12,12 +12,12 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictStr, WithJsonSchem
 Datatype = Literal["FP32", "FP16", "UINT8", "INT64", "BYTES"]
 Side = Annotated[int, Field(ge=0, strict=True)]
 _MOST_SIDES, _MOST_TENSORS = 8, 64
-"""Maximum lengths of lists that are validated item by item: each wrong item is an error of its own."""
+"""Maximum lengths of lists that are validated item by item, because each wrong item makes an error."""
 Data = Annotated[Any, WithJsonSchema({"type": "array", "items": {}})]
-"""Validated where the tensor is read: a validator would visit each of its numbers."""
+"""Validated only where the tensor is read, because a validator here would visit each number."""
 Parameters = Annotated[
     dict[str, Any],
-    Field(description="Unknown ones are ignored, as the protocol says", default_factory=dict),
+    Field(description="Unknown parameters are ignored, as the protocol says", default_factory=dict),
     BeforeValidator(lambda value: {} if value is None else value),
 ]
 
@@ -27,7 +27,7 @@ class RequestInput(BaseModel):
 
     name: StrictStr = Field(examples=["image"])
     shape: list[Side] = Field(
-        description="The number of images first", examples=[[1]], max_length=_MOST_SIDES
+        description="Begins with the number of images", examples=[[1]], max_length=_MOST_SIDES
     )
     datatype: StrictStr = Field(description="`BYTES`: encoded images", examples=["BYTES"])
     parameters: Parameters = Field(
@@ -42,8 +42,8 @@ class RequestOutput(BaseModel):
     name: StrictStr = Field(examples=["probabilities"])
     parameters: Parameters = Field(
         default_factory=dict,
-        description="`binary_data`: return it after the JSON; `classification`: number of most "
-        "probable classes to return instead",
+        description="`binary_data`: return the bytes of the output after the JSON; `classification`: number "
+        "of most probable classes to return instead of the tensor",
     )
 
 
@@ -53,8 +53,8 @@ class InferRequest(BaseModel):
     id: StrictStr | None = Field(default=None, description="Returned in the response", examples=["42"])
     parameters: Parameters = Field(
         default_factory=dict,
-        description="`binary_data_output`: return all outputs after the JSON; for detectors `min_score`, "
-        "`max_detections` and `classes`, as in `POST /detect`",
+        description="`binary_data_output`: return the bytes of all outputs after the JSON; for detectors "
+        "`min_score`, `max_detections` and `classes`, as in `POST /detect`",
     )
     inputs: list[RequestInput] = Field(description="One input", max_length=_MOST_TENSORS)
     outputs: list[RequestOutput] | None = Field(
@@ -73,7 +73,9 @@ class ResponseOutput(BaseModel):
     parameters: dict[str, Any] | None = Field(
         default=None, description="`binary_data_size`: bytes of the tensor after the JSON"
     )
-    data: list[Any] | None = Field(default=None, description="Flat, row by row; left out after the JSON")
+    data: list[Any] | None = Field(
+        default=None, description="Flat, row by row; left out if the bytes of the tensor follow the JSON"
+    )
 
 
 class InferResponse(BaseModel):
@@ -81,7 +83,7 @@ class InferResponse(BaseModel):
 
     model_name: str = Field(examples=["efficientnet-lite0-int8"])
     model_version: str = Field(description="SHA-256 of the model's file")
-    id: str | None = Field(default=None, description="That of the request, if it has one")
+    id: str | None = Field(default=None, description="The request's id, if it has one")
     outputs: list[ResponseOutput]
 
 
@@ -97,8 +99,8 @@ class ModelMetadata(BaseModel):
     """Inputs and outputs of a model."""
 
     name: str = Field(examples=["efficientnet-lite0-int8"])
-    versions: list[str] = Field(description="One: the SHA-256 of the model's file")
-    platform: str = Field(description="What runs it, and the format", examples=["onnxruntime_onnx"])
+    versions: list[str] = Field(description="The only version: the SHA-256 of the model's file")
+    platform: str = Field(description="Runtime and file format", examples=["onnxruntime_onnx"])
     inputs: list[Tensor]
     outputs: list[Tensor]
 
@@ -140,7 +142,7 @@ class IndexEntry(BaseModel):
 
 
 def inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON Schema of a request, without references, which OpenAPI would resolve elsewhere."""
+    """Return the JSON Schema of a request without references, which OpenAPI would look up elsewhere."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a model as tensors of the protocol: what they are, and which ones a request wants."""
+"""Inputs and outputs of a model as tensors of the protocol, and the outputs that a request asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGES: Datatype = "BYTES"
 
 _DATATYPES: Mapping[str, Datatype] = {"float32": "FP32", "float16": "FP16", "uint8": "UINT8"}
 _NAMED_ONLY = ("embedding", "features")
-"""Outputs of the network that must be asked for: only ONNX Runtime computes them, and they may be large."""
+"""Outputs that a request must name: only ONNX Runtime computes them, and they may be large."""
 
 PROBABILITIES = "probabilities"
 """Result of a classifier, computed from its logits."""
@@ -26,15 +26,15 @@ BOXES, SCORES, CLASS_IDS, LABELS, COUNTS, LANDMARKS = (
     *("detected_boxes", "detected_scores", "detected_class_ids", "detected_labels"),
     *("detected_counts", "detected_landmarks"),
 )
-"""Results of a detector: the objects in images. No graph's outputs are called so, other than `boxes`."""
+"""Results of a detector: the objects in images. The prefix avoids names of graphs, such as `boxes`."""
 
 
 @dataclass(frozen=True)
 class Output:
     """An output that a request can ask for.
 
-    `role`: its name in the card if it is one of the network; None if it is computed from those. `shape`: with
-    the number of images first; -1: varies.
+    `role`: its name in the card if it is an output of the network; None if it is computed from such outputs.
+    `shape`: begins with the number of images; -1 for a size that varies.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An output that a request asks for. `top`: number of most probable classes to return; 0: the tensor."""
+    """An output that a request asks for. `top`: number of most probable classes; 0 for the whole tensor."""
 
     output: Output
     binary: bool
@@ -63,9 +63,9 @@ def input_datatype(spec: InputSpec) -> Datatype:
 
 
 def outputs_of(card: Card) -> dict[str, Output]:
-    """Return all outputs of a model by name: those of the network under the graph's names, then results.
+    """Return all outputs of a model by name: first the network's, by their names in the graph, then results.
 
-    A result whose name the graph itself uses is left out.
+    A result is left out if the graph uses its name for another output.
     """
     varying = unbatched_outputs(card)
     found: dict[str, Output] = {}
@@ -101,9 +101,9 @@ def _results(card: Card) -> tuple[Output, ...]:
 def wanted_outputs(request: InferRequest, card: Card, number: int, *, images: bool) -> tuple[Wanted, ...]:
     """Return the outputs that a request with `number` images or tensors asks for, in its order.
 
-    By default these are all, except `embedding` and `features`, except the objects of a detector if the
-    request has tensors in place of `images`, and except, of a batch, those whose size depends on the image.
-    Raises InvalidInferenceRequest.
+    If the request names no outputs, these are all outputs with three exceptions: `embedding` and `features`;
+    the objects that a detector finds, if the request has tensors instead of `images`; and, for a batch, the
+    outputs whose size depends on the image. Raises InvalidInferenceRequest.
     """
     varying = unbatched_outputs(card) if number > 1 else frozenset()
     known = outputs_of(card)
@@ -154,7 +154,7 @@ def _wanted(given: RequestOutput, output: Output, card: Card, *, binary: bool) -
 
 
 def shown(value: Any) -> str:
-    """Return a value of a JSON object for a message: arrays and objects, which may nest deeply, by kind."""
+    """Return a JSON value for a message; of an array or object, which may nest deeply, only the kind."""
     if isinstance(value, list | dict):
         return "an array" if isinstance(value, list) else "an object"
     return repr(str(value)[:50])

@@ -1,7 +1,7 @@
-"""Read requests and write responses: JSON, which the bytes of binary tensors may follow.
+"""Read requests and write responses: JSON, after which the bytes of binary tensors may follow.
 
-The binary form is Triton's extension `binary_tensor_data`: the field Inference-Header-Content-Length gives
-the length of the JSON, and `binary_data_size` of a tensor says how many of the bytes after it are its own.
+The binary form is Triton's extension `binary_tensor_data`. The field Inference-Header-Content-Length gives
+the length of the JSON. `binary_data_size` of a tensor says how many of the bytes after the JSON are its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ JSON, BINARY = "application/json", "application/octet-stream"
 Batch = list[bytes] | NDArray[Any]
 """Encoded images, or a tensor in the graph's layout and dtype, images first."""
 Values = dict[str, NDArray[Any] | list[str]]
-"""Outputs of one image by name, without the dimension of images."""
+"""Outputs of one image by name, without the batch dimension."""
 
 _LENGTH = struct.Struct("<I")
 _MOST_DIGITS = 15
@@ -41,7 +41,7 @@ _MOST_PROBLEMS = 3
 
 
 def json_length(body: bytes, header: str | None) -> int:
-    """Return the length of the JSON that a body begins with. `header`: the field HEADER_LENGTH, if sent.
+    """Return the length of the JSON at the start of a body. `header`: the field HEADER_LENGTH, if sent.
 
     Raises InvalidInferenceRequest.
     """
@@ -57,7 +57,7 @@ def json_length(body: bytes, header: str | None) -> int:
 
 
 def read_request(body: bytes, length: int) -> tuple[InferRequest, memoryview]:
-    """Return the JSON object, `length` bytes, of a body, and the bytes after it.
+    """Return the JSON object in the first `length` bytes of a body, and the bytes after it.
 
     Raises InvalidInferenceRequest.
     """
@@ -134,7 +134,7 @@ def _binary_size(given: RequestInput) -> int | None:
 
 
 def _binary_images(given: RequestInput, binary: memoryview) -> list[bytes]:
-    """Return elements of BYTES: each is its length in 4 bytes, then its content."""
+    """Return the elements of a tensor of BYTES: each is its length in 4 bytes, then its content."""
     found: list[bytes] = []
     start = 0
     while len(found) < given.shape[0] and start + _LENGTH.size <= len(binary):
@@ -187,7 +187,7 @@ def _numbers(given: RequestInput, spec: InputSpec) -> NDArray[Any]:
             break
         items = list(chain.from_iterable(items))
         kinds = set(map(type, items))
-    if not kinds <= {int, float}:  # before NumPy sees a text: each item takes as much as the longest text
+    if not kinds <= {int, float}:  # before NumPy reads a text: each item would take as much as the longest
         raise InvalidInferenceRequest(f"{where}: not numbers throughout")
     try:
         values = np.asarray(given.data, np.float64)
@@ -242,9 +242,10 @@ def write_response(
 def _joined(
     wanted: Wanted, values: list[NDArray[Any] | list[str]]
 ) -> tuple[NDArray[Any] | list[str], list[int]]:
-    """Return an output of all images and its shape. The objects of a detector are padded to the most found.
+    """Join the values of an output of all images; return them and their shape.
 
-    The padding: 0, class id -1, an empty label.
+    The objects of a detector are padded to the largest number of objects in an image. The padding is 0, the
+    class id -1, or an empty label.
     """
     if isinstance(values[0], list):
         most = max(map(len, values))
