@@ -42,8 +42,8 @@ class DemoOut(BaseModel):
     dependencies=[Depends(key_needed)],
     description="Run every loaded model on four bundled photographs, so that the dashboard has data. Each "
     f"model runs at most {RUNS_PER_MODEL} times, and the demo ends after at most {DURATION_S:.0f} seconds. "
-    "The runs are recorded in the regime `demo`, apart from live requests. The answer is 503 while models are "
-    "being loaded, or while another demo or a benchmark runs.",
+    "The runs are recorded in the regime `demo`, apart from live requests. The answer is 503 while models "
+    "are being loaded, or while another demo or a benchmark runs.",
     responses=documented(errors.Unauthorized, errors.CrossSiteRequest, errors.Busy, errors.NotReady),
 )
 async def start(request: Request) -> DemoOut:
