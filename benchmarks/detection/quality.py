@@ -186,7 +186,7 @@ def counted(
             f"**{title}**, {marks} marked in {len(pictures)} pictures:",
             "",
             markdown(("model", "threshold", "found", "missed", "false", "median score of found"), summary),
-            f"By picture, `{name}`; pictures with nothing marked and nothing found are left out:",
+            f"Per picture, for `{name}` (pictures with no marks and no detections are left out):",
             "",
             markdown(head, rows),
         ]

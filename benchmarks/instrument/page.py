@@ -17,8 +17,8 @@ _LEVELS = (0.05, 0.02, 0.01, 0.005, 0.002)
 _HEAD = """# How well `weighin bench` tells models apart
 
 Results: how often `weighin bench` detects a known difference, and how often it reports one where there is
-none. `python -m benchmarks.instrument page` writes this page from `benchmarks/instrument/results.jsonl`;
-intervals are 95 %. [measurement.md](measurement.md) explains how latency is measured,
+none. `python -m benchmarks.instrument page` writes this page from `benchmarks/instrument/results.jsonl`.
+All intervals are 95 % intervals. [measurement.md](measurement.md) explains how latency is measured;
 [bundle.schema.json](bundle.schema.json) is the format of a measurement.
 """
 
@@ -58,13 +58,13 @@ def _verdicts(results: Results) -> list[str]:
         "Each launch interleaves four equal sessions of a model and three copies whose runs do 3, 5 and 10 % "
         "more work. For each profile (quick, standard, publish; "
         "[benchmarks.md](benchmarks.md#what-a-run-does)), the rounds are cut into disjoint segments. A "
-        "segment is as large as one run of `weighin bench` with that profile: as many launches, and as many "
-        "rounds of each. In each segment, the four equal sessions form two pairs, which give two verdicts, "
+        "segment has as many launches, and as many rounds of each launch, as one run of `weighin bench` with "
+        "that profile. In each segment, the four equal sessions form two pairs, which give two verdicts, "
         f"and each copy gives one verdict. {len(every) - len(quiet)} of {len(every)} "
         "launches were excluded because the machine was not quiet.",
         "",
         "A verdict of faster or slower needs a p-value below the level and a difference of at least "
-        f"{MIN_DIFFERENCE:.0%}; `models/zoo/verdicts.py` has this rule and the level in use. "
+        f"{MIN_DIFFERENCE:.0%}. `models/zoo/verdicts.py` contains this rule and the level in use. "
         "`separable-81m` is a small network with random weights, generated for this study "
         "(`benchmarks/instrument/network.py`).",
         "",
@@ -73,9 +73,9 @@ def _verdicts(results: Results) -> list[str]:
     chosen_at = 0.0 if chosen is None else chosen["at"]
     if chosen_at:
         lines += [
-            'The rows "launches after the rule was chosen" use segments cut from those launches only. The '
-            "cuts fall elsewhere then, so these segments are not among those of the other rows, and these "
-            "rows can have a false verdict where the others have none.",
+            'The rows "launches after the rule was chosen" use only the launches that were made after the '
+            "rule was chosen. These are cut into segments separately, so the segments are not the same as in "
+            "the other rows. So these rows can have a false verdict although the other rows have none.",
             "",
         ]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}
@@ -140,7 +140,8 @@ def _targets(counts: dict[str, tuple[int, int, float, float]]) -> list[str]:
             met = high <= target
             if not met and wilson(0, n)[1] > target:
                 words.append(
-                    f"equal sessions called different: {n} verdicts are too few to show {target:.0%}"
+                    f"equal sessions called different in at most {target:.0%}: {n} verdicts are too few to "
+                    "show this"
                 )
                 continue
             words.append(f"equal sessions called different in at most {target:.0%} (upper bound {high:.1%})")
@@ -178,7 +179,8 @@ def _order(results: Results) -> list[str]:
         "",
         f"Target: no pair ranked differently ({wrong} of {distinguishable} [{low:.1%}, {high:.1%}])"
         f"{': met' if not wrong else ': **missed**'}. A model's p50 differed by up to {max(between):.1%} "
-        "between the runs: a comparison of two bundles cannot distinguish a change of this size from noise.",
+        "between the runs, so a comparison of two bundles cannot distinguish a change of this size from "
+        "noise.",
     ]
 
 
@@ -201,7 +203,11 @@ def _noise(results: Results) -> list[str]:
             f"[{low:.0%}, {high:.0%}]"
         )
     missed = any(run["noise"] and not run["marked"] for run in runs)
-    return [*lines, "", "Every run with the loop is flagged: " + ("**missed**." if missed else "met.")]
+    return [
+        *lines,
+        "",
+        "Target: every run with the loop is flagged: " + ("**missed**." if missed else "met."),
+    ]
 
 
 def _stalls(results: Results) -> list[str]:
@@ -211,8 +217,8 @@ def _stalls(results: Results) -> list[str]:
         return [*lines, "Not measured yet."]
     lines += [
         "A real service is stopped (SIGSTOP) for 200 ms every 2 s, and measured by two loops. The closed "
-        "loop has one client, which sends its next request after the response; it sends nothing during a "
-        "stop, so only one request sees each stop (coordinated omission). The open loop sends 100 requests "
+        "loop has one client, which sends its next request after the response. It sends nothing during a "
+        "stop, so each stop delays only one request (coordinated omission). The open loop sends 100 requests "
         "per second at random times (Poisson arrivals) and measures latency from the intended send time.",
         "",
         "| service | loop | n | p50 ms | p99 ms | bound on p99 ms | max ms |",
@@ -231,7 +237,7 @@ def _stalls(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        "The stops show in the open loop's p99 and not in the closed loop's: "
+        "Target: the stops show in the p99 of the open loop, but not in that of the closed loop: "
         f"{'met' if met else '**missed**'}.",
     ]
 
@@ -243,10 +249,10 @@ def _percentiles(results: Results) -> list[str]:
         return [*lines, "Not simulated yet."]
     lines += [
         "The rule ([measurement.md](measurement.md#common-rules)) states an upper bound on a percentile, and "
-        "assumes independent samples. The last column is the share of 10 000 simulated runs in which the "
-        "true percentile is at most the bound. In the rows with bursts, 2 % of the samples lie in bursts of "
-        "the given mean length, in which runs take 1.5 times as long: the rule then overestimates the number "
-        "of independent samples.",
+        "assumes independent samples. The last column is the share of 10 000 simulations in which the true "
+        "percentile is at most the bound. In the rows with bursts, 2 % of the samples lie in bursts of the "
+        "given mean length, and take 1.5 times as long. In these rows, the rule overestimates the number of "
+        "independent samples.",
         "",
         "| samples | percentile | n | bound holds |",
         "| --- | --- | --- | --- |",
@@ -263,7 +269,7 @@ def _percentiles(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        "The bound holds in at least 99 % of the runs with independent samples: "
+        "Target: the bound holds in at least 99 % of the simulations with independent samples: "
         f"{'met' if met else '**missed**'} (lowest share {worst:.2%}).",
     ]
 
@@ -277,8 +283,8 @@ def _loadgen(results: Results) -> list[str]:
     for scenario, run in newest.items():
         met = abs(run["ratio"] - 1) <= 0.05
         lines.append(
-            f"- {scenario}, {figure[scenario]}: ratio of ours to MLPerf's {run['ratio']:.4f} "
-            f"[{run['low']:.4f}, {run['high']:.4f}] over {run['rounds']} rounds on `{run['model']}`; "
-            f"within 5 %: {'met' if met else '**missed**'}"
+            f"- {scenario}, {figure[scenario]}: our figure divided by MLPerf's is {run['ratio']:.4f} "
+            f"[{run['low']:.4f}, {run['high']:.4f}], over {run['rounds']} rounds on `{run['model']}`. "
+            f"Target: within 5 %: {'met' if met else '**missed**'}"
         )
     return lines

@@ -97,16 +97,16 @@ def text(results: Results) -> str:
             *_failures(results),
             "## Latency, ms",
             "",
-            "p50 / p99: medians of the rounds, the p99 with its range. With one client a round has a few "
-            "hundred requests, so its p99 is rough.",
+            "Each cell has p50 / p99. Both are medians of the rounds; the p99 has its range in parentheses. "
+            "With one client, a round has only a few hundred requests, so its p99 is rough.",
             "",
             *_latencies(results, names),
             "",
             "## CPU time, memory and start",
             "",
             f"CPU time is that of all processes of a server, per request, with {BUSY} clients. Memory is the "
-            "proportional set size (PSS) of all its processes, in MB of 10^6 bytes. Start is the time until "
-            "it answers. Every server has one model.",
+            "proportional set size (PSS) of all processes of a server, in MB of 10^6 bytes. Start is the "
+            "time until the server answers. Every server has one model.",
             "",
             *_costs(results, names),
             "",
@@ -121,16 +121,18 @@ def text(results: Results) -> str:
 
 
 INTRODUCTION = (
-    "Results: throughput, latency, CPU time, memory and start of Weigh-in, of four model servers, of a plain "
-    "FastAPI route and of a bare ASGI function. All run the same network with the same decoder. "
-    "`make bench-rivals` measures them, and makes this page from `benchmarks/rivals/results.json`."
+    "Results: throughput, latency, CPU time, memory and start-up time of Weigh-in, four model servers, a "
+    "plain FastAPI route and a bare ASGI function. All run the same network with the same decoder. A *raw* "
+    "request has the image as its body, a *multipart* request has it in a form. A bare loop does the same "
+    "work without HTTP. `make bench-rivals` measures everything, and makes this page from "
+    "`benchmarks/rivals/results.json`."
 )
 
 READING = (
-    "The last row shows how much CPU time HTTP adds if there is no framework: a server under uvicorn can "
-    "hardly use less. With base64 in JSON, a request is a third larger. The four model servers have several "
-    "processes. Where these accept connections from one socket, as BentoML's do, eight connections can be "
-    "shared out unevenly, which may explain why BentoML's throughput varies most."
+    "The last row shows how much CPU time HTTP adds if there is no framework. A server under uvicorn can "
+    "hardly use less. With base64 in JSON, a request is a third larger. Each of the four model servers has "
+    "several processes. BentoML's processes accept connections from one socket, so eight connections can be "
+    "distributed unevenly among them. This may explain why BentoML's throughput varies most."
 )
 
 METHOD = [
@@ -138,11 +140,11 @@ METHOD = [
     "",
     "- `hey`, a Debian package, drives closed loops: each client waits for its response before it sends "
     "again. It runs on the same cores as the server. [measurement.md](measurement.md#make-bench) says what "
-    "closed loops hide; `make bench` has an open loop.",
+    "closed loops hide; `make bench` also has an open loop.",
     "- Each round starts all servers again. For each kind of request and number of clients, the servers are "
     "measured one after the other, in random order. While one server is measured, all others are stopped "
     "(`SIGSTOP`). The first half second of each measurement is warm-up and does not count.",
-    "- Cells have the median of the rounds and their range. A ratio is taken within a round.",
+    "- Cells have the median and the range of the rounds. A ratio is computed within a round.",
     "- Before anything is measured, each server must return the right five classes for each kind of request.",
     "- Everything runs in a network namespace that has only the loopback device, because Ray Serve's HAProxy "
     "listens on all addresses.",
@@ -154,20 +156,20 @@ def _setups(names: Iterable[str]) -> list[str]:
     return [
         "## How each server was set up",
         "",
-        "Every server runs the same job (`benchmarks/rivals/classifier.py`) with efficientnet-lite0-int8: "
-        "the service's JPEG decoder, preprocessing and ONNX Runtime session (one thread, no spinning), then "
-        "the five most probable classes. Each is written as its documentation writes an image classifier, "
-        "and has as many workers as there are cores. uvloop, httptools and orjson are installed for all, "
-        "because uvicorn and the servers use them where they find them. No server groups requests into "
-        "batches, because on a CPU this network is no faster per image in a batch "
-        "([measurement.md](measurement.md#common-rules)).",
+        "Every server runs the same job (`benchmarks/rivals/classifier.py`) with efficientnet-lite0-int8. "
+        "The job uses the service's JPEG decoder, preprocessing and ONNX Runtime session (one thread, no "
+        "spinning), and returns the five most probable classes. The code for each server follows the image "
+        "classifier in the documentation of that server. Each server has as many workers as there are cores. "
+        "uvloop, httptools and orjson are installed for all, because uvicorn and the servers use them if "
+        "they are installed. No server groups requests into batches, because on a CPU this network is no "
+        "faster per image in a batch ([measurement.md](measurement.md#common-rules)).",
         "",
         *_markdown(("server", "set-up"), [(_label(name), CONTENDERS[name].setup) for name in names]),
         "",
-        "LitServe, BentoML, MLServer and Ray Serve have an environment each, pinned in the "
-        "`requirements-*.txt` of `benchmarks/rivals/`. MLServer 1.7.1 refuses Python from 3.13 and "
-        "FastAPI from 0.116 on, and its worker processes fail with uvloop from 0.22 on. The FastAPI route "
-        "and the ASGI function run in the service's own environment.",
+        "LitServe, BentoML, MLServer and Ray Serve each have an environment of their own, pinned in the "
+        "`requirements-*.txt` of `benchmarks/rivals/`. MLServer 1.7.1 does not accept Python 3.13 or later "
+        "or FastAPI 0.116 or later, and its worker processes fail with uvloop 0.22 or later. The FastAPI "
+        "route and the ASGI function run in the service's own environment.",
     ]
 
 
@@ -227,7 +229,14 @@ def _costs(results: Results, names: Iterable[str]) -> list[str]:
             cells.append(_spread(cpu) if cpu else "")
         cells += [_spread([row[key] for row in starts]) for key in ("first_mb", "loaded_mb", "ready_s")]
         body.append(cells)
-    head = ("server", "CPU ms, raw", "CPU ms, form", "MB after the start", "MB after the load", "start, s")
+    head = (
+        "server",
+        "CPU ms, raw",
+        "CPU ms, multipart",
+        "MB after the start",
+        "MB after the load",
+        "start, s",
+    )
     return _markdown(head, body)
 
 

@@ -61,7 +61,8 @@ class Contender:
 CONTENDERS = {
     "weighin": Contender(
         "Weigh-in",
-        "As installed, every setting at its default but the folder of models; it records, queues and limits.",
+        "As installed: every setting except the folder of models is at its default. It records latencies, "
+        "queues requests, and limits the queue.",
         ("-m", "service", "serve"),
         "/readyz",
         {kind: Endpoint(f"/classify?model={MODEL}", kind) for kind in KINDS},
@@ -73,24 +74,24 @@ CONTENDERS = {
     ),
     "asgi": Contender(
         "bare ASGI function",
-        "uvicorn and a thread pool as wide as the cores. No routing, validation, queue limit or "
-        "recording; python-multipart parses the form.",
+        "uvicorn, and a thread pool with one thread per core. No routing, validation, queue limit or "
+        "recording. python-multipart parses the form.",
         ("-m", "benchmarks.rivals.bare_asgi", "{port}"),
         "/",
         {kind: Endpoint("/", kind) for kind in KINDS},
     ),
     "fastapi": Contender(
         "plain FastAPI route",
-        "uvicorn. Form: `UploadFile` in a `def` route. Raw: an `async def` route that hands the job to "
-        "FastAPI's thread pool. The pool is limited to the cores.",
+        "uvicorn. Multipart: `UploadFile` in a `def` route. Raw: an `async def` route that hands the job to "
+        "FastAPI's thread pool. The pool has one thread per core.",
         ("-m", "benchmarks.rivals.plain_fastapi", "{port}"),
         "/health",
         {"raw": Endpoint("/classify/raw", "raw"), "multipart": Endpoint("/classify", "multipart")},
     ),
     "litserve": Contender(
         "LitServe",
-        "`workers_per_device` = cores, as many HTTP processes, `fast_queue=True`. It takes forms and JSON "
-        "only, so raw is base64 in JSON, as in its guide on faster serving.",
+        "`workers_per_device` = cores, as many HTTP processes, `fast_queue=True`. It accepts only forms and "
+        "JSON, so a raw request is base64 in JSON, as in its guide on faster serving.",
         ("-m", "benchmarks.rivals.lit", "{port}"),
         "/health",
         {"raw": Endpoint("/classify", "json"), "multipart": Endpoint("/classify", "multipart")},
@@ -98,7 +99,8 @@ CONTENDERS = {
     ),
     "bentoml": Contender(
         "BentoML",
-        "`workers` = cores, `threads=1`, no access log. Form: a `PIL.Image`. Raw: the same as root input.",
+        "`workers` = cores, `threads=1`, no access log. Multipart: the route takes a `PIL.Image`. Raw: it "
+        "takes a `PIL.Image` as root input.",
         ("-m", "bentoml", "serve", "benchmarks.rivals.bento:Classify", "--host", "127.0.0.1", "-p", "{port}"),
         "/readyz",
         {"raw": Endpoint("/classify/raw", "raw"), "multipart": Endpoint("/classify", "multipart")},
@@ -107,8 +109,8 @@ CONTENDERS = {
     ),
     "mlserver": Contender(
         "MLServer",
-        "A custom runtime, `parallel_workers` = cores, `debug` off. Its V2 protocol takes no file and no "
-        "form, so raw is base64 in JSON with `content_type: base64`.",
+        "A custom runtime, `parallel_workers` = cores, `debug` off. Its V2 protocol accepts neither files "
+        "nor forms, so a raw request is base64 in JSON with `content_type: base64`.",
         ("-c", "from mlserver.cli import main; main()", "start", "{folder}"),
         "/v2/models/classifier/ready",
         {"raw": Endpoint("/v2/models/classifier/infer", "v2")},
@@ -129,8 +131,8 @@ CONTENDERS = {
     "ray": Contender(
         "Ray Serve",
         "`num_replicas` = cores, `max_ongoing_requests=100` (the default is 5), "
-        "`RAY_SERVE_ENABLE_HA_PROXY`, `RAY_SERVE_THROUGHPUT_OPTIMIZED`, no dashboard. It reads "
-        "`request.body()` or `request.form()`.",
+        "`RAY_SERVE_ENABLE_HA_PROXY`, `RAY_SERVE_THROUGHPUT_OPTIMIZED`, no dashboard. Multipart: "
+        "it reads `request.form()`. Raw: it reads `request.body()`.",
         ("-m", "benchmarks.rivals.ray_serve", "{port}", "{folder}"),
         "/",
         {kind: Endpoint("/", kind) for kind in KINDS},
