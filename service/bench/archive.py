@@ -15,13 +15,13 @@ from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
 
 MAX_BUNDLES = 50
-"""Number of newest benchmarks that a recommendation uses, of each kind of machine: CPU and cores."""
+"""A recommendation uses at most this many benchmarks, the newest, of each CPU and number of cores."""
 
 MOST_IN_ALL = 2 * MAX_BUNDLES
-"""Number of benchmarks of all kinds that it uses; they stay in memory, with all their samples."""
+"""A recommendation uses at most this many benchmarks in all. All their samples stay in memory."""
 
 _MOST_ROWS = 8 * MAX_BUNDLES
-"""Number of newest benchmarks among which they are looked for; only their rows are read."""
+"""These benchmarks are chosen from this many newest ones, of which only the rows are read."""
 
 
 def new_id() -> str:
@@ -30,7 +30,7 @@ def new_id() -> str:
 
 
 def request_json(bundle: Bundle) -> str:
-    """Return, as JSON, the request that corresponds to a bundle of the command line."""
+    """Return the request for a bundle that the command line measured, as JSON."""
     configuration = bundle.configuration
     return json.dumps(
         {
@@ -69,8 +69,10 @@ class BenchmarkArchive:
         return identifier
 
     def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
-        """Return the newest bundles of each kind of machine that can be read, and for each other one the
-        reason, by id. Of each kind they are at most MAX_BUNDLES, and as many as MOST_IN_ALL leaves."""
+        """Return the newest bundles, and by id the reasons why some of the newest cannot be read.
+
+        There are at most MAX_BUNDLES of each CPU and number of cores, and at most MOST_IN_ALL together.
+        """
         identifiers = self._newest()
         with self._lock:
             results = {name: self._cache[name] for name in identifiers if name in self._cache}
@@ -83,7 +85,7 @@ class BenchmarkArchive:
         return bundles, {name: reason for name, reason in results.items() if isinstance(reason, str)}
 
     def newest(self) -> tuple[str, ...]:
-        """Return the ids of these bundles, newest first; empty if the database cannot be used."""
+        """Return the ids of the newest bundles, newest first; empty if the database cannot be used."""
         try:
             return tuple(self._newest())
         except StorageUnavailable:

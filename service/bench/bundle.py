@@ -127,7 +127,7 @@ class Block(Frozen):
 
 
 class RateTrial(Frozen):
-    """Scenario server: Poisson arrivals at one rate; latencies count from the intended send time."""
+    """Trial of the server scenario: queries arrive at random times (Poisson) at one average rate."""
 
     launch: int = Field(ge=0)
     entry: EntryName
@@ -152,7 +152,7 @@ class Cold(Frozen):
 
     launch: int = Field(ge=0)
     entry: EntryName
-    load_ns: Nanoseconds = Field(description="From the file's bytes to a session")
+    load_ns: Nanoseconds = Field(description="Time from the file's bytes to a session")
     first_run_ns: Nanoseconds
     precision: str | None = Field(
         default=None,
@@ -165,11 +165,11 @@ class Memory(Frozen):
 
     entry: EntryName
     before_bytes: int = Field(ge=0, description="After importing the runtime, before loading the model")
-    peak_bytes: int = Field(ge=0, description="Peak")
+    peak_bytes: int = Field(ge=0, description="Maximum until the model has run")
 
 
 class GateReading(Frozen):
-    """Disturbances by the rest of the machine in one interval; null if the system does not report them."""
+    """Disturbances by the rest of the machine in one interval; null: not reported by the system."""
 
     when: Literal["before", "during", "after"]
     launch: int = Field(ge=0, description="Launch of the interval")
@@ -177,8 +177,8 @@ class GateReading(Frozen):
     seconds: float = Field(ge=0)
     steal_fraction: float | None = Field(description="Share of the CPUs' time that the hypervisor took")
     outside_load: float | None = Field(description="Busy cores of other processes, per core of this machine")
-    throttled_periods: int | None = Field(description="Periods in which the cgroup's quota throttled us")
-    clock_jump_s: float = Field(description="Wall clock minus monotonic clock over the interval")
+    throttled_periods: int | None = Field(description="Periods in which the cgroup's quota throttled the run")
+    clock_jump_s: float = Field(description="Seconds by which the wall clock outran the monotonic clock")
 
 
 class Flag(Frozen):
@@ -190,7 +190,7 @@ class Flag(Frozen):
 
 
 class Bundle(Frozen):
-    """One benchmark, complete: all figures can be recomputed from it."""
+    """One benchmark with all raw samples, so that every figure can be recomputed from it."""
 
     schema_version: Literal[1] = 1
     started_at: AwareDatetime
@@ -217,7 +217,7 @@ class Bundle(Frozen):
         return self
 
     def _problems(self) -> Iterator[str]:
-        """Yield messages on names that are repeated or refer to nothing, and on wrong numbers of samples."""
+        """Yield a message for each name that is repeated or unknown, and each wrong number of samples."""
         models = Counter(model.name for model in self.models)
         entries = Counter(entry.name for entry in self.entries)
         for what, names in (("models", models), ("entries", entries)):
@@ -249,9 +249,9 @@ class Bundle(Frozen):
         return next(model for model in self.models if model.name == entry.model)
 
     def precision_of(self, entry: Entry) -> str | None:
-        """Return the precision in which the entry ran; None if it is not recorded.
+        """Return the precision in which the entry ran; None if it is unknown.
 
-        ONNX Runtime computes in that of the card.
+        If it is not recorded, an entry in ONNX Runtime ran in the precision of its card.
         """
         recorded = (cold.precision for cold in self.cold if cold.entry == entry.name)
         known = next((precision for precision in recorded if precision is not None), None)
@@ -271,8 +271,8 @@ class Bundle(Frozen):
     def stage_of(self, entry: str) -> BenchStage:
         """Return the stage that the entry's figures refer to.
 
-        It is `inference`. Over HTTP it is `round_trip`; in the offline scenario, `total`, the time of a whole
-        block.
+        It is `round_trip` for an entry over HTTP, `total` (the time of a whole block) in the offline
+        scenario, and `inference` otherwise.
         """
         if self.entry(entry).via == "http":
             return "round_trip"

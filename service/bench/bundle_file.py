@@ -25,7 +25,7 @@ def from_json(text: str | bytes, what: str = "bundle") -> Bundle:
     """Parse a bundle. Raises InvalidBundle, whose message starts with `what`."""
     try:
         content: Any = json.loads(text)
-    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError among them
+    except (ValueError, RecursionError):  # ValueError includes UnicodeDecodeError and JSONDecodeError
         raise InvalidBundle(f"{what}: not JSON") from None
     if not isinstance(content, dict) or "schema_version" not in content:
         raise InvalidBundle(f"{what}: not a bundle, no schema_version")
@@ -74,7 +74,7 @@ def json_schema() -> str:
         "digest": {
             "type": "string",
             "pattern": "^[0-9a-f]{64}$",
-            "description": "SHA-256 of the rest as JSON with sorted keys and without spaces",
+            "description": "SHA-256 of the other fields, as JSON with sorted keys and without spaces",
         },
         **schema["properties"],
     }

@@ -19,7 +19,7 @@ SYS = Path("/sys")
 
 
 class Machine(Frozen):
-    """Identity of a machine: two benchmarks are of the same machine if all fields are equal."""
+    """Identity of a machine: two machines count as the same if all fields are equal."""
 
     architecture: str = Field(description="e.g. x86_64, aarch64")
     cpu_model: str = Field(description="Model name of the CPU")
@@ -31,34 +31,34 @@ class Machine(Frozen):
 
     @property
     def name(self) -> str:
-        """CPU and cores: the name of the machine beside recorded latencies."""
+        """The machine's name, from its CPU and number of cores, as recorded with latencies."""
         return machine_name(self.cpu_model, self.cores)
 
 
 class Host(Frozen):
-    """Machine on which a benchmark runs, as lists of benchmarks name it."""
+    """Machine on which a benchmark runs, as lists of benchmarks show it."""
 
     cpu: str = Field(description="Model name of the CPU")
     cores: int = Field(description="Whole cores that the process can keep busy")
-    host: str = Field(description="Host name; in a container, by default its id")
+    host: str = Field(description="Host name; in a container, by default the container's id")
     id: str = Field(
-        description="Equal for all processes of one running system, also in Docker's containers; changes "
-        "when the machine restarts"
+        description="Id of the running system: equal for all its processes, also in Docker containers; "
+        "changes when the machine restarts"
     )
 
 
 class Software(Frozen):
     """Software of a benchmark; results of different runtime versions are not comparable."""
 
-    runtimes: dict[str, str] = Field(description="Runtime to its version, e.g. onnxruntime")
-    session_options: dict[str, str] = Field(description="Options of every session, without threads")
+    runtimes: dict[str, str] = Field(description="Version of each runtime, by its name, e.g. onnxruntime")
+    session_options: dict[str, str] = Field(description="Options of every session, except threads")
     python: str
     weighin: str
     system: str = Field(description="Operating system and kernel release")
 
 
 class State(Frozen):
-    """State of the machine at the start; null if the system does not report it."""
+    """State of the machine at the start; values that the system does not report are null."""
 
     governor: str | None = Field(description="Frequency governor of the first CPU")
     frequency_mhz: float | None = Field(description="Current frequency of the first CPU")
@@ -129,8 +129,8 @@ def same_machine(one: Fingerprint, other: Fingerprint) -> list[str]:
 def same_software(one: Fingerprint, other: Fingerprint) -> list[str]:
     """Return the differences in software that affect latency: versions of runtimes and session options.
 
-    Runtimes that only one of the two used are ignored, and so are the versions of Python, kernel and project,
-    which are recorded for information.
+    Runtimes that only one of the two used are ignored. The versions of Python, kernel and project are ignored
+    too; they are recorded only for information.
     """
     differences = []
     for field in ("runtimes", "session_options"):
@@ -142,7 +142,7 @@ def same_software(one: Fingerprint, other: Fingerprint) -> list[str]:
 
 
 def throttled_periods(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int | None:
-    """Return how often the quota throttled this process's cgroup (`nr_throttled`); None without a cgroup."""
+    """Return how often the quota throttled this process's cgroup (`nr_throttled`); None if it has none."""
     for folder in cgroup_folders(cgroups, own):
         for line in (_read(folder / "cpu.stat") or "").splitlines():
             name, _, value = line.partition(" ")

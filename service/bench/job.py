@@ -1,7 +1,7 @@
 """Process of one benchmark of the service: configuration on standard input, reports on standard output.
 
-The process ends with the service: it exits at once when its standard input closes, for whatever reason. Its
-worker process watches its own standard input in the same way.
+The process ends with the service: it exits at once when its standard input closes, for whatever reason. The
+worker process that it starts ends with it in the same way.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class JobConfig(Frozen):
 
 
 class ProgressReport(Frozen):
-    """Progress of the benchmark."""
+    """Report of the progress, sent at most ten times a second."""
 
     kind: Literal["progress"] = "progress"
     progress: Progress
 
 
 class BundleReport(Frozen):
-    """The bundle as JSON; the last report."""
+    """Last report of a benchmark that has a bundle: the bundle as JSON."""
 
     kind: Literal["bundle"] = "bundle"
     bundle: str
 
 
 class FailureReport(Frozen):
-    """The benchmark failed; the message is safe to show to clients."""
+    """Last report of a benchmark that failed; the message is safe to show to clients."""
 
     kind: Literal["failure"] = "failure"
     message: str
@@ -67,7 +67,7 @@ JOB_REPORT: TypeAdapter[JobReport] = TypeAdapter(JobReport)
 
 def main() -> int:
     """Run the benchmark configured on standard input; return 0 if there is a bundle."""
-    # Unbuffered: the thread that waits for commands would hold a buffer's lock when the process ends.
+    # Unbuffered, because the thread that waits for commands would still hold a buffer's lock at exit.
     commands = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
     config_line = commands.readline()
     reports = os.fdopen(os.dup(1), "w", buffering=1)

@@ -44,7 +44,7 @@ class JobProcess:
             try:
                 yield await asyncio.to_thread(JOB_REPORT.validate_json, line)
             except ValidationError:
-                continue  # killed in the middle of a line
+                continue  # the process was killed in the middle of a line
 
     def cancel(self) -> None:
         """Ask the job to stop and report a partial bundle; kill it after CANCEL_GRACE_S."""

@@ -1,7 +1,7 @@
 """Run benchmarks as jobs of the service: one at a time on a machine, each in a separate process.
 
-Processes that share a database show each other's benchmarks and cancel them. The one that runs a benchmark
-stores its progress once a second, and reads whether it is to be cancelled.
+Services that share a database show each other's benchmarks and can cancel them. The service that runs a
+benchmark stores its progress once a second, and reads whether a client has asked to cancel it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from service.inference.registry import Registry
 from service.latency.recorder import Recorder
 
 HEARTBEAT_S = 1.0
-"""Interval at which a running benchmark is written to a shared database, and its cancellation is read."""
+"""Seconds between heartbeats: each stores the progress in a shared database and reads cancellations."""
 FOLLOW_S = 0.5
-"""Interval at which the benchmark of another process is read for all who follow it."""
+"""Seconds between reads of another process's benchmark, on behalf of all clients that follow it."""
 _RETRY_S = 1.0
-"""Interval at which a result is stored again while the database cannot be reached."""
+"""Seconds between attempts to store a result while the database cannot be reached."""
 
 _PROGRESS = TypeAdapter(Progress)  # ignores fields that newer versions may have stored
 
@@ -54,7 +54,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """State of a benchmark. `progress`: None before the first; `cancelling`: cancelled, but not ended."""
+    """State of a benchmark.
+
+    `progress`: None before the first report; `cancelling`: asked to stop, but still running.
+    """
 
     row: BenchmarkRow
     progress: Progress | None = None
@@ -62,18 +65,21 @@ class Benchmark:
 
     @classmethod
     def stored(cls, row: BenchmarkRow) -> Benchmark:
-        """Return the state that the database has."""
+        """Return the state of a benchmark as the database has it."""
         progress = None if row.progress is None else _PROGRESS.validate_json(row.progress)
         return cls(row, progress, row.cancelling)
 
     @property
     def ended(self) -> bool:
-        """Whether the benchmark has ended."""
+        """Whether the benchmark is done, cancelled, failed or interrupted."""
         return self.row.state != "running"
 
 
 class _Running:
-    """A benchmark of this process. `process_ended`: measured, but perhaps not stored yet."""
+    """A benchmark that this service runs.
+
+    `process_ended`: its process has ended, but its result may not be stored yet.
+    """
 
     def __init__(self, row: BenchmarkRow, process: JobProcess, jobs_before: int) -> None:
         self.row = row
@@ -128,7 +134,7 @@ class BenchmarkJobs:
         return self._starting or self._running is not None
 
     async def open(self) -> None:
-        """Mark benchmarks of an earlier process as interrupted, if state can be written."""
+        """Mark benchmarks of an earlier process as interrupted, if the database can be written."""
         with contextlib.suppress(StorageUnavailable):
             await asyncio.to_thread(self._store.interrupt_lost, time.time())
 
@@ -173,7 +179,7 @@ class BenchmarkJobs:
         """Stop a benchmark and keep its results, flagged partial; idempotent.
 
         A benchmark of another process is stopped by that process, within about a second. Raises
-        UnknownBenchmark, and BenchmarkEnded for a benchmark that ended in another way.
+        UnknownBenchmark, and BenchmarkEnded if the benchmark has ended without being cancelled.
         """
         running = self._running
         if running is not None and running.row.id == identifier:
@@ -181,7 +187,7 @@ class BenchmarkJobs:
             return self._with_progress(running.row)
         benchmark = await self.get(identifier)
         if not benchmark.ended:
-            if not (self._store.shared or self.running):  # its result could not be stored
+            if not (self._store.shared or self.running):  # it has ended, but this could not be stored
                 await asyncio.to_thread(self._store.interrupt_lost, time.time())
             elif await asyncio.to_thread(self._store.request_cancel, identifier, time.time()):
                 return replace(benchmark, cancelling=True)
@@ -191,7 +197,7 @@ class BenchmarkJobs:
         return benchmark
 
     async def get(self, identifier: str) -> Benchmark:
-        """Return a benchmark. Raises UnknownBenchmark."""
+        """Return the state of a benchmark. Raises UnknownBenchmark."""
         if self._running is not None and self._running.row.id == identifier:
             return self._with_progress(self._running.row)
 
@@ -215,7 +221,7 @@ class BenchmarkJobs:
         return await asyncio.to_thread(self._store.bundle, identifier)
 
     async def follow(self, identifier: str, at_least_every_s: float) -> AsyncIterator[Benchmark]:
-        """Yield the benchmark on every change, and at least every `at_least_every_s` seconds.
+        """Yield the state of a benchmark at every change, and at least every `at_least_every_s` seconds.
 
         Stops when the benchmark has ended or the service stops. Raises UnknownBenchmark.
         """
@@ -224,7 +230,7 @@ class BenchmarkJobs:
         while True:
             changed = self._changed
             benchmark = known
-            with contextlib.suppress(DatabaseUnreachable):  # it may be back before the benchmark ends
+            with contextlib.suppress(DatabaseUnreachable):  # the database may come back before the end
                 benchmark = await self._follow_once(identifier)
             if benchmark is not None:
                 if benchmark != known or time.monotonic() - sent_at >= at_least_every_s:
@@ -239,7 +245,7 @@ class BenchmarkJobs:
                 await asyncio.wait_for(changed.wait(), at_least_every_s if here else FOLLOW_S)
 
     async def _follow_once(self, identifier: str) -> Benchmark:
-        """Return a benchmark; what another process runs is read once for all who follow it."""
+        """Return the state of a benchmark; all who follow a benchmark of another process share one read."""
         if self._running is not None and self._running.row.id == identifier:
             return self._with_progress(self._running.row)
         reading = self._followed.get(identifier)
@@ -315,7 +321,7 @@ class BenchmarkJobs:
         while True:
             changed = self._changed
             reason = running.cancel_reason
-            if reason is not None:  # perhaps after it had ended
+            if reason is not None:  # the cancellation may have come after the end
                 state, detail = "cancelled", cancelled_detail(reason, bundle)
             try:
                 await asyncio.to_thread(
@@ -327,12 +333,12 @@ class BenchmarkJobs:
             else:
                 if running.cancel_reason == reason:
                     return
-                continue  # it was cancelled while its end was stored
+                continue  # it was cancelled while its end was being stored
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), _RETRY_S)
 
     async def _send_heartbeats(self, running: _Running) -> None:
-        """Store progress and take up cancellations of other processes until this task is cancelled."""
+        """Until cancelled, store the progress and carry out cancellations from other processes."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             progress = None if running.progress is None else json.dumps(asdict(running.progress))
@@ -364,7 +370,7 @@ class BenchmarkJobs:
         return last
 
     def _finished(self, text: str, running: _Running) -> bytes:
-        """Return the bundle as JSON. If live traffic disturbed it, flag it; if not, record its samples."""
+        """Return the bundle as JSON, flagged if live traffic disturbed it; record its samples if usable."""
         bundle: Bundle = from_json(text)
         live_jobs = self._pool.begun - running.jobs_before
         if live_jobs:
@@ -383,7 +389,7 @@ class BenchmarkJobs:
         return Benchmark(running.row, running.progress, running.cancelled)
 
     def _without_lost(self, read: Callable[[], list[BenchmarkRow]]) -> list[BenchmarkRow]:
-        """Return the rows that `read` returns, after those that have lost their process are interrupted."""
+        """Mark benchmarks that have lost their process as interrupted, and return the rows from `read`."""
         rows = read()
         if any(row.lost for row in rows):
             with contextlib.suppress(StorageUnavailable):
@@ -397,7 +403,7 @@ class BenchmarkJobs:
 
 
 def _public_fields(request: Request) -> dict[str, object]:
-    """Return the request as the API shows it: without paths and fields that only the command line has."""
+    """Return the fields of a request that the API shows, without paths and options of the command line."""
     hidden = ("photos", "url", "launches", "rounds", "runs")
     shown = {name: value for name, value in asdict(request).items() if name not in hidden}
     return shown | {"photos": len(request.photos)}

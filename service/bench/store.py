@@ -82,8 +82,8 @@ _FACTS = ("id", "state", "created_ms", "finished_ms", "request", "detail")
 _FACTS_OF_JOBS = ("machine", "progress", "cancel_ms")
 """Columns that databases of earlier releases lack."""
 
-# A server's clock: those of the machines that share it may differ. While the server was down, no process
-# could be heard, so silence begins with its start at the earliest.
+# The clock of the database server, because the clocks of the machines that share it may differ. While the
+# server was down, no process could store a heartbeat, so silence counts from its start at the earliest.
 _SERVER_MS = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 _SERVER_STARTED_MS = "CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000 AS BIGINT)"
 
@@ -93,7 +93,7 @@ class BenchmarkRow:
     """A benchmark without its bundle. Times are seconds since 1970; `request` and `progress` are JSON.
 
     `machine`: None for benchmarks of earlier releases. `cancelling`: asked to stop, but still running.
-    `lost`: running, but its process has been silent for SILENT_AFTER_S.
+    `lost`: running, but without a heartbeat for SILENT_AFTER_S.
     """
 
     id: str
@@ -154,9 +154,9 @@ class BenchmarkStore:
     ) -> bool:
         """Store a heartbeat of the benchmark's process; return whether the benchmark was asked to stop.
 
-        `progress`: JSON; `cancelling`: the process has been asked already. A benchmark that was marked as
-        interrupted, because nothing was heard of its process, runs again. Raises Busy if another one has
-        begun on its machine since.
+        `progress`: JSON; `cancelling`: the process already knows that it is to stop. A benchmark that was
+        marked as interrupted, because it had no heartbeat, is running again after this. Raises Busy if by
+        then another benchmark is running on the machine.
         """
         values: dict[str, Any] = {"state": "running", "finished_ms": None, "detail": None}
         values |= {"alive_ms": self._alive(now), "progress": progress}
@@ -194,7 +194,7 @@ class BenchmarkStore:
     ) -> None:
         """Store the final state, and the bundle's JSON if there is one.
 
-        A benchmark that was asked to stop is stored as cancelled, also if its process did not hear of that.
+        A benchmark that was asked to stop is stored as cancelled, even if its process did not know of it.
         """
         values: dict[str, Any] = {"state": state, "detail": detail}
         if state != "cancelled":
@@ -243,7 +243,7 @@ class BenchmarkStore:
             return [_row(row) for row in connection.execute(query).mappings()]
 
     def row(self, identifier: str) -> BenchmarkRow | None:
-        """Return a benchmark, or None."""
+        """Return a benchmark; None if it does not exist."""
         with self._reading() as (connection, query):
             if connection is None:
                 return None
@@ -251,7 +251,7 @@ class BenchmarkStore:
             return None if row is None else _row(row)
 
     def bundle(self, identifier: str) -> bytes | None:
-        """Return the bundle's JSON, or None."""
+        """Return the JSON of a benchmark's bundle; None if there is none."""
         query = select(benchmarks.c.bundle).where(benchmarks.c.id == identifier)
         with reading(self._engine, benchmarks) as connection:
             packed = None if connection is None else connection.execute(query).scalar()
@@ -263,8 +263,9 @@ class BenchmarkStore:
     def interrupt_lost(self, now: float) -> None:
         """Mark running benchmarks that have lost their process as interrupted.
 
-        With an SQLite file, all of them are lost, because this process has locked the data directory, and
-        benchmark processes end with their service. In a shared database, those without recent heartbeats are.
+        With an SQLite file, every running benchmark has lost its process: this process has locked the data
+        directory, so the service that ran the benchmark has ended, and its benchmark process with it. In a
+        shared database, those without a recent heartbeat have lost theirs.
         """
         with writing(self._engine, self._obstacle) as connection:
             self._interrupt(connection, now, true())
@@ -279,7 +280,7 @@ class BenchmarkStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[Connection | None, Select[Any]]]:
-        """Yield a connection, None without a database, and the query for rows that `_row` takes."""
+        """Yield a connection (None if there is no database) and the query for rows that `_row` converts."""
         with reading(self._engine, benchmarks) as connection:
             columns: list[ColumnElement[Any]] = [benchmarks.c[name] for name in _FACTS]
             columns.append(benchmarks.c.bundle.is_not(None).label("measured"))
@@ -290,11 +291,11 @@ class BenchmarkStore:
             yield connection, select(*columns)
 
     def _alive(self, now: float) -> int | ColumnElement[int]:
-        """Return the value of `alive_ms` now."""
+        """Return the value to store in `alive_ms`: the time of the database server, or else `now`."""
         return literal_column(_SERVER_MS, BigInteger) if self.shared else _ms(now)
 
     def _silent(self) -> ColumnElement[bool]:
-        """Return the condition that nothing was heard of a process for too long, in a shared database."""
+        """Return the condition, for a shared database, that a benchmark has had no heartbeat for too long."""
         heard = func.greatest(benchmarks.c.alive_ms, literal_column(_SERVER_STARTED_MS, BigInteger))
         return literal_column(_SERVER_MS, BigInteger) - heard > _ms(SILENT_AFTER_S)
 

@@ -37,10 +37,7 @@ class Report:
     ceiling_gmacs_per_s: Mapping[Arithmetic, float]
 
     def of_ceiling(self, operator: Operator) -> float | None:
-        """Return an operator's GMAC/s as a share of the highest that its arithmetic reaches on this machine.
-
-        The arithmetic is float or int8. None if the operator's GMAC/s are unknown.
-        """
+        """Return an operator's GMAC/s as a share of the ceiling of its arithmetic; None if unknown."""
         rate = operator.gmacs_per_s
         return None if rate is None else rate / self.ceiling_gmacs_per_s[operator.arithmetic]
 

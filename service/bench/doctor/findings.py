@@ -30,6 +30,6 @@ class Finding:
 
 
 def some(names: list[str], most: int = 3) -> str:
-    """Format the first `most` names and the number of others."""
+    """Format the first `most` names and the number of the remaining ones."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

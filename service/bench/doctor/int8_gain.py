@@ -1,4 +1,4 @@
-"""Measure whether int8 pays on this machine: compare an int8 model with its parent, find what costs time."""
+"""Time an int8 model against its parent on this machine, and find what takes the int8 model's time."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
 def _kinds(int8: ModelUnderTest) -> dict[str, str]:
     """Return the name of the activation that each operator belongs to.
 
-    ONNX Runtime runs a hard swish as a hard sigmoid and a product; all other products of the model are in
-    integers.
+    ONNX Runtime runs a hard swish as a hard sigmoid and a multiplication. All other multiplications of the
+    model are in integers.
     """
     if all(node.op != "HardSwish" for node in int8.graph.nodes):
         return _KINDS

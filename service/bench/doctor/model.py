@@ -1,4 +1,4 @@
-"""The model to diagnose, with cached inputs of the checks."""
+"""The model to diagnose, with cached data that the checks use."""
 
 from __future__ import annotations
 

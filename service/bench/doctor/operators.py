@@ -24,7 +24,7 @@ class Operator:
     """One operator of the optimized graph, over several runs of one image.
 
     `typical_us`: interquartile mean of the runs in microseconds (a median would keep the profile's
-    resolution of 1 us). `share`: of the time of all operators. `macs`: 0 without multiply-accumulates.
+    resolution of 1 us). `share`: share of the time of all operators. `macs`: multiply-accumulates of one run.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Operator:
 
     @property
     def gmacs_per_s(self) -> float | None:
-        """GMAC/s (10^9 per second); None without multiply-accumulates or if the time rounds to zero."""
+        """10^9 multiply-accumulates per second; None if there are none, or the time rounds to zero."""
         return self.macs / self.typical_us / 1e3 if self.macs and self.typical_us else None
 
 
@@ -88,8 +88,9 @@ def _macs_of(
 ) -> dict[str, int]:
     """Return the multiply-accumulates of the operators that ran, by node, from the shapes of `as_written`.
 
-    The memory layout for a CPU renames operators, pads their shapes and inserts new operators, but operators
-    with arithmetic keep their order. Batch norm is one of these: it may become a convolution. It counts as 0.
+    Adapting the memory layout to a CPU renames operators, pads their shapes and inserts new operators, but
+    operators with arithmetic keep their order. Batch norm counts as such an operator, because it may become a
+    convolution, but with 0 multiply-accumulates.
     """
     ran = [node for node, event in as_run.items() if event["args"]["op_name"] in _ARITHMETIC]
     written = [event for event in as_written if event["args"]["op_name"] in _ARITHMETIC]

@@ -1,4 +1,4 @@
-"""Checks of how a model is run: int8 without gain, more threads than cores, spinning threads."""
+"""Checks of how a model is run: int8 without gain, a slow runtime, too many or spinning threads."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _SPINNING_FROM = 1.25
 class RunSettings:
     """How the model is run in the deployment to diagnose: threads per image, and whether idle threads spin.
 
-    `service_threads`: size of the service's pool (WEIGHIN_THREADS); None if it follows the cores. `runtime`:
-    what runs the model in the service; `auto`: whether the service chooses that itself.
+    `service_threads`: size of the service's pool (WEIGHIN_THREADS); None if it is the number of cores.
+    `runtime`: runtime in which the service runs the model; `auto`: whether the service chooses it itself.
     """
 
     threads: int = 1
@@ -83,7 +83,10 @@ def int8_without_gain(
 
 
 def faster_in_openvino(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
-    """Find a model that ONNX Runtime serves, but OpenVINO, if it is usable, runs faster on this machine."""
+    """Find a model that the service runs in ONNX Runtime, although it is faster in OpenVINO here.
+
+    Finds nothing if OpenVINO cannot be used, or cannot run the model.
+    """
     if settings.runtime == "openvino" or obstacle_of("openvino") is not None:
         return
     try:
@@ -109,7 +112,7 @@ def faster_in_openvino(model: ModelUnderTest, settings: RunSettings) -> Iterator
 
 
 def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Finding]:
-    """Find more threads than cores (affinity and cgroup): they wait for each other, or are throttled."""
+    """Find settings with more threads than usable cores: the threads wait for each other or are throttled."""
     for what, threads in (
         ("WEIGHIN_THREADS", settings.service_threads),
         ("threads per image", settings.threads),
@@ -128,9 +131,9 @@ def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Fi
 
 
 def spinning(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
-    """Find threads that busy-wait for work: they take cores that other sessions and requests need."""
+    """Find threads that busy-wait for work, and so take cores that other sessions and requests need."""
     if not settings.spinning or settings.threads < 2:
-        return  # a single thread is the caller's and does not wait
+        return  # a single thread is the caller's own, which never waits for work
     costs = [_cost(model, model.session(threads=settings.threads, spinning=spins)) for spins in (True, False)]
     (spinning_ms, spinning_run_ms), (waiting_ms, waiting_run_ms) = costs
     if spinning_ms < _SPINNING_FROM * waiting_ms:

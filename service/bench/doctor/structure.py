@@ -72,7 +72,7 @@ def channels_off_alignment(model: ModelUnderTest, isa: Collection[str]) -> Itera
         suffix = f", {groups} groups" if groups > 1 else ""
         label = f"{_label(node)} ({inputs * groups} -> {outputs}{suffix})"
         if groups == 1 or inputs == 1:
-            # Up to three input channels are an image, which has kernels of its own.
+            # A convolution with up to three input channels reads an image, and has special kernels.
             if outputs % 4 or (groups == 1 and inputs > 3 and inputs % 4):
                 dense.append(label)
         elif inputs % block or (outputs // groups) % block:

@@ -1,4 +1,4 @@
-"""Checks of the weights: denormal numbers, and zeros without speed-up; timed with and without them."""
+"""Checks of the weights: denormal numbers and zeros without speed-up, timed with and without them."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ from service.bench.measure.machine_watch import violations
 
 
 def find_flags(bundle: Bundle) -> list[Flag]:
-    """Return the flags for disturbances, unstable or drifting entries, and a baseline that differs from its
-    control."""
+    """Return the flags that follow from the measurements: `dirty`, `unstable`, `drift` and `void`."""
     flags = dirty(bundle.gates, judge_load=not bundle.configuration.http)
     flags += unstable(bundle.warm_ups, bundle.entries)
     flags += drifting(bundle)
@@ -20,7 +19,7 @@ def find_flags(bundle: Bundle) -> list[Flag]:
 
 
 def dirty(gates: Sequence[GateReading], *, judge_load: bool = True) -> list[Flag]:
-    """Return flags for steal, outside load, throttling and clock jumps over their limits."""
+    """Return a flag for each steal, outside load, throttling or clock jump that is over its limit."""
     return [Flag(kind="dirty", reason=reason) for reason in violations(gates, judge_load=judge_load)]
 
 
@@ -37,7 +36,7 @@ def unstable(warm_ups: Sequence[WarmUp], entries: Sequence[Entry]) -> list[Flag]
 
 
 def drifting(bundle: Bundle) -> list[Flag]:
-    """Return flags for entries whose last third of runs differs from the first by more than 5 %."""
+    """Return flags for entries whose last third of runs differs from the first third by more than 5 %."""
     flags = []
     for entry in bundle.entries:
         stage = bundle.stage_of(entry.name)

@@ -1,7 +1,7 @@
 """Find regressions between two benchmarks of one machine, before and after a change.
 
 The two benchmarks are not interleaved, so a change of the machine between them looks like a regression. Use
-the same profile, and a threshold above the difference of two benchmarks of the same models
+the same profile, and a threshold above the difference that two benchmarks of unchanged models show
 (docs/instrument.md has figures).
 """
 
@@ -71,10 +71,10 @@ def compare_bundles(
 ) -> Regression:
     """Compare the entries that both bundles have.
 
-    `threshold`: relative slowdown, 0.05 for 5 %, above which an entry that the verdict rule calls slower has
-    regressed. Raises InvalidParameter if it is outside of 0 to 10, and InvalidBundle if the bundles are not
-    comparable: one is void or partial, they have no common entry, or their scenarios, inputs or machines
-    differ. With `across_machines`, different machines add a label instead.
+    An entry has regressed if the verdict rule calls it slower and its relative slowdown is above `threshold`
+    (0.05 for 5 %). Raises InvalidParameter for a threshold outside of 0 to 10, and InvalidBundle if the
+    bundles are not comparable: one is void or partial, they have no common entry, or their scenarios, inputs
+    or machines differ. With `across_machines`, different machines add a label instead of an error.
     """
     if not 0 <= threshold <= 10:
         raise InvalidParameter(f"threshold {threshold:g}: out of range (allowed: 0 to 10, 0.05 for 5 %)")

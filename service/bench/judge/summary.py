@@ -18,10 +18,10 @@ from service.latency.stages import STAGES, Durations, Regime
 class EntrySummary:
     """Figures of one entry.
 
-    Latencies are of `stage`, from `count` runs of one image; percentiles are None if there are too few runs.
-    In the offline scenario there are no latencies, only `images_per_s`. `rate_per_s`: in the server scenario,
-    the highest rate within the budget, median over launches; 0 if there is none. `comparison`: with the
-    baseline.
+    Latencies are those of `stage`, from `count` runs of one image; percentiles are None if there are too few
+    runs. In the offline scenario there are no latencies, only `images_per_s`. `rate_per_s`: highest rate
+    within the budget in the server scenario, as the median over launches; 0 if no rate is within it.
+    `comparison`: comparison with the baseline.
     """
 
     entry: Entry
@@ -70,9 +70,10 @@ def keeps_budget(latencies_ns: Sequence[int], abandoned: int, budget_ms: float) 
 def recorder_samples(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:
     """Yield model, regime and durations of every run that is comparable with the service's own latencies.
 
-    These are runs of one thread in ONNX Runtime, called directly. Single-stream runs are `isolated`. Runs of
-    the server scenario are `load`, but only those at the highest rate within the budget. Controls are left
-    out, because they would count the baseline twice. Offline blocks have no latency per image.
+    These are runs of one thread in ONNX Runtime, called directly. Single-stream runs get the regime
+    `isolated`. Of the server scenario, only the runs at the highest rate within the budget are used; they get
+    the regime `load`. Controls are left out, because they would count the baseline twice. Offline blocks are
+    left out, because they have no latency per image.
     """
     chosen = {entry.name: entry for entry in bundle.entries if is_like_the_service(entry)}
     if bundle.configuration.scenario == "single-stream":
@@ -135,7 +136,7 @@ def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> E
 
 
 def _gmacs(bundle: Bundle, model: ModelFacts, p50_ns: float | None, throughput: float | None) -> float | None:
-    """Return GMAC/s (10^9 multiply-accumulates per second) of one run; offline, of all cores."""
+    """Return GMAC/s (10^9 multiply-accumulates per second): of one run, or of all cores if offline."""
     if bundle.configuration.scenario == "offline":
         return None if throughput is None else model.macs * throughput / 1e9
     return model.macs / p50_ns if p50_ns else None

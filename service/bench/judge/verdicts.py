@@ -1,7 +1,7 @@
 """Find which entries of a benchmark are faster or slower than a reference entry, by models/zoo/verdicts.py.
 
-A baseline is measured twice; as a reference, the mean of both measurements is used. The p values of all
-entries of a benchmark are adjusted by Holm's method.
+The baseline is measured twice. If it is the reference, entries are compared with the mean of both
+measurements. The p values of all entries of a benchmark are adjusted by Holm's method.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Comparison:
     """Comparison of an entry with a reference.
 
     `ratio`: time of the entry divided by that of the reference; above 1 is slower. `low` to `high`: its 95 %
-    interval; None below MIN_ROUNDS. `p`: two-sided p value. `adjusted_p`: p value by Holm's method over all
-    entries compared with the reference.
+    interval; None for fewer than MIN_ROUNDS rounds. `p`: two-sided p value. `adjusted_p`: p value by Holm's
+    method over all entries that are compared with the reference.
     """
 
     entry: str
@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def speedup(self) -> tuple[float, float | None, float | None]:
-        """Speed-up over the reference: estimate, low and high of its 95 % interval, None below MIN_ROUNDS."""
+        """Speed-up over the reference, with the ends of its 95 % interval (None for too few rounds)."""
         low, high = (None if end is None else 1 / end for end in (self.high, self.low))
         return 1 / self.ratio, low, high
 
@@ -75,9 +75,9 @@ def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | Non
 
 
 def log_ratios(bundle: Bundle, entry: str, reference: str) -> LogRatios:
-    """Return the log-ratios of the medians of `entry` and `reference`, of every round that has both.
+    """Return the log-ratio of the medians of `entry` and `reference` in every round that has both, by launch.
 
-    A reference with a control is replaced by the geometric mean of the two, which measure the same thing.
+    If the reference has a control, the geometric mean of their medians is used: both measure the same.
     """
     mine = round_medians(bundle, entry)
     twins = [reference, *(twin for twin in _twins(bundle, reference) if twin != entry)]

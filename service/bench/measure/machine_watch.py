@@ -89,7 +89,7 @@ class MachineWatch:
 def violations(readings: Sequence[GateReading], *, judge_load: bool = True) -> list[str]:
     """Return the reasons why a benchmark with these readings is dirty; empty if it is clean.
 
-    Pass `judge_load` False if the measured service is another process, whose load is not a disturbance.
+    Pass `judge_load` False if a running service is measured, because its load is not a disturbance.
     """
     reasons = []
     for reading in readings:

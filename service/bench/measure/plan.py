@@ -29,7 +29,7 @@ T = TypeVar("T", int, str)
 
 @dataclass(frozen=True)
 class Repetitions:
-    """Repetitions of a profile, see Configuration; the server scenario has its own number of launches."""
+    """Repetitions of a profile (see Configuration); the server scenario has its own number of launches."""
 
     launches: int
     rounds: int
@@ -162,7 +162,7 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
         orders=_orders([worker_entry.entry.name for worker_entry in worker_entries], launches, rounds, seed),
         cores=cores,
         photos=tuple(str(photo.resolve()) for photo in request.photos),
-        # a service decodes and preprocesses, so the session that it is compared with does as well
+        # a service decodes and preprocesses, so the session to compare it with does so, too
         stages=bool(request.photos) or url is not None,
         url=url,
         trial_queries=repeat.trial_queries,
@@ -205,7 +205,7 @@ def _cards(registry: Registry, names: Sequence[str] | None) -> list[tuple[Card, 
             try:
                 cards.append((registry.content(entry.name)[0], entry.folder))
             except ModelUnavailable:
-                continue  # only models that are named must be usable
+                continue  # an unusable model is an error only if it was named
         if not cards:
             registry.content(registry.default_model)  # raises with the reason
             raise ModelUnavailable(f"labels '{labels}': no model can be served")

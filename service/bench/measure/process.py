@@ -20,7 +20,7 @@ _POLL_INTERVAL_S = 0.25
 
 
 class Cancelled(Exception):
-    """The benchmark was cancelled."""
+    """Raised if the benchmark is cancelled while a worker runs."""
 
 
 def run_worker(config: WorkerConfig, cancelled: Callable[[], bool], worker: str = WORKER) -> Iterator[Report]:

@@ -19,7 +19,8 @@ _SEARCH_TRIALS = 8
 class Progress:
     """Progress of a benchmark.
 
-    `done`: 0 to 1; `left_s`: an estimate; `launch` and `round` count from 1, and are 0 before the first.
+    `doing`: current step, in words; `done`: share that is done, 0 to 1; `left_s`: estimate of the remaining
+    seconds; `launch` and `round` count from 1, and are 0 before the first.
     """
 
     doing: str
@@ -53,7 +54,7 @@ class Timetable:
         self._finished[part] = self._finished.get(part, 0) + 1
 
     def now(self, doing: str, launch: int = 0, round_number: int = 0) -> Progress:
-        """Return the current progress."""
+        """Return the progress at this moment, and the estimate of the remaining time."""
         configuration = self._plan.configuration
         spent = left = 0.0
         for part, (count, seconds) in self._parts().items():
@@ -61,7 +62,7 @@ class Timetable:
             spent += finished * seconds
             left += (count - finished) * seconds
         elapsed = self._clock() - self._start
-        # At first the estimated seconds are wrong, but their ratios are right: scale them by the pace so far.
+        # The estimated seconds are wrong at first, but their ratios are right. So scale by the pace so far.
         pace = elapsed / spent if spent > 1 else 1.0
         total = spent + left
         return Progress(

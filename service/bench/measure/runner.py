@@ -1,4 +1,4 @@
-"""Run a plan: one process per launch, with a watch over the machine; collect the results in a bundle."""
+"""Run a plan with one process per launch, watch the machine, and collect the results in a bundle."""
 
 from __future__ import annotations
 
@@ -192,10 +192,7 @@ class Runner:
 
 
 def _with_runtimes_of_service(plan: Plan) -> Plan:
-    """Return the plan with the runtimes in which the service runs the models that are measured through it.
-
-    Raises MeasurementFailed.
-    """
+    """Return the plan with the service's runtime in each entry over HTTP. Raises MeasurementFailed."""
     entries = []
     for each in plan.worker_entries:
         if each.entry.via == "http" and plan.url is not None:

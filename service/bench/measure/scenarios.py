@@ -1,4 +1,4 @@
-"""Scenarios: run a subject back to back, on all cores, or at a rate; and warm it up."""
+"""Scenarios: warm a subject up, and run it back to back, on all cores, or at a given rate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class WarmedUp:
 def warm_up(subject: Subject, stage: BenchStage, least_s: float) -> WarmedUp:
     """Warm up a subject: at least 10 runs and `least_s` seconds, then windows until three in a row agree.
 
-    At most ten windows; a window has at least 10 runs and 50 ms (or `least_s`, if that is shorter).
+    There are at most ten windows. Each has at least 10 runs, and takes at least 50 ms (or `least_s`, if
+    that is shorter).
     """
     runs = 0
     start = time.monotonic()
@@ -72,7 +73,7 @@ def one_after_another(
 def all_at_once(
     subject: Subject, executor: ThreadPoolExecutor, threads: int, least_runs: int, least_s: float
 ) -> tuple[int, int]:
-    """Offline: `threads` threads process images as fast as possible. Returns images and total nanoseconds."""
+    """Offline: `threads` threads process images as fast as they can. Returns images and total nanoseconds."""
     lock = threading.Lock()
     taken = 0
     start = time.perf_counter_ns()
@@ -96,8 +97,8 @@ def all_at_once(
 class Trial:
     """Queries at one rate.
 
-    `latencies_ns`: from the intended send times; `inference_ns`: of the network alone; `abandoned`: queries
-    that were not sent because the backlog was too long.
+    `latencies_ns`: times from the intended sending to the end; `inference_ns`: times of the network alone;
+    `abandoned`: number of queries that were not sent because the backlog was too long.
     """
 
     rate_per_s: float
@@ -165,10 +166,10 @@ def search_rate(
     budget_ms: float,
     draw: random.Random,
 ) -> Iterator[Trial]:
-    """Yield trials at 25, 50, 75 and 90 % of the capacity, then by bisection.
+    """Yield trials at 25, 50, 75 and 90 % of the capacity until a rate is over the budget, then bisect.
 
-    Bisects between the highest rate within the budget and the lowest rate over it, until these are within
-    5 % of each other.
+    The bisection is between the highest rate within the budget and the lowest rate over it, until these are
+    within 5 % of each other.
     """
     images, elapsed_ns = all_at_once(subject, executor, threads, threads, _CAPACITY_S)
     capacity = images / (elapsed_ns / 1e9)

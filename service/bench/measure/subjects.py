@@ -23,7 +23,7 @@ from service.inference.runtimes.base import RUNTIMES, RuntimeName
 from service.latency.stages import Stopwatch
 
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
-"""Function from an image, float32 (1, C, H, W), to the card's main outputs by name, as `Session.run`."""
+"""Function from an image, float32 (1, C, H, W), to the card's main outputs by name, like `Session.run`."""
 StageTimes = dict[BenchStage, int]
 _SERVICE_STAGES: tuple[BenchStage, ...] = (
     "queue",
@@ -70,10 +70,10 @@ class BareSession:
 
 
 class FromBytes:
-    """The service's pipeline from the bytes of an image to logits, without the service.
+    """The service's pipeline from the bytes of an image to the outputs of the network, without the service.
 
-    For a detector, the pipeline ends with the objects, found with the card's threshold, and has the stages
-    `postprocess` and `nms` too.
+    For a detector, the pipeline also finds the objects, with the card's threshold, and has the additional
+    stages `postprocess` and `nms`.
     """
 
     def __init__(self, run: Run, card: Card, images: Sequence[bytes], max_pixels: int) -> None:
@@ -85,7 +85,7 @@ class FromBytes:
         self._max_pixels = max_pixels
 
     def run(self, number: int) -> StageTimes:
-        """Decode, preprocess, run the network, and find the objects."""
+        """Decode, preprocess, run the network, and find the objects if it is a detector."""
         data = self._images[number % len(self._images)]
         stopwatch = Stopwatch()
         spec = self._card.input
@@ -99,9 +99,9 @@ class FromBytes:
 
 
 def runtime_in_service(url: str, model: str) -> RuntimeName:
-    """Return the runtime in which the service at `url` runs a model's predictions.
+    """Return the runtime in which the service at `url` runs a model.
 
-    Services of earlier releases, which do not say it, have ONNX Runtime only. Raises MeasurementFailed.
+    Services of earlier releases do not state it, and have only ONNX Runtime. Raises MeasurementFailed.
     """
     parts = urlsplit(url)
     connection = _connect(parts.scheme == "https", parts.netloc)

@@ -1,6 +1,6 @@
 """Process of one launch: configuration on standard input, reports as JSON lines on standard output.
 
-It ends with its parent: its standard input closes when the parent ends, for whatever reason.
+The process ends with its parent: its standard input closes when the parent ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _die_with_parent() -> None:
-    # Read the descriptor: a thread that waits in sys.stdin would hold its lock and abort a normal exit.
+    # Read the descriptor, because a thread that waits in sys.stdin would hold a lock and abort a normal exit.
     while os.read(0, 1):
         pass
     os._exit(1)
@@ -89,7 +89,7 @@ class _Launch:
         config = self._config
         for worker_entry in config.entries:
             self._open(worker_entry)
-        # From now on, all objects live until the end. The time of a collection would count as that of a run.
+        # From now on, all objects live until the end. A garbage collection would count as time of a run.
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -233,7 +233,7 @@ def _read_model(worker_entry: WorkerEntry) -> tuple[Card, bytes]:
 
 
 def _open_model(runtime: RuntimeName, content: bytes, card: Card, threads: int) -> Session:
-    """Load a model as the service does: OpenVINO computes float operators in the precision of the CPU."""
+    """Load a model as the service does: in OpenVINO, in the default precision of the CPU."""
     try:
         return open_session(runtime, content, card, threads=threads)
     except SessionError as error:

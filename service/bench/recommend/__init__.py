@@ -1,1 +1,1 @@
-"""Recommend a model for a budget, from benchmarks of this machine."""
+"""Recommend a model that fits given limits, from benchmarks of one kind of machine."""

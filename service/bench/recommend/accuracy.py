@@ -1,4 +1,4 @@
-"""Accuracy of a model with its interval; inherited accuracy minus the measured disagreement."""
+"""Accuracy of a model with its interval; the measured disagreement is subtracted from an inherited one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AccuracyEstimate:
 
     @property
     def compared(self) -> float:
-        """Accuracy to rank by: `ranked` if there is one, because the best `value` of several is too high."""
+        """Accuracy to rank by: `ranked` if there is one, because the best of several values is too high."""
         return self.value if self.ranked is None else self.ranked
 
 
@@ -46,7 +46,7 @@ def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:
         how = f"{accuracy.kind} on {accuracy.dataset}, n = {accuracy.n}"
         return AccuracyEstimate(accuracy.value, low, high, accuracy.kind, how)
     agreement = facts.agreement
-    if agreement is None:  # cards without it are refused, but a bundle may be of another version
+    if agreement is None:  # cards need it in this case, but a bundle may be of another version
         return None
     lost = 1 - agreement.value
     return AccuracyEstimate(

@@ -24,9 +24,9 @@ from service.inference.runtimes.opening import is_installed, runtime_version, se
 class Advice:
     """A recommendation with its evidence, for machines of one kind.
 
-    `name`: name of the kind; `machine`: a machine of it; `is_here`: whether this machine is one;
-    `benchmarks`: number of benchmarks of the kind; `others`: what is recommended for other kinds that have
-    benchmarks, each without `others`, its evidence only from benchmarks of its kind.
+    `name`: name of the kind; `machine`: a machine of the kind; `is_here`: whether the machine of this process
+    is of the kind; `benchmarks`: number of benchmarks of the kind. `others`: the advice for each other kind
+    that has benchmarks, with no `others` of its own, and with evidence from benchmarks of its kind only.
     """
 
     recommendation: Recommendation
@@ -48,7 +48,7 @@ def this_machine() -> Fingerprint:
 
 
 def _unknown_accuracies(cards: Mapping[str, Card], servings: Mapping[str, Serving]) -> dict[str, str]:
-    """Return why the accuracy of what is served is unknown although the card has one, by model."""
+    """Return, by model, why its accuracy in the service is unknown although the card has one."""
     return {
         name: reason
         for name, card in cards.items()
@@ -67,8 +67,9 @@ def advise_here(
 ) -> Advice:
     """Recommend a model of the zoo for machines of one kind, from benchmarks of such machines.
 
-    `machine`: name of the kind; None: that of this machine. `evaluation`: rank by the accuracy on its
-    pictures. Raises InvalidParameter for a kind without benchmarks, and for a name of several other kinds.
+    `machine`: name of the kind; None: the kind of this machine. `evaluation`: rank by the accuracy on its
+    pictures. Raises InvalidParameter if no kind has this name, or if several kinds have it and this machine
+    is of none of them.
     """
     kinds = kinds_of(bundles, here.machine)
     wanted = here.machine if machine is None else chosen(kinds, machine, here.machine)
@@ -85,7 +86,7 @@ def advise_here(
         facts = [ModelFacts.of(running[name].card(card)) for name, card in cards.items() if name in running]
         measured = [stored for stored in bundles if stored.bundle.fingerprint.machine == kind]
         evidence = weigh_evidence(
-            bundles if kind == wanted else measured,  # of `others`, no one sees what is unused
+            bundles if kind == wanted else measured,  # nothing shows the unused benchmarks of `others`
             here,
             {each.name: each.sha256 for each in facts},
             running,
@@ -120,10 +121,10 @@ def advise_from(
 ) -> Advice:
     """Recommend a model of the bundles for the machine that they were measured on.
 
-    `machine`: name of the kind of machine, if they are from several. `evaluation`: rank by the accuracy on
-    its pictures. Raises InvalidBundle if the bundles are from several machines and none is named, and
-    InvalidParameter for one that none is from, and for a name of several. Models whose file in the zoo
-    differs are rejected as stale.
+    `machine`: name of the kind of machine; needed if the bundles are from several. `evaluation`: rank by the
+    accuracy on its pictures. Raises InvalidBundle if the bundles are from several kinds of machines and
+    none is named, and InvalidParameter if no kind has the name, or several have it. Models whose file in the
+    zoo differs from the measured one are rejected as stale.
     """
     kinds = kinds_of(bundles)
     if machine is not None:

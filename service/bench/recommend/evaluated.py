@@ -38,7 +38,7 @@ def labels_of(evaluation: Evaluation, given: str | None) -> str:
     judged = {model.labels for model in evaluation.models}
     sets = [each for each in evaluation.label_sets if each.labels in judged]
     if given is None:
-        return max(sets, key=lambda each: each.n).labels  # the first of equal ones
+        return max(sets, key=lambda each: each.n).labels  # the first if several cover equally many
     if given not in judged:
         raise InvalidParameter(
             f"labels '{given[:64]}': no model of it is evaluated on data {evaluation.id} "
@@ -71,7 +71,7 @@ def estimate_on(evaluation: Evaluation, facts: ModelFacts) -> AccuracyEstimate |
 
 
 def evaluate_command(evaluation: Evaluation, models: Sequence[str]) -> str:
-    """Return the command that evaluates these models; of the data's path, it has only the last part."""
+    """Return the command that evaluates these models; it has only the last part of the data's path."""
     return f"weighin evaluate --data {shlex.quote(evaluation.data.name)} --models {','.join(models)}"
 
 
@@ -98,7 +98,7 @@ def elsewhere(models: Iterable[ModelFacts], task: Task) -> str:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A model that fits, beside the best one.
+    """A model that fits, other than the best one.
 
     `p50_ms`: its median, infinite if unknown. `faster`: how much faster it is, in words; empty unless the
     difference is significant.
@@ -110,9 +110,9 @@ class Alternative:
 
 
 def similar(evaluation: Evaluation, best: ModelFacts, alternatives: Iterable[Alternative]) -> Iterable[str]:
-    """Yield notes on models that are smaller or faster than `best` and not significantly less accurate.
+    """Yield notes on models that are smaller or faster than `best`, at indistinguishable accuracy.
 
-    Names the smallest and the fastest of them, and counts the others.
+    The notes name the smallest and the fastest of these models, and count the others.
     """
     pairs = {
         name: pair

@@ -1,4 +1,4 @@
-"""Evidence of a recommendation: usable benchmarks per model, and the reasons against others."""
+"""Evidence of a recommendation: usable benchmarks per model, and why others are not usable."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class StoredBundle:
-    """A bundle with its id, and caches.
+    """A bundle with its id, and two caches.
 
-    `compared`: by pair of entries, how much faster the first is, in words. `intervals`: 95 % intervals of
-    medians in nanoseconds, by entry.
+    `compared`: how much faster the first entry of a pair is, in words (None: it is not), by pair of entries.
+    `intervals`: 95 % intervals of the medians in nanoseconds, by entry.
     """
 
     id: str
@@ -75,9 +75,9 @@ class Measured:
     def confidence(self, fraction: float, limit_ns: float) -> float:
         """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        It is 1 - p. p is the probability that at most as many runs as observed exceed the limit, if a share
-        of `1 - fraction` of all possible runs exceeds it. To be conservative, one run more than observed is
-        counted as over the limit, as in `percentile_bound`.
+        It is 1 - p. Suppose that a share of `1 - fraction` of all possible runs exceeds the limit: p is then
+        the probability that at most as many runs exceed it as were observed. To be conservative, one run
+        more than observed is counted as over the limit, as in `percentile_bound`.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
@@ -86,7 +86,7 @@ class Measured:
     def median_interval_ns(self) -> tuple[float, float] | tuple[None, None]:
         """The 95 % interval of the median, by a bootstrap over launches and rounds within them.
 
-        None and None for fewer than MIN_ROUNDS rounds, whose resamples would be too alike.
+        (None, None) for fewer than MIN_ROUNDS rounds, because their resamples would be too alike.
         """
         if len(self.stored.bundle.blocks_of(self.entry.name)) < MIN_ROUNDS:
             return None, None
@@ -105,7 +105,7 @@ class Measured:
         count, length = len(values), len(values[0])
         medians: Sequence[float] | NDArray[np.float64]
         if all(len(rounds) == length for rounds in values):
-            # all at once, of the same random numbers as one by one: launches, then rounds of each
+            # All resamples at once, with the random numbers of the loop below: launches, then rounds
             bounds = np.tile(np.repeat([count, length], [count, count * length]), _RESAMPLES)
             drawn = random.integers(0, bounds).reshape(_RESAMPLES, count * (1 + length))
             rounds_of = drawn[:, count:].reshape(_RESAMPLES, count, length)
@@ -125,7 +125,7 @@ class Measured:
 
     @property
     def caveats(self) -> list[str]:
-        """Flags, in words, with which the benchmark still counts as evidence."""
+        """Reasons for doubt, in words, despite which the benchmark counts as evidence."""
         bundle = self.stored.bundle
         return [
             f"{flag.kind}: {flag.reason}"
@@ -163,10 +163,11 @@ def weigh_evidence(
     """Sort benchmarks into usable ones and unusable ones, with reasons.
 
     `here`: fingerprint of this machine; None if the recommendation is for the machine of the bundles.
-    `hashes`: SHA-256 of the model files in the zoo, by name. `servings`: what runs the models in the service,
-    by name; by default ONNX Runtime, in the precision of the card. `machine`: the kind of machine that the
-    recommendation is for; by default this one. On another one, an unknown precision in `servings` allows any:
-    `weighin bench` and the service take the same one on a CPU.
+    `hashes`: SHA-256 of the model files in the zoo, by name. `servings`: runtime and precision in which the
+    service runs the models, by name; by default ONNX Runtime, in the precision of the card. `machine`: the
+    kind of machine that the recommendation is for; by default that of this machine. For another kind, a
+    benchmark of any precision is usable if the precision in `servings` is unknown, because `weighin bench`
+    and the service use the same precision on a CPU.
     """
     evidence, is_elsewhere = Evidence(), False
     if here is not None and machine is not None and machine != here.machine:
@@ -221,7 +222,10 @@ def _entry_problem(
     *,
     any_precision: bool,
 ) -> str | None:
-    """Return the reason against one entry, or None. `any_precision`: allowed if the service's is unknown."""
+    """Return the reason against one entry, or None.
+
+    `any_precision`: whether any precision is usable if the precision in the service is unknown.
+    """
     facts = bundle.model_of(entry)
     serving = serving or Serving("onnxruntime", facts.precision)
     if entry.via != "session" or entry.runtime != serving.runtime or entry.threads != 1:

@@ -1,4 +1,4 @@
-"""Kinds of machines that benchmarks are of, and their names."""
+"""Kinds of machines on which benchmarks were measured, and the names of these kinds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DETAILS = ("architecture", "cpu_id", "isa", "cpus", "quota_cores")
 
 
 def kinds_of(bundles: Iterable[StoredBundle], here: Machine | None = None) -> dict[str, Machine]:
-    """Return the kinds of machine that the bundles are of, and `here`, by name, in order of their names.
+    """Return the kinds of machines of the bundles, and that of `here`, by name, sorted by name.
 
-    Machines are of one kind if all their fields are equal. A kind has the name of its machines; if other
-    kinds have the same one, the fields in which they differ are added.
+    Machines are of one kind if all their fields are equal. A kind has the name of its machines. If several
+    kinds have the same name, the fields in which they differ are added to it.
     """
     by_name: dict[str, list[Machine]] = {}
     for machine in {*(stored.bundle.fingerprint.machine for stored in bundles), *([here] if here else [])}:
@@ -29,9 +29,9 @@ def kinds_of(bundles: Iterable[StoredBundle], here: Machine | None = None) -> di
 
 
 def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None) -> Machine:
-    """Return the kind of this name. Raises InvalidParameter.
+    """Return the kind with this name. Raises InvalidParameter if there is none, or if several kinds have it.
 
-    If several kinds have a name without the details, it stands for that of `here`, if that is one of them.
+    A name without the added fields that several kinds have means the kind of `here`, if this is one of them.
     """
     alike = {full: machine for full, machine in kinds.items() if machine.name == name}
     if name in kinds:
@@ -44,12 +44,12 @@ def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None)
 
 
 def _details(machine: Machine, alike: Iterable[Machine]) -> str:
-    """Return the fields in which the machines differ, with the values of one; empty if they do not differ."""
+    """Return the fields in which the machines `alike` differ, with the values of `machine`; may be empty."""
     details = []
     for field in _DETAILS:
         values = [getattr(each, field) for each in alike]
         value = getattr(machine, field)
-        if isinstance(value, tuple):  # what not all of them have
+        if isinstance(value, tuple):  # name only the items that not all of them have
             value = " ".join(item for item in value if not all(item in other for other in values))
         if len(set(values)) > 1:
             details.append(f"{field.replace('_', ' ')}: {value or 'none'}")

@@ -13,7 +13,7 @@ from service.bench.recommend.evidence import Measured, StoredBundle
 
 @dataclass(frozen=True)
 class Dominated:
-    """A model that another one dominates, with the figures."""
+    """A model that the model `by` dominates, and the reason with the figures."""
 
     model: str
     by: str
@@ -21,7 +21,7 @@ class Dominated:
 
 
 class Contender(Protocol):
-    """A model that `front` compares: in a benchmark, or in live traffic."""
+    """A model that `front` compares, measured in a benchmark or in live traffic."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class Contender(Protocol):
         """Its accuracy; None if it is unknown."""
 
     def faster_than(self, other: Self) -> str | None:
-        """Return how much faster it is than `other`, in words; None unless it is surely faster."""
+        """Return how much faster it is than `other`, in words; None unless significantly faster."""
 
 
 C = TypeVar("C", bound=Contender)
@@ -69,7 +69,7 @@ def front(models: Sequence[C]) -> tuple[list[C], list[Dominated]]:
 
     A model dominates another if it is not larger, the interval of its accuracy is above the other's, and it
     is faster. If one benchmark measured both, the paired comparison of rounds decides whether it is faster.
-    If not, it is faster if the 95 % intervals of the medians do not overlap and its own is the lower one.
+    Otherwise, it is faster if its 95 % interval of the median lies below the other's, without overlap.
     Each pair is compared without a correction for the number of pairs: for 15 models, Holm's correction would
     leave no p below LEVEL, because RESAMPLES limits how small p can be. A model of unknown accuracy neither
     dominates nor is dominated.
@@ -113,7 +113,7 @@ def faster_by_intervals(
 ) -> str | None:
     """Return in words how much faster `one` is than `other`, by the intervals of their medians in ns.
 
-    None if these overlap, or if one of them is unknown.
+    None if the intervals overlap, or if one of them is unknown.
     """
     (_, high), (low, _) = one, other
     if high is None or low is None or high >= low:

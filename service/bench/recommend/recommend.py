@@ -64,7 +64,7 @@ class Constraints:
 class Fit:
     """A model within all bounds.
 
-    `confidence`: that its latency is within its bounds, 0 to 1; None without latency bounds.
+    `confidence`: confidence, 0 to 1, that its latency is within the bounds; None if latency has no bounds.
     """
 
     facts: ModelFacts
@@ -86,7 +86,7 @@ class Rejected:
 class Recommendation:
     """Recommendation with its reasons.
 
-    `why`: reason for `recommended`; `accuracy_of`: description of the pictures that the accuracies are of;
+    `why`: reason for `recommended`; `accuracy_of`: on which pictures the accuracies were measured;
     `measured`: all models with a usable benchmark; `run`: command that measures the missing models;
     `evaluate`: command that evaluates the missing models on the data.
     """
@@ -114,7 +114,7 @@ class Recommendation:
 
     @cached_property
     def _front(self) -> tuple[tuple[Candidate, ...], tuple[Dominated, ...]]:
-        """Computed only when it is asked for, because it takes long."""
+        """The front and the dominated models; computed only on demand, because it takes long."""
         best, dominated = front(self.measured)
         return tuple(best), tuple(dominated)
 
@@ -133,12 +133,13 @@ def recommend(
 ) -> Recommendation:
     """Recommend the best of `models` within `constraints`. `broken`: why models are not served, by name.
 
-    `servings`: what runs the models, by name; by default ONNX Runtime. `unknown_accuracies`: why the accuracy
-    of what runs is unknown, by name. `machine`: name of the machine that the evidence is of; None: this one.
+    `servings`: runtime in which the service runs the models, by name; by default ONNX Runtime.
+    `unknown_accuracies`: why a model's accuracy in the service is unknown, by name. `machine`: name of the
+    kind of machine that the evidence is from; None: this machine.
 
     Only models of one task and one label set are compared, by default `default_labels`, because accuracies on
-    different label sets are not comparable. With an `evaluation`, which must be of the task, accuracies are
-    those on its pictures, and only evaluated models fit. Raises InvalidParameter for a label set that no
+    different label sets are not comparable. With an `evaluation`, which must be of the same task, accuracies
+    are those on its pictures, and only evaluated models fit. Raises InvalidParameter for a label set that no
     model of the task has, or that no evaluated model has.
     """
     known = {facts.name: facts for facts in models}
@@ -204,9 +205,10 @@ def recommend(
 
 
 def command(models: Sequence[str], runtimes: Mapping[str, RuntimeName] = MappingProxyType({})) -> str:
-    """Return the command that measures these models, each in its runtime: by default ONNX Runtime.
+    """Return the command that measures these models, each in its runtime (by default ONNX Runtime).
 
-    It is one command per runtime, because `weighin bench` runs every model in every runtime that it is given.
+    It has one part per runtime, joined by `&&`, because `weighin bench` runs every model in every runtime
+    that it is given.
     """
     commands = []
     for runtime in RUNTIMES:
@@ -339,7 +341,7 @@ def _median(fit: Fit) -> float:
 
 
 def _rank(fit: Fit) -> tuple[float, float, int]:
-    """Sort key: most accurate first, ties by median latency, then by size."""
+    """Sort key: most accurate first, ties by median latency, then by size; unknown accuracies last."""
     median = _median(fit)
     accuracy = fit.accuracy
     if accuracy is None:
@@ -350,7 +352,7 @@ def _rank(fit: Fit) -> tuple[float, float, int]:
 def _why(constraints: Constraints, fits: Sequence[Fit], *, nothing_measured: bool) -> str:
     """Return the reason for the first fit, or why nothing fits.
 
-    `nothing_measured`: no model has a usable benchmark, and some models lack only that.
+    `nothing_measured`: no model has a usable benchmark, and some models lack nothing else.
     """
     if not fits:
         what = "no usable benchmark" if nothing_measured else "no model is within all bounds"
