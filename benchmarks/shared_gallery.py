@@ -119,7 +119,7 @@ def main() -> None:
         engine = open_database(server.url(), Path("unused"))
         fill(server, engine, data.gallery)
         if not arguments.build_only:
-            print("| search | recall@10 | of the worst query | p50 ms | p95 ms |")
+            print("| search | recall@10 | recall@10 of the worst query | p50 ms | p95 ms |")
             print("| --- | --- | --- | --- | --- |")
             exact = PostgresqlNearest(GalleryDatabase(engine), EMBEDDER, DIMENSIONS, exact_up_to=10**9)
             report("exact", exact, data, queries=EXACT_QUERIES)

@@ -33,7 +33,7 @@ def section(results: Results) -> str:
     head = [
         HEADING,
         "`python -m benchmarks.gate page` makes this section from `benchmarks/gate/results.jsonl`. Brackets "
-        "have 95 % intervals. The limits are the default ones: 3 % slower, and a loss of 0.5 points.",
+        "contain 95 % intervals. The limits are the defaults: 3 % slower, and a loss of 0.5 points.",
     ]
     return "\n".join([*head, *(line for part in parts for line in ["", *part(results)])]) + "\n"
 
@@ -45,11 +45,12 @@ def _traces(results: Results) -> list[str]:
         f"Measured on {machine['cpu']}, {machine['cores']} cores, onnxruntime {machine['onnxruntime']}, "
         f"Python {machine['python']}.",
         "",
-        "Each recorded launch is a new process, which interleaves three equal sessions of a network and, in "
-        "most launches, one session whose runs do 8 % more work. Launches beside a busy core were recorded "
-        "while another process kept one of the two cores busy: a loop, or another recorder.",
+        "Each recorded launch is a new process that interleaves the runs of three equal sessions of a "
+        "network. Most launches also have a slower session, whose runs do 8 % more work. During launches "
+        "with one core busy, another process kept one of the two cores busy: a loop, or a second process "
+        "that recorded launches.",
         "",
-        "| traces | launches | rounds | p50 ms | the slower one took longer by | SHA-256 |",
+        "| traces | launches | rounds | p50 ms | the slower session took longer by | SHA-256 |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for model, _, words, traces in _groups(results):
@@ -69,10 +70,10 @@ def _traces(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"No launch is left out; of those on the quiet machine, `weighin bench` would flag {flagged} as "
-        "`dirty`. The digest is of the medians of the sessions (`benchmarks/gate/record.py`). The number of "
-        "rounds in a launch and of runs in a round was chosen with other launches; they are in the same "
-        "file, as part `choose`.",
+        f"No launch is left out. `weighin bench` would flag {flagged} of the launches on the quiet machine "
+        "as `dirty`. The SHA-256 is that of the sessions' medians (`benchmarks/gate/record.py`). The number "
+        "of rounds per launch and the number of runs per round were chosen with other launches, which are "
+        "in the same file as part `choose`.",
     ]
 
 
@@ -81,9 +82,10 @@ def latency(results: Results, part: str = "proof") -> list[str]:
     lines = [
         "### Latency: gates replayed from the traces",
         "",
-        f"Each gate takes launches of {ROUNDS_PER_LAUNCH} rounds in random order until its verdict is "
-        f"certain, {MAX_LAUNCHES} at most, as `weighin gate` does. No two gates of a row share a round, "
-        "but gates take different rounds of the same launches, so they are not fully independent.",
+        f"Each replayed gate takes recorded launches of {ROUNDS_PER_LAUNCH} rounds in random order. As "
+        f"`weighin gate` does, it takes launches until its verdict is certain, but at most {MAX_LAUNCHES}. "
+        "No two gates of a row share a round. But they take different rounds of the same launches, so they "
+        "are not fully independent.",
         "",
         "| traces | new network | gates | fail | pass | cannot say | launches, median |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -116,9 +118,15 @@ def _latency_targets(totals: dict[tuple[bool, str], Counts]) -> list[str]:
         "Targets:",
         "",
         _target("equal networks that fail", "upper bound at most 1 %", false, equal_n, _upper(0.01)),
-        _target("8 % slower that fail, quiet", "at least 90 %", slow.outcomes["fail"], slow.n, _least(0.9)),
-        _target("cannot say, quiet", "at most 10 %", undecided, n, _most(0.1)),
-        _target("wrong beside a busy core", "at most 1 %", wrong, busy_n, _most(0.01)),
+        _target(
+            "8 % slower networks that fail, quiet",
+            "at least 90 %",
+            slow.outcomes["fail"],
+            slow.n,
+            _least(0.9),
+        ),
+        _target("gates that cannot say, quiet", "at most 10 %", undecided, n, _most(0.1)),
+        _target("wrong verdicts, one core busy", "at most 1 %", wrong, busy_n, _most(0.01)),
     ]
 
 
@@ -141,11 +149,12 @@ def _accuracy(results: Results) -> list[str]:
     lines = [
         "### Accuracy: gates on drawn pictures",
         "",
-        f"Discordance is the share of pictures that only one of the two networks answers correctly. It was "
-        f"recorded for `{recorded[0]['base']}` and four others on the {recorded[0]['n']} test pictures of "
-        "Fashion-MNIST. Each gate draws pictures with this discordance. It is divided between the networks "
-        "so that both are equally accurate, or the new one is 1.5 points less accurate; the discordance is "
-        f"then at least 1.5 %. {accuracy.GATES} gates per row.",
+        "Discordance is the share of pictures that only one of the two networks answers correctly. The "
+        f"discordance of `{recorded[0]['base']}` with each of four other networks was recorded on the "
+        f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws pictures with this "
+        "discordance. The drawn networks are either equally accurate, or the new one is 1.5 points less "
+        "accurate. In the second case, the discordance is raised to 1.5 % if it is lower. Each row has "
+        f"{accuracy.GATES} gates of each of these two kinds.",
         "",
         "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
         "worse: pass | worse: cannot say |",
@@ -176,9 +185,9 @@ def _accuracy(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"Target: networks that are 1.5 points worse fail, and equal networks are decided, in at least "
-        f"{_MOSTLY:.0%}. For each discordance, it is met from this number of pictures on: "
-        f"{'; '.join(enough)}.",
+        f"Target: at least {_MOSTLY:.0%} of the gates fail the network that is 1.5 points worse, and at "
+        f"least {_MOSTLY:.0%} decide about equal networks. The number of pictures that meets this target, "
+        f"by discordance: {'; '.join(enough)}.",
     ]
 
 
@@ -194,8 +203,9 @@ def _live(results: Results) -> list[str]:
     lines = [
         "### Live gates",
         "",
-        "`weighin gate` itself. The new network is a copy whose file has other bytes, or a copy with an "
-        "additional convolution, which was fitted to cost 8 % and changes no answer.",
+        "These gates are runs of `weighin gate` itself. The new network is a copy of the base. The copy "
+        "`equal` has a file with other bytes. The copy `slow` has an additional convolution, which was "
+        "sized to cost 8 % and does not change any answer.",
         "",
         "| network, machine | new network | gates | exit 1 | exit 0 | exit 2 | slower by, median | "
         "launches, median | seconds, median (longest) |",
@@ -257,4 +267,5 @@ def _target(words: str, target: str, count: int, n: int, met: Callable[[int, int
         return f"- {words}: not measured yet"
     low, high = wilson(count, n)
     verdict = "met" if met(count, n) else "**missed**"
-    return f"- {words}: {target}: {verdict} ({count} of {n}, {count / n:.1%} [{low:.1%}, {high:.2%}])"
+    share = f"{count} of {n}, {count / n:.1%} [{low:.1%}, {high:.2%}]"
+    return f"- {words} (target: {target}): {share}, {verdict}"
