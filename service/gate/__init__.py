@@ -1,1 +1,1 @@
-"""Compares a new network with the one before it, and passes it or fails it by limits (`weighin gate`)."""
+"""Compare a new network with the previous one, and pass it or fail it by limits (`weighin gate`)."""

@@ -1,16 +1,18 @@
 """Decide whether a network keeps its limits, from interleaved launches and from answers on the same pictures.
 
-Latency: each launch, a new process, gives one value, the interquartile mean of its rounds' log-ratios. Only
-launches are independent, so the interval is Student's over their values. The gate looks at it after each
-launch from the third on, and stops when it lies on one side of the limit. To look often makes an error more
-likely; so each look has the level LOOK_LEVEL. With it, the intervals of all looks together hold the truth
-with a probability of 95 %. They are repeated confidence intervals (Jennison and Turnbull, JRSS B 51, 1989) of
-Pocock's design (Biometrika 64, 1977). His levels are for the normal distribution; LOOK_LEVEL is for Student's
-distribution.
+Latency: each launch is a new process. It gives one value: the interquartile mean of its rounds' log-ratios
+(new network over base). Launches are independent, but rounds of one launch are not. So the interval is
+Student's interval over the values of the launches. The gate looks at this interval after each launch from the
+third on, and stops when the interval lies on one side of the limit. Several looks make an error more likely,
+so each look has the stricter level LOOK_LEVEL. With this level, the intervals of all looks together contain
+the true slowdown with a probability of 95 %. They are repeated confidence intervals (Jennison and Turnbull,
+JRSS B 51, 1989) of Pocock's design (Biometrika 64, 1977). Pocock's levels are for the normal distribution;
+LOOK_LEVEL is for Student's distribution.
 
-Accuracy: one interval of the loss on the same pictures, which more measuring cannot narrow. It is the
-smallest interval that contains two others (`loss_interval`). So a network whose true loss is the limit passes
-at most about 2.5 % of gates, and fails at most 2.5 %, however few pictures the networks answer differently.
+Accuracy: there is one interval of the loss on the same pictures, which further measurements cannot narrow. It
+is the smallest interval that contains two others (`loss_interval`). A network whose true loss equals the
+limit passes at most about 2.5 % of gates and fails at most 2.5 %. This holds however few pictures the
+networks answer differently.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ from models.zoo.verdicts import MIN_DIFFERENCE, LogRatios, interquartile_mean
 MIN_LAUNCHES = 3
 MAX_LAUNCHES = 16
 LOOK_LEVEL = 0.0087
-"""Two-sided level of each of the looks after MIN_LAUNCHES to MAX_LAUNCHES launches; all together have 5 %.
+"""Two-sided level of each look after MIN_LAUNCHES to MAX_LAUNCHES launches; all looks together have 5 %.
 
-The distribution of Student's t of normal values has no unknown parameter, so the level was found by
-simulating such values; a test repeats the simulation.
+The level was found by simulating normal values, because the distribution of their Student's t has no unknown
+parameter. A test repeats the simulation.
 """
 _MOST_PICTURES = 1_000_000
-"""No estimate of the pictures needed goes beyond this."""
+"""Largest estimate of the number of pictures that a decision needs."""
 _MOST_TIMES = 100
-"""No estimate of the launches needed goes beyond this many times MAX_LAUNCHES."""
+"""Largest estimate of the number of launches that a decision needs, as a multiple of MAX_LAUNCHES."""
 
 Outcome = Literal["pass", "fail", "undecided"]
 
@@ -57,7 +59,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimated log-ratio with its sequential 95 % interval; the bounds are None below MIN_LAUNCHES."""
+    """An estimated log-ratio with its sequential 95 % interval; the bounds are None below MIN_LAUNCHES.
+
+    `deviation`: standard deviation of the launches' values.
+    """
 
     mean: float
     low: float | None
@@ -67,11 +72,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class LatencyJudgement:
-    """Judgement of the latency. Ratios: 1.0 is equal, above 1 is slower; bounds of the sequential interval.
+    """Judgement of the latency. `ratio`: time of the new network divided by that of the base.
 
-    `control_ratio`: time of the base's second measurement divided by that of its first. `void`: this ratio
-    differs from 1, so no latency can be believed, and `outcome` is `undecided`. `needs`: in words, what a
-    decision would take. `further_launches`: an estimate of that, None if decided or if no number is sensible.
+    `control_ratio`: time of the base's second measurement divided by that of its first. `low`, `high`,
+    `control_low` and `control_high` are the bounds of sequential 95 % intervals. `void`: the control ratio
+    differs from 1, so the latencies are not valid and `outcome` is `undecided`. `needs`: in words, what a
+    decision needs. `further_launches`: an estimate of the further launches that a decision needs; None if it
+    is decided or if no number is sensible.
     """
 
     outcome: Outcome
@@ -90,11 +97,12 @@ class LatencyJudgement:
 
 @dataclass(frozen=True)
 class AccuracyJudgement:
-    """Judgement of the accuracy on `n` pictures; `loss`: base minus new, a share, with its 95 % interval.
+    """Judgement of the accuracy on `n` pictures. `loss`: accuracy of the base minus that of the new network.
 
-    `only_base`, `only_new`: pictures that only this network answers correctly; None for detectors, whose loss
-    is one of average precision. `needs`: in words, what a decision would take. `pictures_needed`: an estimate
-    of that, None if decided or if no number is sensible.
+    The loss is a share; `low` and `high` are its 95 % interval. `only_base`, `only_new`: number of pictures
+    that only the base, or only the new network, answers correctly; None for detectors, whose loss is one of
+    average precision. `needs`: in words, what a decision needs. `pictures_needed`: an estimate of the number
+    of pictures that a decision needs; None if it is decided or if no number is sensible.
     """
 
     outcome: Outcome
@@ -109,7 +117,7 @@ class AccuracyJudgement:
 
 
 def side(low: float | None, high: float | None, limit: float) -> Outcome:
-    """Return `fail` if the interval lies wholly above the limit, `pass` if below, else `undecided`."""
+    """Return `fail` if the interval lies wholly above the limit, `pass` if wholly below, else `undecided`."""
     if low is None or high is None:
         return "undecided"
     if low > limit:
@@ -118,7 +126,10 @@ def side(low: float | None, high: float | None, limit: float) -> Outcome:
 
 
 def overall(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return `fail` if any is `fail`, `pass` if all are `pass`; else, or if there is none, `undecided`."""
+    """Return `fail` if any outcome is `fail`, `pass` if all are `pass`, else `undecided`.
+
+    Without outcomes, it is `undecided`.
+    """
     if "fail" in outcomes:
         return "fail"
     return "pass" if outcomes and all(outcome == "pass" for outcome in outcomes) else "undecided"
@@ -127,21 +138,22 @@ def overall(outcomes: Sequence[Outcome]) -> Outcome:
 def log_ratios(
     base: Sequence[float], again: Sequence[float], new: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Return the log-ratios of the rounds of a launch: those of `new`, and those of the control.
+    """Return the log-ratios of the rounds of a launch: first of the new network, then of the control.
 
-    `base`, `again`: medians of the base and of the base measured again, in the same rounds as `new`. The
-    reference of `new` is the geometric mean of both.
+    `base`, `again`, `new`: medians of the base, of the base measured again, and of the new network, in the
+    same rounds. The new network is compared with the geometric mean of `base` and `again`. The control
+    compares `again` with `base`.
     """
     logs = np.log(np.array([base, again, new], dtype=np.float64))
     return (logs[2] - logs[:2].mean(axis=0)).tolist(), (logs[1] - logs[0]).tolist()
 
 
 def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> LatencyJudgement:
-    """Judge the slowdown after all given launches; call it after each launch from MIN_LAUNCHES on.
+    """Judge the slowdown from all launches so far; call this after each launch from MIN_LAUNCHES on.
 
     `new`, `control`: the two lists of `log_ratios`, by launch. `max_slower`: allowed slowdown, 0.03 for 3 %.
-    Raises ValueError if there are no rounds, `new` and `control` are of different launches, a ratio is not
-    finite, or there are more launches than MAX_LAUNCHES, for which LOOK_LEVEL holds.
+    Raises ValueError if there are no launches, or more than MAX_LAUNCHES, for which LOOK_LEVEL holds; if a
+    launch has no rounds; if `new` and `control` have different launches; or if a ratio is not finite.
     """
     values, controls = _launch_values(new), _launch_values(control)
     if new.keys() != control.keys() or not 0 < len(values) <= MAX_LAUNCHES:
@@ -177,11 +189,12 @@ def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> Late
 
 
 def judge_accuracy(base: NDArray[np.bool_], new: NDArray[np.bool_], max_loss: float) -> AccuracyJudgement:
-    """Judge the loss from which pictures each network answers correctly, bool (n,), in the same order.
+    """Judge the loss of accuracy. `base`, `new`: whether each picture is answered correctly, bool (n,).
 
-    The interval spans those of Agresti and Min and of Tango (`models.zoo.paired`): where few pictures differ,
-    the first alone passes too often, the second alone fails too often. `max_loss`: allowed loss, 0.005 for
-    half a point. Raises ValueError if the shapes differ or there are no pictures.
+    Both arrays have the same order of pictures. The interval contains those of Agresti and Min and of Tango
+    (`models.zoo.paired`). If the networks answer few pictures differently, the first interval alone passes
+    too often, and the second interval alone fails too often. `max_loss`: allowed loss, 0.005 for half a
+    point. Raises ValueError if the shapes differ or there are no pictures.
     """
     found = paired.compare(base, new)
     low, high = loss_interval(found.only_first, found.only_second, found.n)
@@ -211,12 +224,12 @@ def judge_accuracy(base: NDArray[np.bool_], new: NDArray[np.bool_], max_loss: fl
 def judge_average_precision(
     n: int, objects: int, loss: float, low: float, high: float, max_loss: float
 ) -> AccuracyJudgement:
-    """Judge the loss of average precision on `n` pictures from its 95 % interval, all shares.
+    """Judge the loss of average precision on `n` pictures; `low` and `high` are its 95 % interval.
 
-    `low` and `high` are too close to the loss if few pictures differ. So each is moved away from it, to a
-    distance of at least Wilson's upper bound of a share of 0 of `n`, or of 0 of `objects` (the objects in the
-    pictures) if these are fewer. The estimate of the pictures needed assumes that the width from `low` to
-    `high` is inversely proportional to the square root of the number of pictures.
+    If few pictures differ, `low` and `high` are too close to the loss. So the judged interval has a minimum
+    distance from the loss on both sides. This is the upper bound of Wilson's interval for 0 of `n`, or for 0
+    of `objects` (the number of objects in the pictures) if these are fewer. The estimate of the pictures
+    needed assumes that `high - low` is inversely proportional to the square root of the number of pictures.
     """
     half = (high - low) / 2
 
@@ -234,7 +247,10 @@ def judge_average_precision(
 
 
 def loss_interval(only_base: float, only_new: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of the loss; counts that are expected values need not be whole numbers."""
+    """Return the 95 % interval of the loss, which contains both intervals of `models.zoo.paired`.
+
+    The counts may be expected values, which need not be whole numbers.
+    """
     both = paired.interval(only_base, only_new, n), paired.score_interval(only_base, only_new, n)
     return min(low for low, _ in both), max(high for _, high in both)
 
@@ -244,7 +260,7 @@ def _launch_values(ratios: LogRatios) -> NDArray[np.float64]:
     lengths = set(map(len, launches))
     if 0 in lengths or not all(map(math.isfinite, chain.from_iterable(launches))):
         raise ValueError("log-ratios: a launch without rounds, or a ratio that is not finite")
-    if len(lengths) == 1:  # at once, in a tenth of the time
+    if len(lengths) == 1:  # all launches at once take a tenth of the time
         return interquartile_mean(np.array(launches, np.float64))
     return np.array([float(interquartile_mean(np.array(rounds, np.float64))) for rounds in launches])
 
@@ -305,7 +321,7 @@ def _more_pictures(
 
 
 def _first(holds: Callable[[int], bool], low: int, most: int) -> int | None:
-    """Return the smallest number from `low` to `most` for which `holds` is true, or None.
+    """Return the smallest number from `low` to `most` for which `holds` is true; None if there is none.
 
     If `holds` is true for a number, it must be true for all larger numbers.
     """

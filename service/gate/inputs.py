@@ -16,7 +16,7 @@ from service.inference.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The options of `weighin gate` that name files and folders; the gate's `Request` adds the others."""
+    """Options of `weighin gate` that name files and folders; the gate's `Request` adds the other options."""
 
     base: str
     new: str
@@ -25,10 +25,10 @@ class Inputs:
     images: Path | None = None
 
     def check_output(self, option: str, path: Path, registry: Callable[[], Registry]) -> None:
-        """Raise InvalidParameter if the output of `option` would replace a file that is read.
+        """Raise InvalidParameter if the output `path` of `option` would replace a file that the gate reads.
 
-        In a folder that is read as a network or as --data, every file counts. In --images, and in the folder
-        of a file given as --data, every picture counts. Links are followed.
+        Every file counts in a folder that is given as a network or as --data. If --data is a file, every
+        picture in its folder counts. Every picture in --images counts, too. Links are followed.
         """
         real = Path(os.path.realpath(path))
         if not real.is_file():
@@ -50,7 +50,7 @@ class Inputs:
         for role, given in zip(roles, (self.base, self.new), strict=True):
             try:
                 source = find(role, given, registry)
-            except (WeighinError, OSError):  # the gate will say why; what cannot be found has no files
+            except (WeighinError, OSError):  # the gate itself reports this error
                 continue
             if source is not None:
                 yield f"--{role}", source.path

@@ -41,23 +41,24 @@ from service.text.display import counted, joined, shown
 
 ROUNDS_PER_LAUNCH = 24
 BLOCK_RUNS = 8
-"""Runs of a network in a round, after two that are not counted."""
+"""Counted runs of a network in a round; two runs before them are not counted."""
 WARM_UP_S = 0.3
-"""Least seconds of warm-up of each network in each launch."""
+"""Minimum seconds of warm-up of each network in each launch."""
 _MOST_NAME = 60
-"""Most characters of a class's name in a sentence."""
+"""Maximum number of characters of a class's name in a sentence."""
 _BASE, _AGAIN, _NEW = "base", "base#again", "new"
 
 Show = Callable[[str, float], None]
-"""Called with what is being done, and the share of it that is done, 0 to 1."""
+"""Callback for progress: gets the current step in words, and the share of it that is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Latency after some launches. `judgement`: None without a complete launch; `disturbances`: in words.
+    """Latency after some launches. `judgement`: None if no launch was completed.
 
-    `base_ms`, `new_ms`: the median of the rounds' medians of each network; None without a complete launch.
-    `needs`: in words, what a decision would take, if there is no judgement.
+    `base_ms`, `new_ms`: the median of the rounds' medians of each network; None if no launch was completed.
+    `disturbances`: of the machine, in words. `needs`: in words, what a decision needs; None if there is a
+    judgement.
     """
 
     judgement: LatencyJudgement | None
@@ -71,8 +72,8 @@ class Measured:
 class Evaluated:
     """Accuracy on a data set.
 
-    `pictures`: number of pictures of the data set; `notes`: which of them do not count, in words. `base`,
-    `new`: top-1 of each network, or its average precision; shares.
+    `data`: name of the data set; `pictures`: number of its pictures. `notes`: in words, which pictures do not
+    count. `base`, `new`: accuracy of each network, a share: top-1 or, for detectors, average precision.
     """
 
     data: str
@@ -94,15 +95,16 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """Classes that have pictures but are no labels of the networks. `reason`: in words, with what to do."""
+    """Classes that have pictures but are no labels of the networks. `reason`: in words, with a remedy."""
 
     reason: str
 
 
 def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, show: Show) -> Measured:
-    """Measure launches of `base`, `base` again and `new` until decided, MAX_LAUNCHES are made, or `stop`.
+    """Measure launches of `base`, `base` again and `new`, until it is decided or `stop` is set.
 
-    It goes on while the base differs from itself, too: if that was chance, further launches show it.
+    At most MAX_LAUNCHES are made. If the two measurements of the base differ, this function measures on,
+    because further launches show whether the difference was chance.
 
     An incomplete launch does not count. Raises MeasurementFailed if a network cannot be run.
     """
@@ -155,7 +157,7 @@ def _median_ms(nanoseconds: Sequence[float]) -> float | None:
 
 
 def _launches_needed(seconds: float, share: float) -> str:
-    """Return in words what a decision would take. `seconds`: time for `share` of the first launch."""
+    """Return in words what a decision needs. `seconds`: time that `share` of the first launch took."""
     least = f"a decision would take {MIN_LAUNCHES} launches at least"
     if share == 0:
         return f"{least}, and the first had not begun to measure after {seconds:.1f} s"
@@ -165,9 +167,9 @@ def _launches_needed(seconds: float, share: float) -> str:
 def _launch(
     plan: Plan, launch: int, stop: threading.Event, show: Callable[[float], None]
 ) -> tuple[dict[str, list[float]], float]:
-    """Run one worker process; return the median nanoseconds of each entry's rounds, and its CPU seconds."""
+    """Run one worker process; return its CPU seconds, after the median nanoseconds of each entry's rounds."""
     entries = list(plan.worker_entries)
-    random.Random(f"{plan.configuration.seed} {launch}").shuffle(entries)  # the order of loading matters too
+    random.Random(f"{plan.configuration.seed} {launch}").shuffle(entries)  # the order of loading counts too
     config = WorkerConfig(
         launch=launch,
         scenario="single-stream",
@@ -206,12 +208,12 @@ def measure_accuracy(
     stop: threading.Event,
     show: Show,
 ) -> Evaluated | Unfinished | Unmatched:
-    """Evaluate `base` and `new` on the labelled pictures in `data`, if every class with any is a label.
+    """Evaluate `base` and `new` on the labelled pictures in `data`.
 
-    It ends early at the time `until` of `time.monotonic`, or once `stop` is set. A class that the mapping
-    leaves out need not be a label. `scratch`: a folder for what is computed. Raises InvalidDataset for
-    pictures that cannot judge both, InvalidParameter for a mapping that does not fit, and ModelUnavailable if
-    a network cannot be run.
+    Returns Unmatched if a class that has pictures is not a label of the networks, unless the mapping leaves
+    this class out. Returns Unfinished if `time.monotonic` passes `until`, or `stop` is set, before the end.
+    `scratch`: a folder for intermediate results. Raises InvalidDataset if the pictures do not fit both
+    networks, InvalidParameter if the mapping does not fit, and ModelUnavailable if a network cannot be run.
     """
     started_at = datetime.now(UTC)
     dataset = read_dataset(data, images)
@@ -248,7 +250,7 @@ def _unmatched(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the classes that have pictures but are no labels, each with the reason.
 
-    Classes that the mapping leaves out are in a note instead.
+    The second list has a note on the classes that the mapping leaves out.
     """
     counts = dataset.counts()
     unknown: dict[str, str] = {}
@@ -280,12 +282,12 @@ def _names(names: Sequence[str] | Mapping[str, str]) -> list[str]:
 
 
 def _things(dataset: Dataset) -> tuple[str, str]:
-    """Return the words for what has a class, in singular and plural."""
+    """Return what has a class in the data set, pictures or objects, in singular and plural."""
     return ("picture", "pictures") if dataset.task == "image-classification" else ("object", "objects")
 
 
 def _accuracy(evaluation: Evaluation, name: str) -> float:
-    """Return a network's top-1, or its average precision, as a share."""
+    """Return a network's top-1 accuracy or, for a detector, its average precision, as a share."""
     model = evaluation.model(name)
     assert model is not None
     return model.accuracy.value
@@ -305,7 +307,7 @@ def _judged(evaluation: Evaluation, max_loss: float) -> AccuracyJudgement:
 
 
 def _not_counted(data: Data) -> tuple[str, ...]:
-    """Say how many pictures do not count, and the first of each kind."""
+    """Return a note for each reason that pictures do not count: how many there are, and the first."""
     notes = []
     conflicting = [each.pictures[0] for each in data.conflicts]
     kinds: Sequence[tuple[str, Sequence[str]]] = (

@@ -1,4 +1,4 @@
-"""Outputs of a gate for CI: JUnit XML, a Markdown table, and appending that to the summary of a job."""
+"""Outputs of a gate for CI: JUnit XML, and a Markdown table for the summary of a job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.gate.result import Check, GateResult, Status, nothing_asked
 from service.text.display import in_markdown, shown
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 forbids, https://www.w3.org/TR/xml/#charsets, even as a reference."""
+"""Characters that XML 1.0 forbids, even as a reference: https://www.w3.org/TR/xml/#charsets."""
 _MARKS: dict[Status, str] = {"passed": "✅", "failed": "❌", "undecided": "❔", "skipped": "➖"}
 _MARKS_OF_OUTCOMES = {"pass": "✅", "fail": "❌", "undecided": "❔"}
 
@@ -23,8 +23,8 @@ _MARKS_OF_OUTCOMES = {"pass": "✅", "fail": "❌", "undecided": "❔"}
 def to_junit(result: GateResult) -> str:
     """Return JUnit XML with one suite, and a test case for each check.
 
-    A broken limit is a failure, an undecided check an error: neither counts as passed. If the outcome is
-    undecided but no check is, a further test case `outcome` has the error.
+    A broken limit is a failure and an undecided check is an error, so that neither counts as passed. If the
+    outcome is undecided although no check is, an additional test case `outcome` has the error.
     """
     cases = [(str(check.name), check.status, check.sentence) for check in result.checks]
     if result.outcome == "undecided" and not any(status == "undecided" for _, status, _ in cases):
@@ -58,7 +58,7 @@ def to_junit(result: GateResult) -> str:
 
 
 def to_markdown(result: GateResult) -> str:
-    """Return the result in GitHub's Markdown: the outcome, a row for each check, and what is assumed."""
+    """Return the result in GitHub's Markdown: the outcome, a row for each check, and the notes."""
     return "\n".join(_markdown(result)) + "\n"
 
 
@@ -88,12 +88,12 @@ def _row(check: Check) -> str:
 
 
 def append_whole(path: Path, text: str) -> None:
-    """Append text to a file, whole or not at all; the file is created if it is missing.
+    """Append the whole text to a file, or nothing; create the file if it is missing.
 
     The path may also be a device or a pipe. Raises OSError if the text cannot be written; a regular file is
     then cut to its earlier length.
     """
-    # a pipe that nobody reads is an error, instead of waiting for a reader
+    # O_NONBLOCK: a pipe without a reader is an error; otherwise the call would wait for a reader
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     try:
         os.set_blocking(descriptor, True)
@@ -102,7 +102,7 @@ def append_whole(path: Path, text: str) -> None:
             _write_all(descriptor, text.encode())
         except OSError:
             if stat.S_ISREG(status.st_mode):
-                with contextlib.suppress(OSError):  # the first error says more
+                with contextlib.suppress(OSError):  # the first error is raised
                     os.ftruncate(descriptor, status.st_size)
             raise
     finally:
@@ -110,7 +110,7 @@ def append_whole(path: Path, text: str) -> None:
 
 
 def _write_all(descriptor: int, rest: bytes) -> None:
-    """Write bytes, and make them durable where the system can."""
+    """Write bytes and sync them, except on devices and pipes, which cannot be synced."""
     while rest:
         rest = rest[os.write(descriptor, rest) :]
     try:

@@ -20,7 +20,7 @@ EXIT_CODES: dict[Outcome, Literal[0, 1, 2]] = {"pass": 0, "fail": 1, "undecided"
 CheckName = Literal["latency", "accuracy", "control"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 NOT_REACHED = "not reached"
-"""Sentence of a check that was not asked because an error came first."""
+"""Sentence of a check that was not made because an error came first."""
 Status = Literal["passed", "failed", "undecided", "skipped"]
 
 _STATUS: dict[Outcome, Status] = {"pass": "passed", "fail": "failed", "undecided": "undecided"}
@@ -33,21 +33,21 @@ _WHERE: dict[Outcome, str] = {
 
 
 class Check(Finite):
-    """One of the questions that the gate asks."""
+    """One of the gate's checks, with its result."""
 
     name: CheckName
-    status: Status = Field(description="skipped: was not asked, or need not be")
+    status: Status = Field(description="skipped: the check was not made, or was not needed")
     sentence: str
 
 
 class GatedModel(Finite):
     """One of the two networks."""
 
-    given: str = Field(description="As the option names it")
-    kind: Kind = Field(description="model: of the zoo; folder: with a card; file: an ONNX file without one")
+    given: str = Field(description="The network as the option names it")
+    kind: Kind = Field(description="model: of the zoo; folder: has a card; file: an ONNX file without a card")
     sha256: Sha256 | None = Field(description="SHA-256 of the ONNX file that ran; null if it was not read")
-    bytes: int | None = Field(description="Size of that file")
-    notes: list[str] = Field(description="What is assumed about it, and what was changed to serve it")
+    bytes: int | None = Field(description="Size of the ONNX file")
+    notes: list[str] = Field(description="What is assumed about the network, and changes made to serve it")
 
     @classmethod
     def of(cls, source: Source, subject: Subject | None) -> Self:
@@ -66,17 +66,21 @@ class LatencyFigures(Finite):
     """Time of the new network divided by that of the base: above 1 is slower."""
 
     ratio: float = Field(gt=0)
-    low: float | None = Field(description="Sequential 95 % interval of `ratio`; null below three launches")
+    low: float | None = Field(description="Sequential 95 % interval of `ratio`; null before three launches")
     high: float | None
     launches: int = Field(ge=1, description="Processes, each of which gives one independent value")
     rounds: int = Field(ge=1, description="Rounds of all launches")
-    control_ratio: float = Field(gt=0, description="Time of the base measured again divided by its time")
+    control_ratio: float = Field(
+        gt=0, description="Time of the base's second measurement divided by that of its first"
+    )
     control_low: float | None
     control_high: float | None
     base_ms: float = Field(gt=0, description="Median of the rounds' medians of one run of the base")
-    new_ms: float = Field(gt=0, description="The same of the new network")
-    void: bool = Field(description="Whether the base differs from itself, so that no latency is believed")
-    further_launches: int | None = Field(description="Estimate of what a decision would take")
+    new_ms: float = Field(gt=0, description="Median of the rounds' medians of one run of the new network")
+    void: bool = Field(
+        description="Whether the base's two measurements differ, so that no latency can be believed"
+    )
+    further_launches: int | None = Field(description="Estimate of the launches that a decision still needs")
 
     @classmethod
     def of(cls, judgement: LatencyJudgement, base_ms: float, new_ms: float) -> Self:
@@ -99,7 +103,7 @@ class AccuracyFigures(Finite):
     high: float
     only_base: int | None = Field(description="Pictures that only the base gets right; null for detectors")
     only_new: int | None
-    pictures_needed: int | None = Field(description="Estimate of what a decision would take")
+    pictures_needed: int | None = Field(description="Estimate of the pictures that a decision needs")
 
     @classmethod
     def of(cls, data: str, pictures: int, base: float, new: float, judgement: AccuracyJudgement) -> Self:
@@ -121,16 +125,16 @@ class GateLimits(Finite):
 
 
 class GateResult(Finite):
-    """`weighin gate --json FILE`."""
+    """Result of a gate, as `weighin gate --json FILE` writes it."""
 
     outcome: Outcome
     exit_code: Literal[0, 1, 2] = Field(description="0: pass; 1: fail; 2: cannot say")
     sentence: str = Field(description="The outcome with its reason, one line")
     checks: list[Check]
-    limits: GateLimits | None = Field(description="null if an option was wrong, so that it did not begin")
-    base: GatedModel | None = Field(description="null if it was not found")
+    limits: GateLimits | None = Field(description="null if the gate did not begin, because of a wrong option")
+    base: GatedModel | None = Field(description="null if the network was not found")
     new: GatedModel | None
-    latency: LatencyFigures | None = Field(description="null if it was not measured")
+    latency: LatencyFigures | None = Field(description="null if latency was not measured")
     accuracy: AccuracyFigures | None
     notes: list[str] = Field(description="Disturbances of the machine, and pictures that do not count")
     machine: str
@@ -144,8 +148,8 @@ def latency_checks(
 ) -> list[Check]:
     """Return the checks of latency and control.
 
-    `base_ms`, `new_ms`: median of each network. `ended`: why measuring ended, if that was before a decision;
-    `launch_s`: mean seconds of a launch.
+    `base_ms`, `new_ms`: median latency of each network. `ended`: in words, why measuring ended if there is no
+    decision. `launch_s`: mean seconds of a launch.
     """
     launches = counted(judgement.launches, "launch", "launches")
     figure = f"{_change(judgement.ratio, judgement.low, judgement.high)} in {launches}"
@@ -181,7 +185,8 @@ def accuracy_check(
 ) -> Check:
     """Return the check of accuracy.
 
-    `base`, `new`: accuracy of each network. `given`: pictures of the data set, of which some may not count.
+    `base`, `new`: accuracy of each network. `given`: number of pictures of the data set, including those that
+    do not count.
     """
     loss, low, high = (100 * value for value in (judgement.loss, judgement.low, judgement.high))
     pictures = f"{judgement.n} of {counted(given, 'picture', 'pictures')}"
@@ -197,7 +202,10 @@ def accuracy_check(
 
 
 def conclude(checks: Sequence[Check]) -> tuple[Outcome, str]:
-    """Return the outcome of the checks, undecided if all are skipped, and a line with outcome and reasons."""
+    """Return the outcome of the checks, and a line with the outcome and its reasons.
+
+    If all checks are skipped, the outcome is undecided.
+    """
     of_status: dict[Status, Outcome] = {"passed": "pass", "failed": "fail", "undecided": "undecided"}
     outcome = overall([of_status[check.status] for check in checks if check.status != "skipped"])
     decisive = [check for check in checks if check.status == _STATUS[outcome]]
@@ -223,7 +231,7 @@ def nothing_asked(result: GateResult) -> bool:
 
 
 def unreported(result: GateResult) -> GateResult:
-    """Return what a pass is worth if not every report of it could be written: it is undecided."""
+    """Return the result of a gate that would pass, as undecided: not every report could be written."""
     sentence = with_outcome("undecided", "it would pass, but not every report could be written")
     changes = {"outcome": "undecided", "exit_code": EXIT_CODES["undecided"], "sentence": sentence}
     return result.model_copy(update=changes)

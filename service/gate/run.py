@@ -1,4 +1,4 @@
-"""Run a gate: find both networks, check that one can replace the other, measure until it is decided."""
+"""Run a gate: find both networks, check that one can replace the other, measure until decided."""
 
 from __future__ import annotations
 
@@ -54,16 +54,17 @@ from service.inference.registry import Registry
 from service.text.display import joined, shown, without_surrogates
 
 ACCURACY_SHARE = 0.7
-"""Share of the time limit within which accuracy has to be known; the rest remains for latency."""
+"""Share of the time limit that the evaluation of accuracy may take; the rest is for latency."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Inputs):
-    """What to compare. `base`, `new`: names, folders or ONNX files. `data`: labelled pictures, if any.
+    """What to compare, and by which limits. `base`, `new`: names, folders or ONNX files.
 
-    `mapping`: file that maps their classes to labels; `images`: folder in which their paths begin.
+    `data`: labelled pictures, if any. `mapping`: file that maps the classes of `data` to labels. `images`:
+    folder to which the paths in `data` are relative.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -83,9 +84,9 @@ class Gate:
         stop: threading.Event,
         show: Show,
     ) -> None:
-        """`registry`: returns the models that have names. `stop`: set it to end soon, undecided.
+        """`registry`: returns the models that `base` and `new` can name. `stop`: set it to end the run soon.
 
-        `threads`: of the evaluation; `max_pixels`: of the largest picture.
+        `threads`: number of threads of the evaluation; `max_pixels`: maximum size of a picture.
         """
         self._request = request
         self._registry = registry
@@ -106,7 +107,7 @@ class Gate:
     def run(self) -> GateResult:
         """Run the gate and return its result. If something cannot be compared, the result has the reason.
 
-        No process remains after this call.
+        No child process remains after this call.
         """
         started_at, self._start = datetime.now(UTC), time.monotonic()
         outcome: Outcome = "undecided"
@@ -119,7 +120,7 @@ class Gate:
         except (WeighinError, OSError) as error:
             words = error.detail if isinstance(error, WeighinError) else _words(error)
             sentence = self._cannot_say(words)
-        except Exception as error:  # a fault of the gate itself is no pass, either
+        except Exception as error:  # an error in the gate itself must not pass, either
             _log.exception("the gate ended early")
             sentence = self._cannot_say(f"unexpected {type(error).__name__}")
         else:
@@ -158,7 +159,7 @@ class Gate:
         return self._stop.is_set() and not self._late
 
     def _end_late(self) -> None:
-        if not self._stop.is_set():  # else a signal came first
+        if not self._stop.is_set():  # if it is set, a signal came first
             self._late = True
             self._stop.set()
 
@@ -209,7 +210,7 @@ class Gate:
         self._subjects[source.role] = place(source, zoo)
 
     def _check_data(self, zoo: Registry) -> None:
-        """Check that the pictures could judge the new network, although nothing is compared this time."""
+        """Raise an error if the pictures do not fit the new network, although this run does not use them."""
         request = self._request
         if request.data is None:
             return
@@ -219,7 +220,7 @@ class Gate:
 
     @contextlib.contextmanager
     def _books(self, name: CheckName) -> Iterator[None]:
-        """Context in which an error counts as an error of the check `name`."""
+        """Context manager: an error inside it counts as an error of the check `name`."""
         self._asking = name
         yield
         self._asking = None
@@ -263,7 +264,7 @@ class Gate:
         self._checks["accuracy"] = accuracy_check(judgement, *both, evaluated.pictures, request.limits)
 
     def _unfinished(self, evaluated: Unfinished) -> str:
-        """Return why not all pictures were evaluated, and which time limit would do."""
+        """Return in words why not all pictures were evaluated, and which time limit is enough."""
         words = f"only {evaluated.done} of {evaluated.total} pictures were evaluated: "
         if self._interrupted:
             return words + self._ended()
@@ -297,7 +298,7 @@ class Gate:
             self._checks[check.name] = check
 
     def _ended(self) -> str:
-        """Return why measuring ended without a decision."""
+        """Return in words why measuring ended without a decision."""
         if self._late:
             return f"the time limit of {self._request.time_limit_s:g} s is over"
         return "it was interrupted" if self._interrupted else f"all {MAX_LAUNCHES} launches were made"
@@ -305,8 +306,8 @@ class Gate:
     def _cannot_say(self, words: str) -> str:
         """Make the current check undecided for the reason `words`; return the sentence of the result.
 
-        Between two checks, the first one without a result becomes undecided. All others without a result are
-        skipped.
+        If no check is running, the first check without a result becomes undecided. All other checks without a
+        result are skipped.
         """
         words = without_surrogates(words)
         unmade = [name for name in CHECKS if name not in self._checks]
@@ -316,7 +317,7 @@ class Gate:
         return with_outcome("undecided", words)
 
     def _skip(self, reason: str, *names: CheckName) -> None:
-        """Skip these checks, or all that are not made."""
+        """Mark checks that have no result as skipped: those in `names`, or all if there are no `names`."""
         for name in names or CHECKS:
             self._checks.setdefault(name, Check(name=name, status="skipped", sentence=reason))
 

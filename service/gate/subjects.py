@@ -24,13 +24,13 @@ Role = Literal["base", "new"]
 Kind = Literal["model", "folder", "file"]
 
 _NOT_PREPARED = {"name", "batch"}
-"""Facts of an input that say nothing on how pictures are prepared."""
+"""Fields of a card's input that do not affect how pictures are prepared."""
 _TASKS = {"image-classification": "classifies images", "object-detection": "detects objects"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network comes from. `path`: the folder with its card, or the file.
+    """Where a network comes from. `path`: the folder with its card, or the ONNX file.
 
     `given`: the text given as base or new; `kind`: whether it names a model of the zoo, a folder or a file.
     """
@@ -43,7 +43,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Doubts:
-    """What is only assumed about two networks. `unlike`: in words, why their accuracy cannot be compared."""
+    """What is only assumed about two networks.
+
+    `unlike`: in words, why their accuracy cannot be compared; None if it can. `notes`: what is assumed.
+    """
 
     unlike: str | None
     notes: tuple[str, ...]
@@ -61,12 +64,12 @@ class Subject:
 
 
 def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | None:
-    """Return what `--base` or `--new` names; None if it is a path where nothing is.
+    """Return the network that `--base` or `--new` names; None if it is a path where nothing exists.
 
-    A text with a slash, or that ends in .onnx, is a path. Any other is the name of a model of the registry,
-    or else a path. A file whose folder has a card that describes it counts as that folder. Raises
-    UnknownModel; InvalidParameter for an empty text, a link to nothing, or a path that cannot be read; and
-    the errors of `registry`.
+    A text that contains a slash or ends in .onnx is a path. Any other text is the name of a model of the
+    registry, or else a path. If the folder of a file has a card that describes this file, the folder is used.
+    Raises UnknownModel and the errors of `registry`. Raises InvalidParameter for an empty text, a link to
+    nothing, or a path that cannot be read.
     """
     if not given.strip():
         raise InvalidParameter(f"--{role}: empty (allowed: a model, a folder with a card, an ONNX file)")
@@ -86,7 +89,7 @@ def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | N
                 f"--{role} {shown(given)}: {which}a link to nothing (allowed: a file)"
             ) from None
         return None
-    except OSError as error:  # also for a path below a file, and for links in a circle
+    except OSError as error:  # e.g. a path below a file, or links that form a circle
         raise InvalidParameter(f"--{role} {shown(given)}: cannot be read: {error_words(error)}") from None
     if path.is_dir():
         return Source(role, given, "folder", path)
@@ -98,9 +101,9 @@ def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | N
 def place(source: Source, zoo: Path) -> Subject:
     """Put the network into `zoo`, a folder of models, as the model `base` or `new`.
 
-    A file is described as `weighin add` does. The network is run once, in a child process. Raises
-    RefusedModel and ModelUnavailable with the reason why it cannot be used, and OSError if `zoo` cannot be
-    written.
+    An ONNX file without a card gets the card that `weighin add` would write. The network is run once, in a
+    child process. Raises RefusedModel or ModelUnavailable with the reason if the network cannot be used, and
+    OSError if `zoo` cannot be written.
     """
     try:
         return _placed(source, zoo)
@@ -135,9 +138,9 @@ def _placed(source: Source, zoo: Path) -> Subject:
 
 
 def check_alike(base: Subject, new: Subject) -> Subject:
-    """Return `new` with the name of the base's label set, which it shares.
+    """Return `new` with the name of the base's label set, because both have the same labels.
 
-    Raises InvalidParameter for networks of unlike tasks, inputs or labels.
+    Raises InvalidParameter if the networks differ in task, input size or labels.
     """
     difference = next(_differences(base, new), None)
     if difference is not None:
@@ -148,10 +151,11 @@ def check_alike(base: Subject, new: Subject) -> Subject:
 
 
 def compare_doubts(base: Subject, new: Subject) -> Doubts:
-    """Compare the assumed facts of the two networks' cards that their predictions depend on.
+    """Compare what the two networks' cards only assume and their predictions depend on.
 
-    An assumption that is wrong for one network hides or feigns a loss. If the same is assumed of both, and
-    their files and cards prepare pictures alike, it is likely to be wrong for both or for neither.
+    An assumption that is wrong for only one network can hide a loss, or show a loss that does not exist. If
+    the same is assumed of both networks and pictures are prepared alike for both, an assumption is probably
+    wrong for both or for neither.
     """
     doubtful = {subject.source.role: subject.card.doubtful for subject in (base, new)}
     if not any(doubtful.values()):
@@ -184,9 +188,9 @@ def _value(card: Card, fact: str) -> object:
 
 
 def same_source(base: Source, new: Source) -> bool:
-    """Return whether both options name the same file or folder, by whatever path.
+    """Return whether both options name the same file or folder, even by different paths.
 
-    A folder and the file of its own network are the same, too.
+    A folder and the ONNX file of this folder's network count as the same, too.
     """
     if (base.kind == "file") != (new.kind == "file"):
         return bool(_paths(base) & _paths(new))
@@ -194,7 +198,7 @@ def same_source(base: Source, new: Source) -> bool:
 
 
 def identical(base: Subject, new: Subject) -> bool:
-    """Return whether the files have equal bytes, and their cards ask for equal inputs and outputs."""
+    """Return whether both networks have the same file, task, inputs, outputs and labels."""
     read = {"input", "outputs", "detection", "classes", "task"}
     same_cards = base.card.model_dump(include=read) == new.card.model_dump(include=read)
     return base.card.file.sha256 == new.card.file.sha256 and same_cards and base.labels == new.labels
