@@ -24,7 +24,7 @@ class GalleryDatabase:
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect. `obstacle` returns the reason, for clients, why writes are refused, or None."""
+        """Does not connect. `obstacle` returns why writes are refused, in words for clients, or None."""
         self.engine = engine
         self._obstacle = obstacle
         self._file = database_file(engine)
@@ -34,8 +34,8 @@ class GalleryDatabase:
     def writing(self) -> Iterator[tuple[Connection, GalleryState]]:
         """Yield an exclusive write transaction, across all processes, and the state at its start.
 
-        It is committed at the end, or rolled back after an exception. Writers of all processes lock the one
-        row of the state, so changes become visible in the order of their numbers.
+        The transaction is committed at the end, or rolled back after an exception. Writers of all processes
+        lock the only row of `gallery_state`, so changes become visible in the order of their numbers.
         """
         obstacle = self._obstacle()
         if obstacle is not None:
@@ -62,7 +62,7 @@ class GalleryDatabase:
 
     @property
     def problem(self) -> str | None:
-        """Reason, for clients, why the database cannot be reached, or None. Connects to it."""
+        """Why the database cannot be reached, in words for clients; None if it can. Connects to it."""
         try:
             with storage_errors(), self.engine.connect():
                 return None
@@ -76,12 +76,12 @@ class GalleryDatabase:
 
 
 def change_state(connection: Connection, **values: Any) -> None:
-    """Set columns of the state's row, within `GalleryDatabase.writing`."""
+    """Set columns of the row of `gallery_state`; call it within `GalleryDatabase.writing`."""
     connection.execute(update(gallery_state).where(gallery_state.c.name == _NAME).values(**values))
 
 
 def read_state(connection: Connection, *, for_update: bool = False) -> GalleryState:
-    """Return the gallery's state in this transaction; with `for_update`, lock it until the end."""
+    """Return the gallery's state; with `for_update`, lock its row until the transaction ends."""
     query = select(gallery_state).where(gallery_state.c.name == _NAME)
     row = connection.execute(query.with_for_update() if for_update else query).mappings().first()
     if row is None:

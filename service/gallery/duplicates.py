@@ -14,7 +14,7 @@ from models.zoo.preprocess import Box
 _SIDE = 32
 _LOW = 8
 _FLAT_LEVELS = 2.0
-"""Maximum standard deviation of the grey levels (0 to 255) of a flat picture: encoding adds noise."""
+"""Maximum standard deviation of a flat picture's grey levels (0 to 255), to which encoding adds noise."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 Duplicate = Literal["exact", "near"]
@@ -29,8 +29,9 @@ NEAR_COSINE = 0.85
 def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
     """Return the 64-bit perceptual hash (pHash) of `box` of `pixels`, uint8 RGB (H, W, 3).
 
-    The picture is reduced to 32 x 32 grey pixels; each bit says whether one of the 8 x 8 lowest frequencies
-    of its discrete cosine transform, without the mean, is above their median. A flat picture has the hash 0.
+    The picture is reduced to 32 x 32 grey pixels, and their discrete cosine transform is computed. The mean
+    is left out of its 8 x 8 lowest frequencies. Each bit of the hash says whether one of these frequencies is
+    above their median. A flat picture has the hash 0.
     """
     small = Image.fromarray(pixels).resize(
         (_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0
@@ -64,12 +65,12 @@ def _cosines() -> NDArray[np.float64]:
 
 
 def duplicate(sha256: tuple[str, str], perceptual_hash: tuple[int, int], cosine: float) -> Duplicate | None:
-    """Return whether two images are duplicates, from their SHA-256, perceptual hashes and cosine.
+    """Return how two images are duplicates, from their SHA-256, perceptual hashes and cosine; None if not.
 
-    "near" needs both similar hashes and similar embeddings: different pictures of one kind have similar
-    embeddings, and different plain pictures have similar hashes (docs/retrieval.md has the false positives).
-    The hashes must also have at least as many common as differing bits: plain shapes have few bits, flat
-    pictures none.
+    "near" needs both similar hashes and similar embeddings, because different pictures of one kind have
+    similar embeddings, and different plain pictures have similar hashes. docs/retrieval.md has the false
+    positives. At least as many bits must be set in both hashes as differ, because only few bits are set in
+    the hashes of plain shapes, and none in those of flat pictures.
     """
     if sha256[0] == sha256[1]:
         return "exact"

@@ -30,20 +30,21 @@ _THUMBNAIL_QUALITY = 82
 
 
 def embedder_of(model: ServedModel) -> str:
-    """Return the embedder of a model, as `embedder_of_card` does for its card."""
+    """Return the embedder of a model, which is that of its card (`embedder_of_card`)."""
     return embedder_of_card(model.card)
 
 
 def embedder_of_card(card: Card) -> str:
-    """Return the embedder of a card's model: its name and 12 hexadecimal digits, at most 77 characters.
+    """Return the embedder of a card: an id of the network that computes the embeddings.
 
-    The digits differ if the embeddings differ. For cards of version 1 they are the start of the file's
-    SHA-256, as galleries of earlier releases have stored it; for cards of version 2, the start of the SHA-256
-    of three things: the file's SHA-256, the card's input, and the embedding's output.
+    It has at most 77 characters: the model's name and 12 hexadecimal digits, which differ if the embeddings
+    differ. For cards of version 1, the digits are the start of the file's SHA-256, because galleries of
+    earlier releases have stored these. For cards of version 2, they are the start of a SHA-256 of three
+    things: the file's SHA-256, the card's input, and the name of the embedding's output.
     """
     digest = card.file.sha256
     if card.schema_version > 1:
-        # Defaults are left out: fields that a later release adds must not change embedders.
+        # Default values are left out, so that fields of later releases do not change embedders.
         spec = card.input.model_dump(mode="json", exclude_defaults=True)
         facts = json.dumps([digest, spec, card.output_name(OUTPUT)], sort_keys=True)
         digest = hashlib.sha256(facts.encode()).hexdigest()
@@ -56,7 +57,10 @@ def model_name(embedder: str) -> str:
 
 
 def dimensions_of(model: ServedModel) -> int:
-    """Return the length of the model's embeddings. Raises OtherTask, and InvalidParameter if it has none."""
+    """Return the length of the model's embeddings.
+
+    Raises OtherTask for a detector, and InvalidParameter for a classifier without embeddings.
+    """
     if model.card.detection is not None:
         raise OtherTask(
             f"model '{model.name}': detects objects, it has no embedding to store or compare images by "
@@ -71,7 +75,7 @@ def dimensions_of(model: ServedModel) -> int:
 def load_for_embedding(
     data: bytes, model: ServedModel, *, max_pixels: int, stopwatch: Stopwatch | None = None
 ) -> DecodedImage:
-    """Decode an image for `model`, at a scale that is large enough for the thumbnail too.
+    """Decode an image for `model`, at a scale that is also large enough for the thumbnail.
 
     Stored images and queries are decoded the same way. Ends the lap `decode`. Raises the errors of `decode`.
     """
@@ -95,7 +99,10 @@ def normalised(embedding: NDArray[np.float32]) -> Vector:
 
 
 def prepare(data: bytes, models: Sequence[ServedModel], *, max_pixels: int) -> NewImage:
-    """Compute everything stored for an image, with an embedding per model. Raises the errors of `decode`."""
+    """Compute all that the gallery stores of an image, with an embedding by each of `models`.
+
+    Raises the errors of `decode`.
+    """
     first = load_for_embedding(data, models[0], max_pixels=max_pixels)
     embeddings = {embedder_of(models[0]): embed(first, models[0])}
     for model in models[1:]:

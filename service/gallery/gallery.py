@@ -37,7 +37,8 @@ _RETRY_S = 5.0
 class GalleryStatus:
     """Status of the gallery. `model`: name of the active model; `search`: None before the first search.
 
-    `replaced`: the model of that name was replaced; the one that embedded the images is used.
+    `replaced`: whether the model of this name was replaced or removed, so that the gallery uses its own copy.
+    `reindexing`: None if there is no re-index.
     """
 
     model: str
@@ -49,7 +50,7 @@ class GalleryStatus:
 
 
 class Gallery:
-    """`writer` stores and deletes images, `retriever` searches, `reindexer` changes the network.
+    """The gallery: `writer` stores and deletes images, `retriever` searches, `reindexer` changes the network.
 
     An empty gallery uses no resources. The index of a gallery with images is opened when the service starts.
     """
@@ -71,8 +72,8 @@ class Gallery:
     ) -> None:
         """Opens nothing.
 
-        `model`: a new gallery's model; `deadline_s`: maximum wait for a database thread; `copies`: the copies
-        of networks that replicas share, None if no database is shared.
+        `model`: name of a new gallery's model; `deadline_s`: maximum wait for a database thread; `copies`:
+        copies of networks in the database that replicas share, None if no database is shared.
         """
         self._quota = quota
         self._threads = GalleryThreads(deadline_s)
@@ -125,9 +126,9 @@ class Gallery:
         return frozenset({self._networks.name_of(state), *map(model_name, state.embedders)})
 
     async def pictures(self, count: int) -> AsyncIterator[bytes]:
-        """Yield the original bytes of up to `count` images, by id. Raises StorageUnavailable.
+        """Yield the original bytes of up to `count` images, ordered by id. Raises StorageUnavailable.
 
-        Each is read when it is asked for.
+        Each image is read only when the caller asks for it.
         """
         images, _ = await self._threads.read(partial(self._store.page, None, count))
         for image in images:

@@ -44,8 +44,8 @@ def check_id(id: str) -> str:
 def parse_metadata(text: str | bytes) -> Metadata:
     """Parse metadata from JSON; empty text is empty metadata.
 
-    Raises InvalidParameter unless it is a flat object of strings, finite numbers, booleans and nulls within
-    the limits above.
+    Raises InvalidParameter unless the text is a flat object of strings, finite numbers, booleans and nulls
+    within the limits above.
     """
     fields = _object("metadata", text, MAX_METADATA_BYTES)
     if len(fields) > MAX_FIELDS:
@@ -167,9 +167,9 @@ def remove_fields(connection: Connection, key: int) -> None:
 
 
 def matching_keys(where: Iterable[Condition], *, among: Sequence[int] | None = None) -> Select[int]:
-    """Return a subquery of the keys of images that match all conditions (at least one).
+    """Return a subquery of the keys of images that match all conditions.
 
-    `among`: restrict it to these keys.
+    `where` must not be empty. `among`: the only keys that are considered.
     """
     within = [] if among is None else [gallery_fields.c.key.in_(among)]
     queries = [select(gallery_fields.c.key).where(*_matches(condition), *within) for condition in where]

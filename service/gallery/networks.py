@@ -1,4 +1,4 @@
-"""Find the networks of the gallery's embedders: served ones, or the copies that the gallery keeps."""
+"""Find the network of each embedder: the served model, or the copy that the gallery keeps."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ log = structlog.get_logger(__name__)
 
 
 class NetworkCopies(Protocol):
-    """Copies of networks, by embedder, in a database that replicas share. Raises StorageUnavailable."""
+    """Copies of networks, named by embedder, in a shared database. Methods raise StorageUnavailable."""
 
     def save_copy(self, name: str, folder: Path) -> None:
-        """Store the files of a folder, unless they are stored. Raises OSError."""
+        """Store the files of a folder as a copy, unless there is this copy. Raises OSError."""
 
     def fetch_copy(self, name: str, folder: Path) -> bool:
-        """Write the files to an empty folder; False if there are none. Raises ModelUnavailable if damaged."""
+        """Write a copy to an empty folder; False if there is no copy. Raises ModelUnavailable if damaged."""
 
     def drop_copies(self, needed: Collection[str]) -> None:
-        """Delete older copies that are not needed."""
+        """Delete the copies that are not in `needed`, except recent ones."""
 
 
 class Networks:
     """Finds the networks of the gallery's embedders.
 
-    Embeddings of two networks cannot be compared. So if another model takes the name of the network that
-    embedded the gallery, that network stays loaded, and a copy of its folder is kept for the next start; in
-    a shared database too, before the first image that it embeds, for replicas that have no such folder.
+    Embeddings of two networks cannot be compared. So the network that embedded the gallery stays loaded even
+    if another model takes its name, and a copy of its folder is kept for the next start. If replicas share a
+    database, the copy is also stored there before the first image, for replicas that do not have the folder.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Networks:
     ) -> None:
         """`default`: name of the model of a new gallery. `folder`: where copies are kept.
 
-        `copies`: those of all replicas; None if no database is shared.
+        `copies`: copies in the database that replicas share; None if no database is shared.
         """
         self._registry = registry
         self._default = default
@@ -107,7 +107,7 @@ class Networks:
         raise ModelUnavailable(self._lost(embedder))
 
     def is_replaced(self, embedder: str) -> bool:
-        """Return whether the model of that name was replaced or removed."""
+        """Return whether the embedder's model was replaced or removed."""
         try:
             return self._served(embedder) is None
         except NotReady:
@@ -118,9 +118,9 @@ class Networks:
         return self._default if state.embedder is None else model_name(state.embedder)
 
     async def open(self, state: GalleryState) -> None:
-        """Copy each embedder's network if it is served and has no copy; load its copy if it is not served.
+        """Open the network of each embedder in `state`: the served model or, if it is not served, its copy.
 
-        Call it once the models are loaded.
+        A served model is copied unless there is a copy. Call this once the models are loaded.
         """
         try:
             for embedder in state.embedders:
@@ -131,7 +131,7 @@ class Networks:
             self._opened.set()
 
     async def save_copies(self) -> None:
-        """Store the copies that `open` could not store in the shared database, once it can be used."""
+        """Store the copies that `open` could not store in the shared database, as soon as it is available."""
         while self._unsaved:
             await asyncio.sleep(_RETRY_S)
             for embedder in tuple(self._unsaved):
@@ -141,11 +141,11 @@ class Networks:
                     await asyncio.to_thread(self._keep_or_note, model)
 
     def keep(self, model: ServedModel) -> None:
-        """Copy the model's file, card and labels, unless a copy exists. Logs if they cannot be written.
+        """Copy the model's file, card and labels, unless a copy exists. Logs if the copy cannot be written.
 
-        Raises EmbeddersChanged if another version has replaced the model meanwhile, ModelUnavailable if its
-        folder is empty or has other content that is not served, and StorageUnavailable if it cannot be stored
-        in a database that replicas share.
+        Raises EmbeddersChanged if another version has replaced the model meanwhile. Raises ModelUnavailable
+        if the model's folder is empty, or has other content that is not served. Raises StorageUnavailable if
+        replicas share a database and the copy cannot be stored there.
         """
         embedder = embedder_of(model)
         target = self._folder / embedder
@@ -176,7 +176,7 @@ class Networks:
     def _save_copy(
         self, copies: NetworkCopies, model: ServedModel, target: Path, content: bytes | None
     ) -> None:
-        """Store the copy in `target`; if it could not be written there, store `content`. Raises OSError."""
+        """Store the copy in `target` or, if it could not be written there, `content`. Raises OSError."""
         if content is None or target.is_dir():
             copies.save_copy(embedder_of(model), target)
             return
@@ -185,7 +185,7 @@ class Networks:
             copies.save_copy(embedder_of(model), Path(folder))
 
     def _keep_or_note(self, model: ServedModel) -> None:
-        """Do as `keep` does; log what it raises, and note the embedder if another attempt may succeed."""
+        """Call `keep` and log its errors; note the embedder if another attempt may succeed."""
         try:
             self.keep(model)
         except EmbeddersChanged:
@@ -223,7 +223,7 @@ class Networks:
         except ModelUnavailable:
             if self._copies is None:
                 raise
-            # Another replica activated it, and it is not served here, or no longer.
+            # Another replica activated the network, and this replica does not serve it.
             async with self._opening:
                 if embedder not in self._used and time.monotonic() >= self._tried.get(embedder, 0.0):
                     await asyncio.to_thread(self._open, embedder)
@@ -249,7 +249,7 @@ class Networks:
             self._keep_or_note(model)
 
     def _fetch(self, embedder: str) -> None:
-        """Copy a network from the shared database, unless its copy is here or there is none.
+        """Copy a network from the shared database, unless a copy is here or the database has none.
 
         Raises ModelUnavailable, StorageUnavailable.
         """

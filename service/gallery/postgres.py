@@ -26,17 +26,17 @@ Keys = NDArray[np.int64]
 Cosines = NDArray[np.float32]
 
 EXACT_UP_TO = 2_000
-"""Number of vectors up to which a search is exact: about 8 ms at 1280 dimensions."""
+"""Number of vectors up to which a search is exact; it then takes about 8 ms at 1280 dimensions."""
 CANDIDATES = 300
 """Minimum `ef_search` of HNSW, the size of its candidate list."""
 RERANKED = 4
-"""Multiple of `k`: candidates of the 16-bit index that are re-ranked by their 32-bit vectors."""
+"""Candidates of the 16-bit index that are re-ranked by their 32-bit vectors, as a multiple of `k`."""
 MOST_DIMENSIONS = 4_000
-"""Maximum dimensions of pgvector's 16-bit HNSW index; above, every search is exact."""
+"""Maximum dimensions of pgvector's 16-bit HNSW index; with more dimensions, every search is exact."""
 LOOK_EVERY_S = 1.0
 
 _PREFIX = "gallery_hnsw_"
-_BUILDING_LOCK = 0x7765_6969  # id of an advisory lock, any number that nothing else uses
+_BUILDING_LOCK = 0x7765_6969  # id of an advisory lock: a number that nothing else uses
 _READY = text(
     "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
     " WHERE c.relname = :name AND pg_table_is_visible(c.oid)"
@@ -105,17 +105,17 @@ class PostgresqlNearest:
 
     @property
     def status(self) -> SearchStatus:
-        """Current mode of searches; without an index they are exact."""
+        """Current mode of searches; they are exact while there is no index."""
         return SearchStatus("hnsw", self._seen) if self._indexed else SearchStatus("exact", 0)
 
     def close(self) -> None:
-        """End the thread; waits for an index that is being built."""
+        """Wait for an index that is being built, and end the thread."""
         self._closing = True
         self._look.set()
         self._maintainer.join()
 
     def _count_matching(self, connection: Connection, where: Sequence[Condition], images: int) -> int:
-        """Return how many images match the conditions, counted up to the limit of exact search."""
+        """Return how many images match the conditions; counting ends above the limit of exact search."""
         if not where:
             return images
         matching = matching_keys(where).limit(self._exact_up_to + 1).subquery()
@@ -139,7 +139,7 @@ class PostgresqlNearest:
                 func.set_config("hnsw.ef_search", str(min(max(CANDIDATES, candidates), 1000)), True),
                 func.set_config("hnsw.iterative_scan", "strict_order", True),
                 func.set_config("hnsw.max_scan_tuples", "100000", True),
-                # The planner underestimates a full scan, because vectors are stored out of line (TOAST).
+                # The planner underestimates a full scan's cost, as vectors are stored out of line (TOAST).
                 func.set_config("enable_sort", "on" if where else "off", True),
             )
         )
@@ -160,7 +160,7 @@ class PostgresqlNearest:
         ).all()
 
     def _rows(self, where: Sequence[Condition], *columns: ColumnElement[Any]) -> Select[Any]:
-        # A literal embedder: with a parameter the planner could not use the embedder's partial index.
+        # The embedder is a literal: with a parameter, the planner could not use its partial index.
         embedder = literal(self._embedder, literal_execute=True)
         rows = select(*columns).where(gallery_embeddings.c.embedder == embedder)
         return rows.where(gallery_embeddings.c.key.in_(matching_keys(where))) if where else rows
@@ -183,7 +183,7 @@ class PostgresqlNearest:
                 waiting, problem = True, error.detail
 
     def _ensure_index(self) -> bool:
-        """Build the index if it is needed; return True if it must be checked again."""
+        """Build the index if it is needed; return whether it is needed but not ready yet."""
         state = self._database.state()
         self._seen = state.images
         if state.images <= self._exact_up_to or self._dimensions > MOST_DIMENSIONS:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Scalar = str | float | int | bool | None
 Metadata = Mapping[str, Scalar]
-"""A flat object: strings, finite numbers, booleans and nulls by name."""
+"""A flat object, whose values are strings, finite numbers, booleans and nulls."""
 
 Vector = NDArray[np.float32]
 """An embedding of length 1, float32 (D,)."""
@@ -54,7 +54,7 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class Put:
-    """Result of storing an image; with "exists", `image` is the stored image with the same bytes."""
+    """Result of storing an image; if `status` is "exists", `image` is the stored image with these bytes."""
 
     status: PutStatus
     image: StoredImage
@@ -62,7 +62,7 @@ class Put:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A change of the gallery, for a vector index: an image's vector was added, or the image deleted.
+    """A change of the gallery, for a vector index: an image's vector was added, or an image was deleted.
 
     `vector` is None if the image was deleted. `sequence` numbers increase and are never reused.
     """
@@ -100,9 +100,9 @@ class Quota:
 class GalleryState:
     """State of the gallery.
 
-    `embedder`: the active network, None before the first image; `target`: the new network during a re-index;
-    both as `model@start of its file's sha256`. `sequence`: number of the last change; `revision` increases
-    with every write, including metadata.
+    `embedder`: id of the active network, None before the first image. `target`: id of the new network during
+    a re-index, else None. `service.gallery.embed.embedder_of` returns these ids. `sequence`: number of the
+    last change. `revision` increases with every write, including writes of metadata.
     """
 
     embedder: str | None = None
@@ -126,8 +126,8 @@ class EmbeddersChanged(Exception):
 class Condition:
     """Condition of a metadata filter: compare the field `name` with `value`.
 
-    A field of another type than `value` never matches. With `eq`, `value` may be of any type; with the other
-    operators, a string or a number.
+    A field never matches if its type is not that of `value`. With `eq`, `value` may be of any type. With the
+    other operators, it must be a string or a number.
     """
 
     name: str

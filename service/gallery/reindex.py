@@ -40,7 +40,7 @@ _EMBED_LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a re-index. `problem`: reason, for clients, why it waits or has stopped."""
+    """Progress of a re-index. `problem`: why it waits or has stopped, in words for clients."""
 
     model: str
     done: int
@@ -51,7 +51,7 @@ class Progress:
 class Reindexer:
     """Runs one re-index at a time. Call all methods from the event loop's thread.
 
-    Its state is in the database, so it continues after a restart.
+    The state of a re-index is in the database, so the re-index continues after a restart.
     """
 
     def __init__(
@@ -94,21 +94,21 @@ class Reindexer:
         self.go_on()
 
     def go_on(self) -> None:
-        """Start or continue the re-index that the database has, in the background."""
+        """Start or continue, in the background, the re-index that the database records."""
         self._problem = None
         self._again.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
 
     async def progress(self, state: GalleryState) -> Progress | None:
-        """Return the progress; None without a re-index."""
+        """Return the progress; None if there is no re-index."""
         if state.target is None:
             return None
         extent = await self._threads.read(self._vectors.extent, state.target)
         return Progress(model_name(state.target), extent.count, state.images, self._problem)
 
     async def close(self) -> None:
-        """Stop; the next process continues."""
+        """Stop the background work; the next process continues it."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -120,7 +120,7 @@ class Reindexer:
             try:
                 await self._reindex()
             except (StorageUnavailable, NotReady, QueueFull, DeadlineExceeded) as error:
-                # Temporary: progress is committed, so the next attempt continues from there.
+                # A temporary error: progress is committed, so the next attempt continues from there.
                 self._set_problem(error.detail)
                 self._again.set()
                 await asyncio.sleep(_RETRY_S)
@@ -131,7 +131,7 @@ class Reindexer:
                 self._set_problem("unexpected error (see the log)")
 
     async def _reindex(self) -> None:
-        """Embed and activate until there is no target, then drop unused embeddings."""
+        """While there is a target, embed all images with it and activate it; then drop unused embeddings."""
         while (state := await self._state()).target is not None:
             target = state.target
             model = self._networks.of(target)
@@ -146,7 +146,7 @@ class Reindexer:
             activate = partial(self._vectors.activate, target)
             if await self._threads.write(self._searches.switch, activate):
                 log.info("reindexed", model=model.name)
-                # Build its index now, not on the first search.
+                # Build the model's index now, not on the first search.
                 with contextlib.suppress(EmbeddersChanged):
                     await self._threads.read(self._searches.open_for, target, dimensions_of(model))
         while await self._threads.write(self._vectors.drop_unused, _DROPPED_AT_ONCE):
@@ -154,7 +154,7 @@ class Reindexer:
         await self._threads.write(self._release)
 
     async def _embedded(self, keys: list[int], model: ServedModel) -> dict[int, Vector]:
-        """Return embeddings of those images that still exist, computed on all cores."""
+        """Return the embeddings of the images that still exist, computed on all cores."""
         vectors: dict[int, Vector] = {}
 
         async def embed_image(key: int) -> None:
@@ -187,8 +187,8 @@ class Reindexer:
             raise ModelUnavailable(f"{name}: cannot be embedded: {error.detail}") from error
 
     def _release(self) -> None:
-        # Runs on the writer's thread, so never between the two steps of `begin`: copy a network, then make it
-        # the target in the state.
+        # Runs on the writer's thread, as `start` in `begin` does. So it cannot run after `start` has copied a
+        # network and before `start` has made it the target.
         state = self._store.database.state()
         if state.embedder is not None:
             self._networks.release(state.embedders)

@@ -26,7 +26,7 @@ MAX_K = 100
 
 _ATTEMPTS = 5
 _TIES = 16
-"""Over-fetch by this many so that ties are broken by id."""
+"""Number of additional results that are requested, so that ties are broken by id."""
 _DIGITS = 6
 """Scores are rounded to this many digits before ties are broken."""
 
@@ -59,9 +59,9 @@ class ActiveModel:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Result of a search: matches, best first, ties by id, and the model of their embeddings.
+    """Result of a search. `matches`: best first, ties by id. `model`: name of the model that embeds them.
 
-    `image`: the posted image; None if a stored image was the query.
+    `image`: the posted image; None if the query was a stored image.
     """
 
     model: str
@@ -122,7 +122,7 @@ class Retriever:
     async def retrieve(
         self, data: bytes, options: SearchOptions, deadline: Deadline, active: ActiveModel
     ) -> Retrieval:
-        """Return the stored images most similar to the one in `data`; its stages are recorded as `live`.
+        """Return the stored images most similar to the image `data`; record the latencies as `live`.
 
         `active` is what `active_model` returned before the body was read. Raises the errors of `decode`,
         those of `CorePool.run`, and those of `Networks.active`.
@@ -138,16 +138,16 @@ class Retriever:
                 continue
             stopwatch.lap("search")
             durations = stopwatch.stop()
-            # The total is left out, because it must not be pooled with that of classifications.
+            # The total is left out, because it must not be pooled with the totals of classifications.
             stages: Durations = {stage: ns for stage, ns in durations.items() if stage != "total"}
             self._recorder.record(model.name, "live", stages, model.version, model.session.label)
             return Retrieval(model.name, matches, durations, image)
         raise Busy("gallery: its network is being changed (try again)")
 
     async def similar(self, image: StoredImage, options: SearchOptions) -> Retrieval:
-        """Return the stored images most similar to a stored one, without that one.
+        """Return the stored images most similar to the stored image `image`, without this image itself.
 
-        Raises UnknownImage if it was deleted meanwhile, and the errors of `Networks.active`.
+        Raises UnknownImage if `image` was deleted meanwhile, and the errors of `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
             active = await self.active_model()
@@ -188,7 +188,7 @@ class Retriever:
     ) -> tuple[Match, ...]:
         """Search and load the matches, on a thread that may wait for the database.
 
-        Raises EmbeddersChanged if another network is active by now.
+        Raises EmbeddersChanged if another network has become active.
         """
         if active.images == 0:
             return ()

@@ -1,4 +1,4 @@
-"""The open similarity search of a gallery: opened on first use, and again once another network is active."""
+"""The open search of a gallery: it is opened on first use, and again when another network is active."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def open_nearest(
 class Searches:
     """Holds the open search of the active embedder; thread-safe.
 
-    The search of an inactive embedder must not stay open: that embedder's embeddings are being dropped or are
-    incomplete, and its index would treat the missing ones as deleted.
+    The search of an inactive embedder must not stay open: its embeddings are incomplete or are being dropped,
+    and its index would treat the images without an embedding as deleted.
     """
 
     def __init__(self, open_nearest: OpenNearest, active: Callable[[], str | None]) -> None:
@@ -84,7 +84,7 @@ class Searches:
         self._nearest: NearestImages | None = None
 
     def open_for(self, embedder: str, dimensions: int) -> NearestImages:
-        """Return the search of an embedder, opening it if needed, and close that of another one.
+        """Return the search of `embedder`; open it if needed, and close the search of any other embedder.
 
         Raises EmbeddersChanged if the embedder is not active.
         """
@@ -98,14 +98,17 @@ class Searches:
             return self._nearest
 
     def switch(self, work: Callable[[], T]) -> T:
-        """Run `work`, which may activate another embedder, and close the search if its embedder is no longer
-        active. Call it on the writer's thread, so that the search is closed before the next write."""
+        """Run `work`, which may activate another embedder, and return its result.
+
+        If the embedder of the open search is no longer active then, the search is closed. Call this on the
+        writer's thread, so that the search is closed before the next write.
+        """
         with self._lock:
             try:
                 result = work()
                 is_current = self._nearest is None or self._active() == self._embedder
             except BaseException:
-                self._close()  # unknown whether the embedder was changed
+                self._close()  # `work` may have changed the embedder
                 raise
             if not is_current:
                 self._close()

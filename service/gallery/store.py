@@ -31,7 +31,10 @@ from service.gallery.vectors import remove_vectors, write_vectors
 
 
 class GalleryStore:
-    """Store of images, thread-safe. Writes are on disk when a method returns. Raises StorageUnavailable."""
+    """Store of images, thread-safe. Writes are on disk when a method returns.
+
+    Methods raise StorageUnavailable.
+    """
 
     def __init__(
         self, database: GalleryDatabase, quota: Quota, *, clock: Callable[[], float] = time.time
@@ -54,7 +57,7 @@ class GalleryStore:
             return self._insert(connection, state, id, image, metadata, before)
 
     def add(self, image: NewImage, metadata: Metadata, ids: Sequence[str]) -> Put:
-        """Store an image under the first free one of `ids`: "added", or "exists" if its bytes are stored.
+        """Store an image under the first free id of `ids`: "added", or "exists" if its bytes are stored.
 
         Raises the errors of `put`, and ValueError if no id is free.
         """
@@ -95,7 +98,10 @@ class GalleryStore:
             return True
 
     def check_room(self, state: GalleryState) -> None:
-        """Raise GalleryFull if not even one byte fits, before an image is embedded in vain."""
+        """Raise GalleryFull if there is no room for an image of one byte.
+
+        Call this before an image is embedded, so that it is not embedded in vain.
+        """
         self._check_quota(state.images + 1, state.bytes + 1)
 
     def get(self, id: str) -> StoredImage | None:
@@ -121,7 +127,7 @@ class GalleryStore:
     ) -> tuple[list[StoredImage], int]:
         """Return the next `limit` images after the id `after`, ordered by id, and the total number.
 
-        With `where`, only images that match.
+        With `where`, only images that match are returned and counted.
         """
         query = select(gallery_images).order_by(gallery_images.c.id).limit(limit)
         count = select(func.count()).select_from(gallery_images)

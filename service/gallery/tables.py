@@ -33,7 +33,7 @@ _BYTES = np.dtype("<f4")
 class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
     """Column of embeddings: pgvector's type in PostgreSQL, bytes in SQLite.
 
-    float32 (D,) in, the same float32 (D,) out, bit for bit. D may differ from row to row.
+    It takes float32 (D,) and returns the same float32 (D,), bit for bit. D may differ from row to row.
     """
 
     impl = LargeBinary
@@ -43,7 +43,7 @@ class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
         """Return the column type of the database."""
         if dialect.name != "postgresql":
             return dialect.type_descriptor(LargeBinary())
-        from pgvector.sqlalchemy import VECTOR  # lazy: imports PostgreSQL's dialects
+        from pgvector.sqlalchemy import VECTOR  # lazy, because it imports PostgreSQL's dialects
 
         return dialect.type_descriptor(VECTOR())
 

@@ -1,4 +1,4 @@
-"""Threads for the gallery's database calls, which block neither the event loop nor the core pool."""
+"""Threads for the gallery's database calls, so that these block neither the event loop nor the core pool."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GalleryThreads:
         return await self._call(self._writer, work, *arguments)
 
     def close(self) -> None:
-        """Wait for started calls, and drop the others."""
+        """Wait for calls that have started, and drop all other calls."""
         self._readers.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
 

@@ -16,7 +16,7 @@ from service.storage.database import upsert
 
 _IN_ONE_QUERY = 500
 _WORTH_NAMING = 5_000
-"""Number of keys up to which a query lists them; above, the whole gallery is queried."""
+"""Maximum number of keys that a query lists; for more keys, the whole gallery is queried."""
 
 
 # Built once, because building it takes as long as running it, and every search runs it.
@@ -36,7 +36,7 @@ class GalleryVectors:
     def changes_after(self, embedder: str, sequence: int, limit: int) -> list[Change]:
         """Return up to `limit` changes after `sequence`, in order.
 
-        An image that was added and deleted since appears only as deleted.
+        An image that was added and deleted after `sequence` appears only as deleted.
         """
         put = (
             select(gallery_embeddings.c.key, gallery_embeddings.c.vector)
@@ -60,9 +60,9 @@ class GalleryVectors:
     def vectors(
         self, embedder: str, keys: Sequence[int] | NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return those of `keys` (at most hundreds) that have an embedding, and the embeddings.
+        """Return which of `keys` (at most hundreds) have an embedding, and these embeddings.
 
-        int64 (M,) and float32 (M, D) in the same order, which may differ from that of `keys`.
+        The results, int64 (M,) and float32 (M, D), have the same order, which may differ from that of `keys`.
         """
         parameters = {"embedder": embedder, "keys": [int(key) for key in keys]}
         with self.database.reading() as connection:
@@ -97,7 +97,7 @@ class GalleryVectors:
         return np.isin(keys, np.array(matching, np.int64))
 
     def missing(self, embedder: str, after: int, limit: int) -> list[int]:
-        """Return up to `limit` keys greater than `after`, ascending, without an embedding by `embedder`."""
+        """Return up to `limit` keys above `after` that lack an embedding by `embedder`, ascending."""
         query = _missing(embedder).where(gallery_images.c.key > after)
         with self.database.reading() as connection:
             if connection is None:
@@ -107,7 +107,7 @@ class GalleryVectors:
     def start_reindex(self, embedder: str) -> None:
         """Make `embedder` the target of a re-index, or the active one if there are no images.
 
-        The active embedder cancels a re-index.
+        If `embedder` is already active, a re-index is cancelled.
         """
         with self.database.writing() as (connection, state):
             if state.images == 0:
@@ -117,7 +117,7 @@ class GalleryVectors:
                 change_state(connection, target=target, revision=state.revision + 1)
 
     def backfill(self, embedder: str, vectors: Mapping[int, Vector]) -> None:
-        """Store embeddings of existing images; those of deleted images are dropped."""
+        """Store embeddings of existing images, and drop embeddings of deleted images."""
         with self.database.writing() as (connection, _):
             exists = gallery_images.c.key.in_([int(key) for key in vectors])
             for key in connection.execute(select(gallery_images.c.key).where(exists)).scalars().all():
@@ -135,7 +135,7 @@ class GalleryVectors:
             return True
 
     def drop_unused(self, limit: int) -> int:
-        """Drop up to `limit` embeddings of networks other than the active and the target; return how many."""
+        """Drop up to `limit` embeddings of networks other than active and target; return how many."""
         with self.database.writing() as (connection, state):
             unused = gallery_embeddings.c.embedder.not_in(state.embedders)
             query = select(gallery_embeddings.c.embedder, gallery_embeddings.c.key).where(unused).limit(limit)

@@ -57,10 +57,10 @@ class GalleryWriter:
         self._max_pixels = max_pixels
 
     async def put(self, id: str, data: bytes, metadata: Metadata, deadline: Deadline) -> Put:
-        """Store an image under `id` or replace the image that has it: "added", "replaced" or "unchanged".
+        """Store an image under `id`, or replace the image that has this id.
 
-        Raises InvalidParameter for an invalid id, GalleryFull, and the errors of `decode`, `CorePool.run` and
-        `Networks.needed`.
+        The result's status is "added", "replaced" or "unchanged". Raises InvalidParameter for an
+        invalid id, GalleryFull, and the errors of `decode`, `CorePool.run` and `Networks.needed`.
         """
         check_id(id)
         digest = await self._threads.read(_digest, data)
@@ -108,7 +108,7 @@ class GalleryWriter:
     async def page(
         self, after: str | None, limit: int, where: Sequence[Condition]
     ) -> tuple[list[StoredImage], int]:
-        """Return the next `limit` images after the id `after`, by id, and the number that match `where`."""
+        """Return the next `limit` images after the id `after`, and how many images match `where`."""
         return await self._threads.read(self._store.page, after, limit, where)
 
     async def _embed_and_write(
@@ -132,7 +132,7 @@ class GalleryWriter:
         raise Busy("gallery: its network is being changed (try again)")
 
     def _keep_network_too(self, model: ServedModel, work: Callable[[], T]) -> T:
-        # Called before the first image only: later, the network is on disk already.
+        # Called only before the first image; later, the network is on disk already.
         self._networks.keep(model)
         return work()
 
@@ -140,7 +140,7 @@ class GalleryWriter:
         return await self._threads.write(self._committed, work)
 
     def _committed(self, work: Callable[[], T]) -> T:
-        # On the writer's thread, so that the index is notified even if the request is cancelled meanwhile.
+        # Runs on the writer's thread, so that the index is notified even if the request is cancelled.
         result = work()
         self._searches.notify()
         return result

@@ -24,9 +24,9 @@ class VectorSource:
     """The embeddings of one gallery by one network: functions that any thread may call."""
 
     changes_after: Callable[[int, int], Sequence[Change]]
-    """Returns the changes after a sequence number, in order, up to a limit; of each row only the latest."""
+    """Returns the changes after a sequence number, in order, up to a limit; of each image only the latest."""
     vectors: Callable[[Keys], tuple[Keys, Vectors]]
-    """Returns those of the keys that still have a row, in any order, with their vectors."""
+    """Returns the keys that still have a vector, in any order, with their vectors."""
     extent: Callable[[], Extent]
     """Returns the number of the last change and the number of embeddings, in one consistent read."""
     meeting: Callable[[Keys, Sequence[Condition]], NDArray[np.bool_]]

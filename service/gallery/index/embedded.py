@@ -1,8 +1,8 @@
-"""Search of an embedded gallery: exact while it is small, an HNSW graph above, never out of date.
+"""Search of a gallery in SQLite: exact while the gallery is small, else by an HNSW graph, never out of date.
 
 The graph is a cache. A separate thread adds the store's changes to it. A search reads the changes that the
-graph lacks from the store, so a result contains every acknowledged image and no deleted one, even while a
-large graph is being built.
+graph lacks from the store. So it covers every acknowledged image and no deleted image, even while a large
+graph is being built.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REBUILD_DEAD_SHARE = 0.2
 """Share of dead nodes above which the graph is rebuilt, if there are at least REBUILD_DEAD_NODES."""
 REBUILD_DEAD_NODES = 256
 ADD_AT_ONCE = 8
-"""Number of vectors added at once under the lock: searches wait about 5 ms for it at 100 000 images."""
+"""Number of vectors added while the lock is held: with 100 000 images, searches wait about 5 ms for it."""
 SAVE_AFTER_CHANGES = 1_000
 SAVE_EVERY_S = 30.0
 """Minimum number of changes and seconds between saves; changes lost in a crash are added again at start."""
@@ -48,9 +48,10 @@ Mode = Literal["streaming", "exact", "hnsw"]
 
 @dataclass(frozen=True)
 class IndexStatus(SearchStatus):
-    """State of the index: it contains the changes up to `sequence`; `dead` nodes stay until it is rebuilt.
+    """State of the index, which contains the changes up to `sequence`.
 
-    `mode`: how searches work now. Until the index is complete, it is "streaming": searches are exact.
+    `dead`: number of deleted nodes, which stay until the index is rebuilt. `mode`: how searches work now. It
+    is "streaming" until the index is complete; such searches are exact, too.
     """
 
     mode: Mode
@@ -75,7 +76,7 @@ class EmbeddedSearch:
     ) -> None:
         """Read the index in `folder`, which only this instance uses; start empty if it is unusable.
 
-        Without a folder nothing is saved. Blocks while the file is read, not while the index is built.
+        If `folder` is None, nothing is saved. Blocks while the file is read, not while the index is built.
         """
         self._source = source
         self._dimensions = dimensions
@@ -85,12 +86,12 @@ class EmbeddedSearch:
         self._lock = threading.Lock()  # guards the graph and its sequence
         self._graph = Graph(dimensions)
         self._sequence = 0
-        self._complete = False  # whether it has ever been up to date; until then, searches are exact
+        self._complete = False  # whether the graph has ever been up to date; until then, searches are exact
         self._saved = (0, time.monotonic())  # sequence and time of the last save
         self._announced_lock = threading.Lock()
         self._announced = 1  # number of announcements of changes
-        self._followed = 0  # number of the announcements whose changes are in the graph
-        self._settled = 0  # number of the announcements after which rebuilding and saving were done too
+        self._followed = 0  # number of announcements whose changes are in the graph
+        self._settled = 0  # number of announcements after which rebuilding and saving were done, too
         self._pass_ended = threading.Condition()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -129,8 +130,9 @@ class EmbeddedSearch:
     def search(self, query: Vector, k: int, keep: Keep | None = None) -> tuple[Keys, Scores]:
         """Return the keys of the `k` nearest images that pass `keep`, int64, and their cosines, float32.
 
-        Best first, ties by key; fewer than `k` if no more images pass. `query`: float32 (D,), of length 1.
-        Raises ValueError for any other `query`, and the errors of reading the store.
+        They are ordered best first, ties by key. If fewer than `k` images pass, all of these are returned.
+        `query`: float32 (D,), of length 1. Raises ValueError for any other type or shape, and the errors of
+        reading the store.
         """
         if query.dtype != np.float32 or query.shape != (self._dimensions,):
             raise ValueError(f"query is {query.dtype} {query.shape}; float32 ({self._dimensions},) is needed")
@@ -186,7 +188,7 @@ class EmbeddedSearch:
                     self._check()
                 self._rebuild_if_due()
                 self._save_if_due()
-            except Exception as error:  # store unreachable or disk full: searches read the store
+            except Exception as error:  # e.g. store unreachable or disk full; searches read the store
                 log.warning("the gallery's index cannot follow", error=str(error))
                 self._closing.wait(RETRY_S)
                 continue
@@ -211,7 +213,7 @@ class EmbeddedSearch:
                     return
 
     def _check(self) -> None:
-        """Discard the graph if it is up to date and does not match the store."""
+        """Discard the graph if it has all changes of the store but does not match it."""
         extent = self._source.extent()
         if self._closing.is_set() or extent.sequence > self._sequence:
             return  # not up to date; check next time
@@ -233,7 +235,7 @@ class EmbeddedSearch:
         self.notify()
 
     def _rebuild_if_due(self) -> None:
-        """Rebuild the graph if too many nodes are dead; meanwhile the old one answers and is updated."""
+        """Rebuild the graph if too many nodes are dead; meanwhile the old graph answers and is updated."""
         if len(self._graph.dead) < max(REBUILD_DEAD_NODES, REBUILD_DEAD_SHARE * self._graph.nodes):
             return
         graph, sequence = Graph(self._dimensions), 0
@@ -263,7 +265,7 @@ class EmbeddedSearch:
 
 
 def apply(graph: Graph, changes: Sequence[Change]) -> int:
-    """Apply changes, at least one, to a graph; return the sequence number of the last."""
+    """Apply at least one change to a graph; return the sequence number of the last change."""
     latest = {change.key: change.vector for change in changes}
     added = {key: vector for key, vector in latest.items() if vector is not None}
     if added:

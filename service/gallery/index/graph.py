@@ -22,15 +22,15 @@ EXPANSION_SEARCH = 192
 """docs/retrieval.md has the recall with these values."""
 
 ROUNDING = 1e-3
-"""Bound on the error of a float16 cosine: each unit vector is off by at most 2**-11."""
+"""Bound on the error of a float16 cosine: elements of unit vectors have relative errors up to 2**-11."""
 
 
 class Graph:
     """HNSW graph of the vectors of one gallery. Not thread-safe; callers must lock.
 
-    The node of a removed vector is only marked dead. usearch would reuse it for the next vector although its
-    neighbours are those of the old one: each round of deleting and adding 20 % of the vectors would cost some
-    percent of recall. Rebuild a graph with many dead nodes.
+    The node of a removed vector is only marked as dead. If it were removed, usearch would reuse it for the
+    next vector, although its neighbours are those of the old vector. Each round in which 20 % of the vectors
+    are deleted and added would then cost some percent of recall. Rebuild a graph that has many dead nodes.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -67,7 +67,7 @@ class Graph:
         return {int(key) for key in np.asarray(self._index.keys)} - self._dead
 
     def add(self, keys: Sequence[int], vectors: Sequence[Vector]) -> None:
-        """Add vectors one by one on this thread: several threads would leave nodes unreachable.
+        """Add vectors one by one on this thread, because several threads would leave nodes unreachable.
 
         The vector of an existing key is replaced.
         """
@@ -85,7 +85,8 @@ class Graph:
     def nearest(self, query: Vector, count: int, *, exact: bool) -> tuple[Keys, Scores]:
         """Return the keys nearest to `query`, best first, and their float16 cosines.
 
-        `count` includes dead nodes, so fewer keys are returned if some are dead. `exact` compares every node.
+        `count` includes dead nodes, so fewer keys are returned if some nodes are dead. `exact`: compare
+        `query` with every node.
         """
         nodes = self.nodes
         if nodes == 0:
@@ -107,9 +108,9 @@ class Graph:
 
     @classmethod
     def read(cls, path: Path, dimensions: int, dead: Collection[int]) -> Graph:
-        """Read the graph from a file that `write` wrote completely: usearch does not check that.
+        """Read the graph from a complete file of `write`; the caller checks that the file is complete.
 
-        Raises ValueError for any other content.
+        usearch does not check this. Raises ValueError if the file is not a graph of such vectors.
         """
         graph = cls(dimensions)
         try:
@@ -125,7 +126,7 @@ class Graph:
 def cosines(query: Vector, vectors: Vectors) -> Scores:
     """Return the cosine of `query` with each of the unit `vectors` (N, D), float32 (N,).
 
-    Does not use BLAS, which would start several threads: the service already has one per core.
+    Does not use BLAS, because it would start several threads, and the service already has one per core.
     """
     products: Scores = np.einsum("ij,j->i", vectors, query)
     return np.clip(products, np.float32(-1), np.float32(1))

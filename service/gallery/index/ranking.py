@@ -12,19 +12,21 @@ from service.gallery.index.graph import ROUNDING, cosines
 from service.gallery.records import Change, Vector
 
 CANDIDATES = 64
-"""Number of candidates requested first; at least four per requested result."""
+"""Number of candidates requested first, or four per requested result if that is more."""
 WIDER = (1, 8, 32, 256)
-"""Multiples of CANDIDATES, tried in order until enough candidates pass the filter; then a full scan."""
+"""Multiples of the number requested first, tried until enough candidates pass the filter; then all."""
 FEWEST_SPARE = 8
-"""Minimum number of extra vectors read for re-ranking, or a quarter of the requested number if that is more:
-float16 misplaces a few neighbours by a place or two."""
+"""Minimum number of extra vectors that are read for re-ranking, because float16 misplaces a few neighbours.
+
+If a quarter of the requested number is more, this quarter is read."""
 MOST_RERANKED = 32
-"""Maximum number of vectors read, as a multiple of the number of candidates requested first, even if more
-candidates are equal within rounding."""
+"""Maximum number of vectors read, as a multiple of the number of candidates requested first.
+
+It ends the reading if very many candidates are equal within rounding."""
 SPARE = 64
 """Results kept beyond the requested number while changes are merged, in case some of them are deleted."""
 STREAM_ROWS = 512
-"""Changes in memory at once while they are streamed: 2.6 MB at 1 280 dimensions."""
+"""Number of changes in memory while they are streamed; they take 2.6 MB at 1 280 dimensions."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class Candidates:
 
 
 Look = Callable[[int | None, bool], Candidates]
-"""Returns the given number of nearest nodes (None: all); True compares every node."""
+"""Returns the given number of nearest nodes (None: all). If the flag is True, every node is compared."""
 
 
 def nearest(
     look: Look, source: VectorSource, query: Vector, k: int, keep: Keep | None
 ) -> tuple[Keys, Scores, int]:
-    """Return at least the `k` nearest that pass `keep`, best first, and the sequence that they are valid for.
+    """Return at least the `k` nearest images that pass `keep`, best first, and the graph's sequence.
 
-    Requests more and more candidates from the graph until enough pass `keep`; if too few do, all nodes are
-    compared. A result of comparing all nodes is exact: candidates are read in float32 until the `k` results
-    are certainly nearer than every vector that was not read (or until MOST_RERANKED ends the reading).
+    Requests more and more candidates from the graph until enough pass `keep`. If too few pass, all nodes are
+    compared. A result of comparing all nodes is exact: vectors are read in float32 until the `k` results are
+    certainly nearer than every vector that was not read. MOST_RERANKED limits how many are read.
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED
@@ -82,7 +84,7 @@ def with_tail(
     found: tuple[Keys, Scores],
     count: int,
 ) -> tuple[Keys, Scores]:
-    """Return the best `count` of `found` and of all changes after `sequence`, which are streamed."""
+    """Return the best `count` of `found` and of the images that changed after `sequence`."""
     keys, scores = found
     while changes := source.changes_after(sequence, STREAM_ROWS):
         sequence = changes[-1].sequence

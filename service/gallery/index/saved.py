@@ -1,8 +1,8 @@
-"""The graph as files: written to temporary ones, synced and renamed; read only if every byte is as written.
+"""The graph as files: written to temporary files, synced and renamed; read only if no byte has changed.
 
-`<name>.graph` is usearch's file. `index.json` names it and has its SHA-256, the sequence of its last change,
-the network of the embeddings, the dead nodes, and a checksum of itself. Renaming `index.json` commits a new
-pair, so after a crash at any time there is one complete pair, or none.
+`<name>.graph` is usearch's file. `index.json` has the name and SHA-256 of this file, the sequence of the last
+change, the network of the embeddings, the dead nodes, and a checksum of itself. Renaming `index.json` commits
+a new pair, so after a crash at any time there is either one complete pair or none.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def commit(written: WrittenGraph, *, model: str, sequence: int) -> None:
 
 
 def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | None:
-    """Return the current graph and the sequence of its last change; None without one.
+    """Return the current graph and the sequence of its last change; None if there is no graph.
 
-    Raises UnusableIndex if it is damaged in any way, or of another network.
+    Raises UnusableIndex if the files are damaged in any way, or are of another network.
     """
     try:
         described = json.loads((folder / DESCRIPTION).read_bytes())
