@@ -31,27 +31,27 @@ from service.storage.errors import storage_errors
 from service.text.urls import database_url, redacted
 
 SCHEMA = "0009"
-"""Revision of the newest migration; scripts are loaded only if the database has another revision."""
+"""Revision of the newest migration; migrations are loaded only if the database has another revision."""
 
 FILE_NAME = "weighin.db"
 
 metadata = MetaData()
-"""Tables of all features, each of which defines its own; `migrations` creates them."""
+"""Tables of all features. Each feature defines its own tables; `migrations` creates them."""
 
 READING = {"weighin_reading": True}
 """Execution option for read-only transactions: they do not wait for a writer and read one snapshot."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 5000
-_prepared: WeakSet[Engine] = WeakSet()  # those whose database had SCHEMA while this process ran
-_MIGRATION_LOCK = 0x7765_6967  # key of an advisory lock; any number unused in that database
+_prepared: WeakSet[Engine] = WeakSet()  # engines whose database had SCHEMA while this process ran
+_MIGRATION_LOCK = 0x7765_6967  # key of an advisory lock: a number that nothing else uses
 _POSTGRESQL: dict[str, Any] = {
     "pool_pre_ping": True,  # no request fails after a server restart
     "pool_size": 10,
     "max_overflow": 10,
     "pool_timeout": 5.0,
 }
-_POSTGRESQL_CONNECTION = {  # seconds; an unresponsive server is given up within ten
+_POSTGRESQL_CONNECTION = {  # an unresponsive server is given up within ten seconds
     "connect_timeout": "5",
     "keepalives_idle": "5",
     "keepalives_interval": "2",
@@ -98,7 +98,7 @@ def _check_parameters(url: URL) -> None:
         try:
             psycopg.conninfo.make_conninfo(**{name: ""})
         except psycopg.ProgrammingError:
-            shown = name if name.isidentifier() else "***"  # else perhaps part of an unescaped password
+            shown = name if name.isidentifier() else "***"  # any other text may be part of a password
             raise ValueError(
                 f"unknown parameter '{shown}' (allowed: those of libpq, such as sslmode)"
             ) from None
@@ -132,8 +132,8 @@ def prepare(engine: Engine) -> None:
     """Create or migrate the schema, one process at a time.
 
     Raises StorageUnavailable, without changing the database, if it cannot be opened or written, is damaged,
-    or has the schema of a newer version. A server's database that had this version's schema before may get a
-    newer one: processes that run go on while replicas are updated.
+    or has the schema of a newer version. A newer schema is accepted if the database is on a server and had
+    this version's schema while this process ran, so that running processes go on while replicas are updated.
     """
     with storage_errors():
         with engine.connect().execution_options(**READING) as connection:
@@ -152,7 +152,7 @@ def prepare(engine: Engine) -> None:
 def writing(engine: Engine, obstacle: Callable[[], str | None]) -> Iterator[Connection]:
     """Yield a connection in a transaction, after migrations.
 
-    Raises StorageUnavailable if the database cannot be used, or with the reason that `obstacle` returns.
+    Raises StorageUnavailable if the database cannot be used, or if `obstacle` returns a reason.
     """
     reason = obstacle()
     if reason is not None:
@@ -164,7 +164,7 @@ def writing(engine: Engine, obstacle: Callable[[], str | None]) -> Iterator[Conn
 
 @contextlib.contextmanager
 def reading(engine: Engine, table: Table) -> Iterator[Connection | None]:
-    """Yield a connection, or None if `table` does not exist yet: reads never create or migrate a database.
+    """Yield a connection, or None if `table` does not exist yet; do not create or migrate the database.
 
     Raises StorageUnavailable if the database cannot be used.
     """
@@ -199,7 +199,7 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
 def dialect_insert(table: Table, dialect_name: str) -> Any:
     """Return an INSERT that has the clauses of this dialect, such as ON CONFLICT.
 
-    Only the dialect of the database is imported: PostgreSQL's takes 40 ms.
+    Only the dialect of the database is imported, because importing PostgreSQL's takes 40 ms.
     """
     return import_module(f"sqlalchemy.dialects.{dialect_name}").insert(table)
 
@@ -227,19 +227,19 @@ def _configure_sqlite(connection: object, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # Writers take the lock at once: SQLite may refuse to upgrade a read transaction, and does not wait then.
+    # Writers take the lock at once, because SQLite does not wait if it must upgrade a read transaction.
     reading = connection.get_execution_options().get("weighin_reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get("weighin_reading", False):
-        # As in SQLite: a transaction reads one snapshot.
+        # A transaction reads one snapshot, as in SQLite.
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
 def _schema(connection: Connection) -> str:
-    """Return the schema revision of the database; empty if it has none of our tables."""
+    """Return the schema revision of the database; empty if the database has no tables of Weigh-in."""
     if not inspect(connection).has_table("alembic_version"):
         return ""
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
@@ -265,7 +265,7 @@ def _migration_lock(engine: Engine) -> Iterator[None]:
 def _create(connection: Connection) -> bool:
     """Create the newest schema in an empty SQLite database; return False for any other database.
 
-    The statements are those that the migrations leave in a new database. Alembic takes 0.2 s for the same.
+    The statements create the same schema as all migrations, for which Alembic needs 0.2 s.
     """
     statements = _MIGRATIONS / f"sqlite_{SCHEMA}.sql"
     if connection.dialect.name != "sqlite" or inspect(connection).get_table_names():
@@ -278,7 +278,7 @@ def _create(connection: Connection) -> bool:
 
 
 def _migrate(connection: Connection, revision: str) -> None:
-    from alembic import command  # takes 0.3 s to import, and is needed once
+    from alembic import command  # imported here, because it takes 0.3 s and is needed once
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 

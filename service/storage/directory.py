@@ -1,4 +1,4 @@
-"""The data directory: created if missing, and locked by one process."""
+"""The data directory, which is created if it is missing, and locked by one process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _OWNER_NAME = "weighin.owner.json"
 class DataDirectory:
     """Context manager that holds the lock of the data directory.
 
-    If the directory cannot be created or written, entering still succeeds: `problem` gives the reason,
-    nothing may be written, and `claim` retries.
+    If the directory cannot be created or written, entering the context still succeeds. `problem` then gives
+    the reason, and nothing may be written until a call of `claim` takes the lock.
     """
 
     def __init__(self, path: Path, address: str | None = None) -> None:
@@ -50,7 +50,7 @@ class DataDirectory:
             self._lock.release()
 
     def claim(self) -> str | None:
-        """Take the lock unless already held. Return None on success, else the reason, safe for clients."""
+        """Take the lock unless it is held; return None, or why it cannot be taken, in words for clients."""
         try:
             self._claim()
         except OSError as error:
@@ -61,7 +61,7 @@ class DataDirectory:
 
     @property
     def problem(self) -> str | None:
-        """Reason why the directory cannot be written, safe for clients; None if it can.
+        """Why the directory cannot be written, in words for clients; None if it can be written.
 
         Writes a test file, because other checks are unreliable: the superuser ignores permissions, and free
         space does not show quotas and reserved blocks.

@@ -64,7 +64,7 @@ _PERMANENT = (
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Raise StorageUnavailable for database and file system errors; DatabaseUnreachable if a retry may help.
+    """Turn database and file system errors into StorageUnavailable, or DatabaseUnreachable if temporary.
 
     The messages are safe for clients.
     """
@@ -89,7 +89,7 @@ def _translate(error: SQLAlchemyError | OSError) -> StorageUnavailable:
 
 
 def _translate_code(error: DBAPIError, code: str | None) -> StorageUnavailable:
-    if code is None:  # an error of the driver; for a refused connection it has the message without the code
+    if code is None:  # a driver's own error, or a refused connection, whose error has a message only
         if type(error.orig).__name__ == "OperationalError" or error.connection_invalidated:
             message = str(error.orig)
             refusals = (explanation for part, explanation in _WHILE_CONNECTING if part in message)

@@ -1,1 +1,1 @@
-"""Alembic migrations, from the first table on."""
+"""Alembic migrations of the database schema."""

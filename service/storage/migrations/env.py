@@ -1,4 +1,4 @@
-"""What Alembic runs: migrations on the connection that `service.storage.database` hands over."""
+"""Script that Alembic runs: migrations on the connection that `service.storage.database` passes."""
 
 from __future__ import annotations
 

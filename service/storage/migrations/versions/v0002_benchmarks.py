@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "benchmarks",
         sa.Column("id", sa.String(32), primary_key=True),

@@ -17,7 +17,7 @@ _BYTEWISE_255 = sa.String(255).with_variant(sa.String(255, collation="C"), "post
 
 
 def upgrade() -> None:
-    """Make the tables, and the only row of gallery_state."""
+    """Create the tables, and the only row of gallery_state."""
     on_postgresql = op.get_bind().dialect.name == "postgresql"
     if on_postgresql:
         op.execute("CREATE EXTENSION IF NOT EXISTS vector")

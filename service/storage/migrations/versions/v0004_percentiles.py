@@ -1,4 +1,4 @@
-"""Percentiles beside the histograms of hours and days, so that a history need not decode histograms."""
+"""Percentiles of hours and days, so that a latency history is read without decoding histograms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
 
 
 def upgrade() -> None:
-    """Add the columns. Existing rows keep nulls; their histograms are decoded as before until they expire."""
+    """Add the columns. In existing rows they are null; histograms of these rows are decoded as before."""
     for name in _COLUMNS:
         op.add_column(
             "latency_histograms",

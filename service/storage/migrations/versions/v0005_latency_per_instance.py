@@ -1,4 +1,4 @@
-"""Version and runtime in latency keys; hours and days per instance, with percentiles over all instances."""
+"""Model version and runtime in latency keys; hours and days per instance; percentiles of all instances."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _COMMENTS = {
 
 
 def upgrade() -> None:
-    """Complete the roll-ups to hours and days, then add the columns. Roll-ups stay, with an empty instance.
+    """Complete the roll-ups to hours and days, then add the columns.
 
-    After this migration, every process writes its own hours and days, so the roll-ups before it must be
-    complete.
+    Existing roll-ups stay, with an empty instance. After this migration, every process writes its own hours
+    and days, so the earlier roll-ups must be complete.
     """
     connection = op.get_bind()
     rows = connection.execute(sa.text("SELECT name, until FROM latency_progress")).all()

@@ -1,4 +1,4 @@
-"""Machines of the instances that recorded latencies, so that answers can say what they pool."""
+"""Machines of the instances that recorded latencies, so that responses name the machines they pool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table; instances of earlier releases are not in it."""
+    """Create the table; it does not list instances of earlier releases."""
     op.create_table(
         "latency_instances",
         sa.Column("instance", sa.String(32), primary_key=True),
@@ -22,5 +22,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop the table."""
     op.drop_table("latency_instances")

@@ -1,4 +1,4 @@
-"""Models that replicas share: what was added, replaced and deleted over HTTP, and chosen runtimes."""
+"""Models that replicas share: those added, replaced and deleted over HTTP, and chosen runtimes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables, which stay empty in SQLite."""
+    """Create the tables, which stay empty in SQLite."""
     op.create_table(
         "shared_models",
         sa.Column(
@@ -49,6 +49,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the tables."""
     for table in ("shared_model_chunks", "shared_model_files", "shared_models"):
         op.drop_table(table)

@@ -32,7 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the columns and the index."""
     op.drop_index("benchmarks_running", "benchmarks")
     for name in ("cancel_ms", "progress", "machine", "machine_id"):
         op.drop_column("benchmarks", name)
