@@ -1,1 +1,1 @@
-"""Report: a benchmark, with an evaluation if there is one, as one file that explains itself."""
+"""Report: one self-contained file on a benchmark and, if there is one, on an evaluation."""

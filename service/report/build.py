@@ -41,12 +41,13 @@ from service.text.display import counted, joined, shown
 def build_report(
     stored: StoredBundle, digest: str, cards: Mapping[str, Card], evaluation: Evaluation | None = None
 ) -> Report:
-    """Return the report of a benchmark. `digest`: of its bundle, as the file states it.
+    """Return the report of a benchmark. `digest`: digest of its bundle, as the bundle's file states it.
 
-    `cards`: those of the zoo, by name, for facts that a bundle lacks.
+    `cards`: cards of the zoo by model name, for facts that a bundle lacks.
 
-    Accuracies are those of the cards when the benchmark ran. With an evaluation, models of its label sets
-    have their accuracy on its pictures instead, or none if the measured file was not evaluated.
+    Accuracies are those that the cards stated when the benchmark ran. If there is an evaluation, models of
+    its label sets have their accuracy on its pictures instead. Such a model has no accuracy if the evaluation
+    lacks the file that was measured.
     """
     bundle = stored.bundle
     summaries = summarise(bundle)
@@ -70,7 +71,7 @@ def build_report(
 
 
 def _has_median(bundle: Bundle, entry: Entry) -> bool:
-    """Return whether the entry has latencies of single images, and runs as the service runs its models."""
+    """Return whether the entry has latencies of single images, and runs as models in the service run."""
     return (
         bundle.configuration.scenario == "single-stream"
         and is_like_the_service(entry)
@@ -109,10 +110,10 @@ def _accuracy(
 def _verdict(
     evaluation: Evaluation, result: ModelResult, results: Iterable[ModelResult]
 ) -> tuple[Literal["highest", "worse", "not distinguishable"] | None, str | None]:
-    """Compare a model with the most accurate one of its label set; return the verdict and the rival's name.
+    """Compare a model with its rival, the most accurate model of its label set; return verdict and rival.
 
-    Of several equally accurate models, the rival is the first by name. There is no rival if the model itself
-    has the highest accuracy.
+    If several models are the most accurate, the rival is the first of them by name. There is no rival if the
+    model itself has the highest accuracy.
     """
     rivals = [each for each in results if each.labels == result.labels]
     best = [each.name for each in highest(rivals, lambda each: each.accuracy.value)]
@@ -340,7 +341,7 @@ def _question(bundle: Bundle, evaluation: Evaluation | None) -> str:
 
 
 def _answer(front: Front) -> str:
-    """Return the front in a sentence: its ends, and how many models are on it."""
+    """Describe the front in a sentence: its best models by each criterion, and how many are on it."""
     known = {each.entry: each.accuracy.value for each in front.models if each.accuracy is not None}
     fastest = highest(front.models, lambda each: -each.p50_ms)
     smallest = highest(front.models, lambda each: -each.bytes)

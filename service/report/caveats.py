@@ -15,7 +15,7 @@ from service.text.display import counted, shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
 _FEW_PICTURES = 100
-"""With this number of pictures, an accuracy of 80 % is known to within about 8 points; with fewer, worse."""
+"""Pictures with which an accuracy of 80 % is known to within about 8 points; fewer give a caveat."""
 
 
 def find_caveats(
@@ -26,7 +26,7 @@ def find_caveats(
     evaluation: Evaluation | None,
     fronts: Sequence[Front],
 ) -> tuple[Caveat, ...]:
-    """Return all caveats, serious ones first. `cards`: those of the zoo, by name."""
+    """Return all caveats, serious ones first. `cards`: cards of the zoo by model name."""
     found = [
         *_flags(bundle),
         *_latency(bundle, summaries, fronts),
@@ -114,7 +114,7 @@ def _accuracy(
 
 
 def _cards(bundle: Bundle, cards: Mapping[str, Card]) -> Iterator[Caveat]:
-    """Yield caveats on the measured models from the zoo's cards, which state more than the bundle."""
+    """Yield caveats on the measured models that follow from the zoo's cards."""
     missing = tuple(facts.name for facts in bundle.models if facts.name not in cards)
     if missing:
         yield _caveat(
@@ -139,7 +139,7 @@ def _cards(bundle: Bundle, cards: Mapping[str, Card]) -> Iterator[Caveat]:
 
 
 def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
-    """Yield what limits the evaluation, and its fit to the benchmark."""
+    """Yield caveats on the evaluation: on its pictures, and on how it differs from the benchmark."""
     data = evaluation.data
     covered = evaluated_labels(evaluation)
     others = tuple(facts.name for facts in bundle.models if facts.labels not in covered)
@@ -193,7 +193,7 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
         f"{each.classes} of the {each.of} classes of {each.labels}" for each in evaluation.label_sets
     )
     for note in data.notes:
-        if not note.startswith(said):  # said above, as few-classes
+        if not note.startswith(said):  # the caveat few-classes says this already
             yield _caveat("data", (), shown(note))
     isa, runtime = bundle.fingerprint.machine.isa, bundle.fingerprint.software.runtimes.get("onnxruntime")
     elsewhere = tuple(
@@ -223,7 +223,7 @@ def same_model(evaluation: Evaluation, facts: ModelFacts) -> ModelResult | None:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first five names, and how many more there are, as a text."""
     more = len(names) - 5
     return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 

@@ -15,7 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64.0, WIDTH - 16.0, 44.0, HEIGHT - 52.0
 """Edges of the plot in SVG units."""
 _FONT = 12.0
 _CHARACTER = 0.61 * _FONT
-"""Width of a character: an upper estimate of the mean over the letters of common sans-serif fonts."""
+"""Width of a character: an upper estimate of the mean width in common sans-serif fonts."""
 _LINE = 1.25 * _FONT
 _LARGEST, _SMALLEST = 14.0, 4.0
 """Radii of circles."""
@@ -52,7 +52,7 @@ _ANGLES = (
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a label is, from its circle: distance and direction, and what it costs."""
+    """A place for a label: its distance and direction from the circle, and the cost of the place."""
 
     cost: float
     distance: float
@@ -62,7 +62,7 @@ class _Place:
 
 
 def _places() -> Iterator[_Place]:
-    """Yield the possible places: near ones and preferred directions are cheap."""
+    """Yield the possible places; near places and preferred directions have low costs."""
     for distance, (rank, degrees) in itertools.product(_DISTANCES, enumerate(_ANGLES)):
         cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         anchor = "start" if cosine > 0.1 else "end" if cosine < -0.1 else "middle"
@@ -82,7 +82,7 @@ class Rect:
     bottom: float
 
     def overlaps(self, other: Rect) -> bool:
-        """Return whether the two share an area."""
+        """Return whether the two rectangles share an area."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -118,7 +118,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text at (x, y), its baseline; `anchor` as in SVG; `leader`: the line to its circle, if it is far."""
+    """A text whose baseline is at (x, y). `anchor`: as in SVG; `leader`: the line to a distant circle."""
 
     text: str
     x: float
@@ -151,7 +151,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What the template draws. `prefix`: what all names begin with, which labels leave out.
+    """What the template draws. `prefix`: the common beginning of all names, which labels leave out.
 
     `missing`: models without a known accuracy, which are not drawn. `sizes`: circles of the legend, as
     (x, radius, text).
@@ -166,12 +166,12 @@ class Chart:
 
     @property
     def unlabelled(self) -> tuple[str, ...]:
-        """Models whose label found no room."""
+        """Models whose labels have no room."""
         return tuple(point.model.entry for point in self.points if point.label is None)
 
 
 def draw(front: Front) -> Chart | None:
-    """Lay out the chart of a front; None unless a model has a known accuracy."""
+    """Lay out the chart of a front; return None if no model has a known accuracy."""
     drawn = [(each, each.accuracy) for each in front.models if each.accuracy is not None]
     if not drawn:
         return None
@@ -208,7 +208,7 @@ def draw(front: Front) -> Chart | None:
 
 
 def shared_prefix(names: Sequence[str]) -> str:
-    """Return what all names begin with, up to a hyphen; empty for a single name."""
+    """Return the longest common beginning of all names that ends in a hyphen; empty for a single name."""
     if len(names) < 2:
         return ""
     parts = [name.split("-")[:-1] for name in names]
@@ -217,7 +217,7 @@ def shared_prefix(names: Sequence[str]) -> str:
 
 
 def _radius(size: int, largest: int) -> float:
-    """Return the radius of a circle whose area is proportional to the size, if that is not too small."""
+    """Return the radius of a circle: its area is proportional to `size`, but it is at least _SMALLEST."""
     return max(_SMALLEST, _LARGEST * math.sqrt(size / largest))
 
 
@@ -232,7 +232,7 @@ def _sizes(sizes: Sequence[int], largest: int) -> Iterator[tuple[float, float, s
 
 
 def _log_range(models: Sequence[FrontModel]) -> tuple[float, float]:
-    """Return the ends of the axis of milliseconds: the intervals with a margin, at least a factor of 2."""
+    """Return the ends of the latency axis in ms: all intervals and a margin, at least a factor of 2 apart."""
     values = [value for each in models for value in (each.p50_ms, each.p50_low_ms, each.p50_high_ms)]
     positive = [value for value in values if value]
     low, high = (min(positive), max(positive)) if positive else (1e-3, 1.0)
@@ -241,14 +241,14 @@ def _log_range(models: Sequence[FrontModel]) -> tuple[float, float]:
 
 
 def _range(accuracies: Sequence[AccuracyFigure]) -> tuple[float, float]:
-    """Return the ends of the axis of accuracies: the intervals with a margin, at least two points."""
+    """Return the ends of the accuracy axis: all intervals and a margin, at least two points apart."""
     low, high = min(each.low for each in accuracies), max(each.high for each in accuracies)
     margin = max(0.08 * (high - low), (0.02 - (high - low)) / 2)
     return low - margin, high + margin
 
 
 def _log_ticks(left: float, right: float) -> list[float]:
-    """Return round values between the ends: 1, 2 and 5 times powers of ten, more if these are too few."""
+    """Return round values between the ends: 1, 2 and 5 times powers of ten, or more if they are too few."""
     for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(each / 10 for each in range(10, 100))):
         powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
         ticks = [digit * 10.0**power for power in powers for digit in digits]
@@ -272,9 +272,10 @@ def _ticks(low: float, high: float) -> list[tuple[float, int]]:
 
 
 def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
-    """Return the points with labels that overlap neither each other nor a circle, as many as find room.
+    """Return the points, with labels that overlap neither each other nor a circle.
 
-    Labels are placed one after the other, each where it costs least; the best of several orders counts.
+    Labels are placed one after the other, each where it costs least. Of several orders, the one with the
+    lowest total cost is used. A point whose label has no room gets no label.
     """
     circles = [
         Rect(each.x - each.radius, each.y - each.radius, each.x + each.radius, each.y + each.radius)
@@ -306,9 +307,10 @@ def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
 def _place(
     order: Sequence[int], spot: Callable[[int, int], tuple[Label, float] | None]
 ) -> tuple[dict[int, Label], float]:
-    """Place the labels in this order; return them and their cost. A label without room costs most.
+    """Place the labels in this order; return them by point, and their total cost.
 
-    `spot` returns the label of a point at one of `_PLACES` with its cost; None where it has no room.
+    A label that has no room adds the highest cost. `spot` returns the label of a point at one of `_PLACES`
+    with its cost, or None if the label has no room there.
     """
     placed: dict[int, Label] = {}
     total = 0.0
@@ -328,7 +330,7 @@ def _place(
 
 
 def _is_clear(label: Label, index: int, circles: Sequence[Rect]) -> bool:
-    """Return whether a label is within the plot, off all circles, and its line off those of others."""
+    """Return whether a label is in the plot and off all circles, and its line is off all other circles."""
     rect, leader = label.rect, label.leader
     if rect.left < LEFT + 2 or rect.right > RIGHT or rect.top < TOP or rect.bottom > BOTTOM - 2:
         return False
@@ -338,7 +340,7 @@ def _is_clear(label: Label, index: int, circles: Sequence[Rect]) -> bool:
 
 
 def _is_apart(label: Label, others: Iterable[Label]) -> bool:
-    """Return whether a label and its line cross no other label nor its line."""
+    """Return whether a label crosses no other label or line, and its own line crosses no other label."""
     rect, leader = label.rect, label.leader
     for other in others:
         if rect.overlaps(other.rect) or (leader is not None and other.rect.crosses(leader)):
@@ -349,7 +351,7 @@ def _is_apart(label: Label, others: Iterable[Label]) -> bool:
 
 
 def _label(point: Point, prefix: str, place: _Place) -> Label:
-    """Return the label of a point at this place."""
+    """Return the label of a point at the given place."""
     name = point.model.entry.removeprefix(prefix)
     text = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
     width = len(text) * _CHARACTER

@@ -1,4 +1,4 @@
-"""The document of a report: what its HTML, Markdown, CSV and JSON say, as data."""
+"""A report as data, from which its HTML, Markdown, CSV and JSON are made."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ class AccuracyFigure(Finite):
     low: Fraction
     high: Fraction
     kind: AccuracyKind = Field(
-        description="measured: by this project; reported: by the publisher; inherited: that of the model it "
-        "was made from, minus the measured disagreement; evaluated: on the pictures of `evaluation`"
+        description="measured: by this project; reported: by the publisher; inherited: that of the model "
+        "that this one was made from, minus the measured disagreement; evaluated: on the pictures of "
+        "`evaluation`"
     )
     how: str
     verdict: Literal["highest", "worse", "not distinguishable"] | None = Field(
         default=None,
         description="Only with kind `evaluated`. highest: no model of this report and label set has a higher "
-        "accuracy, but several may share it; other values: compared with `rival`; null: not compared with it",
+        "accuracy (several may have the highest); other values: compared with `rival`; null: not compared",
     )
     rival: Name | None = Field(
         default=None,
-        description="The most accurate model, with which `verdict` compares this one; of several, the first "
-        "by name; null for `highest`",
+        description="The most accurate model, with which `verdict` compares this model; if several are the "
+        "most accurate, the first by name; null for `highest`",
     )
 
 
@@ -128,9 +129,9 @@ class FrontModel(Finite):
 class Front(Finite):
     """Models of one task and label set, compared in accuracy, median latency and bytes.
 
-    A model leaves the front only if another one is more accurate, faster and not larger. More accurate: the
-    95 % intervals are apart. Faster: by the rule of the verdict, for this pair alone, without Holm's
-    correction.
+    A model is on the front unless another model is more accurate, faster and not larger. "More accurate"
+    means that the 95 % intervals are apart. "Faster" follows the rule of the verdict, applied to this pair
+    alone, without Holm's correction.
     """
 
     task: Task
@@ -139,7 +140,7 @@ class Front(Finite):
 
 
 class ControlFigures(Finite):
-    """The baseline compared with its own second measurement: what noise alone does."""
+    """The baseline compared with its own second measurement, which shows what noise alone does."""
 
     entry: EntryName
     ratio: float = Field(gt=0, description="Time of the second measurement divided by that of the first")
@@ -178,13 +179,13 @@ class ClassFigure(Finite):
 
 
 class EvaluatedModel(Finite):
-    """What the evaluation says of a measured model, whose file is the same in both."""
+    """Results of the evaluation for a measured model; the benchmark and the evaluation had the same file."""
 
     model: Name
     labels: Name
     n: int = Field(ge=1, description="Pictures")
     accuracy: AccuracyFigure
-    top5: Fraction | None = Field(description="null for detectors and for up to five classes")
+    top5: Fraction | None = Field(description="null for detectors, and for models with up to five classes")
     class_mean: Fraction | None = Field(description="Mean of the classes' accuracies; null for detectors")
     ece: Fraction | None = Field(description="Expected calibration error; null for detectors")
     ap50: Fraction | None = Field(description="Average precision at IoU 0.5; null for classifiers")
@@ -196,19 +197,19 @@ class CoveredLabels(Finite):
     """How much of a label set the data covers."""
 
     labels: Name
-    classes: int = Field(ge=1, description="Labels that have a class of the data")
+    classes: int = Field(ge=1, description="Labels for which the data has a class")
     of: int = Field(ge=1, description="Labels")
     n: int = Field(ge=1, description="Distinct pictures of these classes")
 
 
 class ReportedEvaluation(Finite):
-    """The evaluation that the accuracies are from, and what it says of the measured models."""
+    """The evaluation that the accuracies are from, and its results for the measured models."""
 
     id: EvaluationId
     name: str
     kind: DataKind
     task: Task
-    sha256: Sha256 = Field(description="SHA-256 of the data set: of every picture and its label")
+    sha256: Sha256 = Field(description="SHA-256 over every picture of the data set and its label")
     pictures: int = Field(ge=1, description="Listed files")
     n: int = Field(ge=1, description="Distinct pictures that are counted")
     finished_at: AwareDatetime
@@ -217,7 +218,7 @@ class ReportedEvaluation(Finite):
 
 
 class Caveat(Finite):
-    """A reason to read a figure with care. `serious`: the figures are no evidence."""
+    """A reason to read a figure with care. `serious`: the figures are not evidence."""
 
     kind: CaveatKind
     serious: bool = False
@@ -226,14 +227,14 @@ class Caveat(Finite):
 
 
 class Step(Finite):
-    """A command that makes a part of the report again."""
+    """A command that reproduces a part of the report."""
 
     what: str
     command: str
 
 
 class Report(Finite):
-    """One benchmark, with the evaluation of the same models if there is one, and what follows from both."""
+    """Report of one benchmark and, if there is one, of an evaluation of the same models."""
 
     schema_version: Literal[1] = 1
     title: str
@@ -248,7 +249,7 @@ class Report(Finite):
     reproduce: tuple[Step, ...]
 
     def front_model(self, entry: str) -> FrontModel | None:
-        """Return what the fronts say of an entry; None if it is in none."""
+        """Return the model of an entry in its front; None if no front has it."""
         return next((each for front in self.fronts for each in front.models if each.entry == entry), None)
 
 

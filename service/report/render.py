@@ -17,9 +17,9 @@ from service.report.tables import Cell, Table, evaluation_tables, result_tables
 from service.text.display import counted, in_markdown
 
 _METHOD = (
-    "A model leaves the front only if another one is more accurate (their 95 % intervals are apart), faster "
-    "(p < 0.02 and a difference of at least 1 %), and not larger. What cannot be distinguished stays. Each "
-    "pair of the front is compared by itself, without Holm’s correction."
+    "A model is on the front unless another model is more accurate (their 95 % intervals are apart), faster "
+    "(p < 0.02 and a difference of at least 1 %), and not larger. So models that cannot be distinguished "
+    "stay. Each pair of models is compared by itself, without Holm’s correction."
 )
 
 

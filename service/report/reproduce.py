@@ -1,4 +1,4 @@
-"""The commands that make a report again."""
+"""The commands that reproduce a report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from service.report.document import Step
 from service.text.display import shown
 
 BUNDLE = "bench.json"
-"""File of the benchmark in the commands."""
+"""Name of the benchmark's file in the commands."""
 
 
 def steps(stored: StoredBundle, evaluation: Evaluation | None) -> tuple[Step, ...]:
-    """Return the commands: measure, evaluate, report. Paths that are not known are in capitals."""
+    """Return the commands that measure, evaluate and report; unknown paths are in capitals."""
     made = [Step(what="Measure latency", command=bench_command(stored.bundle))]
     report = f"weighin report --bench {BUNDLE}"
     if evaluation is not None:
@@ -27,7 +27,7 @@ def steps(stored: StoredBundle, evaluation: Evaluation | None) -> tuple[Step, ..
 
 
 def bench_command(bundle: Bundle) -> str:
-    """Return the call of `weighin bench` that measures the same again, on the machine it runs on."""
+    """Return the `weighin bench` command that repeats the measurement, on the machine where it runs."""
     configuration = bundle.configuration
     server = configuration.scenario == "server"
     usual = PROFILES[configuration.profile]
@@ -57,7 +57,7 @@ def bench_command(bundle: Bundle) -> str:
 
 
 def evaluate_command(bundle: Bundle, evaluation: Evaluation) -> str:
-    """Return the call of `weighin evaluate`; of the data's path, only the last part is known."""
+    """Return the `weighin evaluate` command; only the last part of the path of the data is known."""
     names = [facts.name for facts in bundle.models if same_model(evaluation, facts) is not None]
     options = ["--data", shown(evaluation.data.name)]
     if names:

@@ -19,12 +19,12 @@ from service.report.document import (
 from service.text.display import counted
 
 MOST_CLASSES, MOST_MODELS = 30, 8
-"""Rows and columns of a table of classes; the JSON has all."""
+"""Maximum rows and columns of a table of classes; the JSON document has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value, and what stands beside it in smaller type: an interval or a reason."""
+    """A value, and a note in smaller type beside it: an interval or a reason."""
 
     text: str
     note: str = ""
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row. `mark`: whether the model is on a front; None where that is not asked."""
+    """A row. `mark`: whether the model is on a front; None if this is unknown or not shown."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -53,7 +53,7 @@ class Table:
 
     @property
     def marked(self) -> bool:
-        """Whether any row states if its model is on a front."""
+        """Whether a row of the table says if its model is on a front."""
         return any(row.mark is not None for row in self.rows)
 
 
@@ -119,7 +119,7 @@ def _results(report: Report, labels: str, models: Sequence[ReportedModel]) -> Ta
 
 
 def evaluation_tables(report: Report) -> tuple[Table, ...]:
-    """Return what the evaluation says of the models, and of their classes, for each label set."""
+    """Return two tables for each label set: results of the evaluated models, and of each class."""
     if report.evaluation is None:
         return ()
     tables = []
