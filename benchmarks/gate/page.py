@@ -152,7 +152,7 @@ def _accuracy(results: Results) -> list[str]:
         "Discordance is the share of pictures that only one of the two networks answers correctly. The "
         f"discordance of `{recorded[0]['base']}` with each of four other networks was recorded on the "
         f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws pictures with this "
-        "discordance. The drawn networks are either equally accurate, or the new one is 1.5 points less "
+        "discordance. The two networks are either equally accurate, or the new one is 1.5 points less "
         "accurate. In the second case, the discordance is raised to 1.5 % if it is lower. Each row has "
         f"{accuracy.GATES} gates of each of these two kinds.",
         "",

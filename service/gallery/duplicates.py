@@ -14,7 +14,7 @@ from models.zoo.preprocess import Box
 _SIDE = 32
 _LOW = 8
 _FLAT_LEVELS = 2.0
-"""Maximum standard deviation of a flat picture's grey levels (0 to 255), to which encoding adds noise."""
+"""Maximum standard deviation of a flat picture's grey levels (0 to 255); encoding adds some noise."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 Duplicate = Literal["exact", "near"]
@@ -29,9 +29,9 @@ NEAR_COSINE = 0.85
 def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
     """Return the 64-bit perceptual hash (pHash) of `box` of `pixels`, uint8 RGB (H, W, 3).
 
-    The picture is reduced to 32 x 32 grey pixels, and their discrete cosine transform is computed. The mean
-    is left out of its 8 x 8 lowest frequencies. Each bit of the hash says whether one of these frequencies is
-    above their median. A flat picture has the hash 0.
+    The picture is reduced to 32 x 32 grey pixels, and their discrete cosine transform is computed. The hash
+    uses its 8 x 8 lowest frequencies without the first, which is the mean. Each bit says whether one of these
+    frequencies is above their median. A flat picture has the hash 0.
     """
     small = Image.fromarray(pixels).resize(
         (_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0

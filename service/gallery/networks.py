@@ -36,10 +36,13 @@ class NetworkCopies(Protocol):
     """Copies of networks, named by embedder, in a shared database. Methods raise StorageUnavailable."""
 
     def save_copy(self, name: str, folder: Path) -> None:
-        """Store the files of a folder as a copy, unless there is this copy. Raises OSError."""
+        """Store the files of a folder as the copy `name`, unless this copy exists. Raises OSError."""
 
     def fetch_copy(self, name: str, folder: Path) -> bool:
-        """Write a copy to an empty folder; False if there is no copy. Raises ModelUnavailable if damaged."""
+        """Write the copy `name` to an empty folder; return False if there is no such copy.
+
+        Raises ModelUnavailable if the copy is damaged.
+        """
 
     def drop_copies(self, needed: Collection[str]) -> None:
         """Delete the copies that are not in `needed`, except recent ones."""
@@ -144,7 +147,7 @@ class Networks:
         """Copy the model's file, card and labels, unless a copy exists. Logs if the copy cannot be written.
 
         Raises EmbeddersChanged if another version has replaced the model meanwhile. Raises ModelUnavailable
-        if the model's folder is empty, or has other content that is not served. Raises StorageUnavailable if
+        if the model's folder is empty, or has new content that is not served. Raises StorageUnavailable if
         replicas share a database and the copy cannot be stored there.
         """
         embedder = embedder_of(model)
@@ -176,7 +179,7 @@ class Networks:
     def _save_copy(
         self, copies: NetworkCopies, model: ServedModel, target: Path, content: bytes | None
     ) -> None:
-        """Store the copy in `target` or, if it could not be written there, `content`. Raises OSError."""
+        """Store the folder `target` in `copies`, or `content` if `target` was not written. Raises OSError."""
         if content is None or target.is_dir():
             copies.save_copy(embedder_of(model), target)
             return

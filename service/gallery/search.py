@@ -122,7 +122,7 @@ class Retriever:
     async def retrieve(
         self, data: bytes, options: SearchOptions, deadline: Deadline, active: ActiveModel
     ) -> Retrieval:
-        """Return the stored images most similar to the image `data`; record the latencies as `live`.
+        """Return the stored images most similar to the image `data`; record latencies in the regime `live`.
 
         `active` is what `active_model` returned before the body was read. Raises the errors of `decode`,
         those of `CorePool.run`, and those of `Networks.active`.

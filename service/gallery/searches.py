@@ -100,8 +100,8 @@ class Searches:
     def switch(self, work: Callable[[], T]) -> T:
         """Run `work`, which may activate another embedder, and return its result.
 
-        If the embedder of the open search is no longer active then, the search is closed. Call this on the
-        writer's thread, so that the search is closed before the next write.
+        Afterwards, the open search is closed if its embedder is no longer active. Call this on the writer's
+        thread, so that the search is closed before the next write.
         """
         with self._lock:
             try:

@@ -33,7 +33,7 @@ _BYTES = np.dtype("<f4")
 class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
     """Column of embeddings: pgvector's type in PostgreSQL, bytes in SQLite.
 
-    It takes float32 (D,) and returns the same float32 (D,), bit for bit. D may differ from row to row.
+    A value is float32 (D,) and is read back bit for bit. D may differ from row to row.
     """
 
     impl = LargeBinary

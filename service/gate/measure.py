@@ -101,10 +101,10 @@ class Unmatched:
 
 
 def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, show: Show) -> Measured:
-    """Measure launches of `base`, `base` again and `new`, until it is decided or `stop` is set.
+    """Measure launches of `base`, `base` again and `new`, until the latency is decided or `stop` is set.
 
-    At most MAX_LAUNCHES are made. If the two measurements of the base differ, this function measures on,
-    because further launches show whether the difference was chance.
+    At most MAX_LAUNCHES are made. If the two measurements of the base differ, measuring continues, because
+    further launches show whether the difference was chance.
 
     An incomplete launch does not count. Raises MeasurementFailed if a network cannot be run.
     """
@@ -167,7 +167,7 @@ def _launches_needed(seconds: float, share: float) -> str:
 def _launch(
     plan: Plan, launch: int, stop: threading.Event, show: Callable[[float], None]
 ) -> tuple[dict[str, list[float]], float]:
-    """Run one worker process; return its CPU seconds, after the median nanoseconds of each entry's rounds."""
+    """Run one worker process; return the median ns of each entry's rounds, and the process's CPU seconds."""
     entries = list(plan.worker_entries)
     random.Random(f"{plan.configuration.seed} {launch}").shuffle(entries)  # the order of loading counts too
     config = WorkerConfig(
@@ -250,7 +250,7 @@ def _unmatched(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the classes that have pictures but are no labels, each with the reason.
 
-    The second list has a note on the classes that the mapping leaves out.
+    The second result is a list of notes, with one on the classes that the mapping leaves out.
     """
     counts = dataset.counts()
     unknown: dict[str, str] = {}

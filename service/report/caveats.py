@@ -15,7 +15,7 @@ from service.text.display import counted, shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
 _FEW_PICTURES = 100
-"""Pictures with which an accuracy of 80 % is known to within about 8 points; fewer give a caveat."""
+"""Fewer pictures give a caveat. With this number, an accuracy of 80 % is known to about 8 points."""
 
 
 def find_caveats(

@@ -119,7 +119,7 @@ def _results(report: Report, labels: str, models: Sequence[ReportedModel]) -> Ta
 
 
 def evaluation_tables(report: Report) -> tuple[Table, ...]:
-    """Return two tables for each label set: results of the evaluated models, and of each class."""
+    """Return two tables for each label set: one of the evaluated models, and one of the classes."""
     if report.evaluation is None:
         return ()
     tables = []

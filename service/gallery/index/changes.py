@@ -26,7 +26,7 @@ class VectorSource:
     changes_after: Callable[[int, int], Sequence[Change]]
     """Returns the changes after a sequence number, in order, up to a limit; of each image only the latest."""
     vectors: Callable[[Keys], tuple[Keys, Vectors]]
-    """Returns the keys that still have a vector, in any order, with their vectors."""
+    """Returns which of the keys still have a vector, in any order, and these vectors."""
     extent: Callable[[], Extent]
     """Returns the number of the last change and the number of embeddings, in one consistent read."""
     meeting: Callable[[Keys, Sequence[Condition]], NDArray[np.bool_]]

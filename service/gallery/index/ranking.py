@@ -18,7 +18,7 @@ WIDER = (1, 8, 32, 256)
 FEWEST_SPARE = 8
 """Minimum number of extra vectors that are read for re-ranking, because float16 misplaces a few neighbours.
 
-If a quarter of the requested number is more, this quarter is read."""
+It is a quarter of the requested number of results if that is more."""
 MOST_RERANKED = 32
 """Maximum number of vectors read, as a multiple of the number of candidates requested first.
 
@@ -45,7 +45,7 @@ class Candidates:
 
 
 Look = Callable[[int | None, bool], Candidates]
-"""Returns the given number of nearest nodes (None: all). If the flag is True, every node is compared."""
+"""Returns the given number of nearest nodes (None: all). The flag says whether to compare every node."""
 
 
 def nearest(
@@ -54,8 +54,8 @@ def nearest(
     """Return at least the `k` nearest images that pass `keep`, best first, and the graph's sequence.
 
     Requests more and more candidates from the graph until enough pass `keep`. If too few pass, all nodes are
-    compared. A result of comparing all nodes is exact: vectors are read in float32 until the `k` results are
-    certainly nearer than every vector that was not read. MOST_RERANKED limits how many are read.
+    compared. If all nodes were compared, the result is exact: vectors are read in float32 until the `k`
+    results are certainly nearer than every vector that was not read. MOST_RERANKED limits how many are read.
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED
