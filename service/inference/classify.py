@@ -21,13 +21,13 @@ from service.latency.stages import Durations, Regime, Stopwatch
 DEFAULT_TOP_K = 5
 
 _SORTED_BY_PYTHON = 50
-"""Number of classes up to which Python sorts them: NumPy's sort is faster, but it releases the GIL, and the
-thread may wait long to get it back."""
+"""Largest number of classes that Python sorts. NumPy's sort is faster, but it releases the GIL, and its
+thread may wait long to get the GIL again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A class with its probability: softmax over all classes, or sigmoid if the network ends in one."""
+    """A class with its probability, as `probabilities` computes it."""
 
     class_id: int
     label: str
@@ -52,7 +52,7 @@ class Classifier:
     def __init__(
         self, pool: CorePool, recorder: Recorder, *, max_pixels: int, regime: Regime = "live"
     ) -> None:
-        """`regime`: the one that runs are recorded in."""
+        """Use `regime` for all recorded latencies."""
         self._pool = pool
         self._recorder = recorder
         self._max_pixels = max_pixels
@@ -80,9 +80,10 @@ class Classifier:
 
 
 def class_counts(top_k: int | None, *models: ServedModel) -> tuple[int, ...]:
-    """Return the number of classes to report per model: `top_k`, by default 5, or all if a model has fewer.
+    """Return the number of classes to report for each model.
 
-    Raises InvalidParameter if `top_k` is less than 1 or more than the classes of a model.
+    It is `top_k`. By default it is 5, or all classes of a model that has fewer. Raises InvalidParameter if
+    `top_k` is less than 1 or more than the number of classes of a model.
     """
     fewest = min(model.card.classes for model in models)
     if top_k is not None and not 1 <= top_k <= fewest:
@@ -95,7 +96,7 @@ def predict(
 ) -> tuple[Prediction, ...]:
     """Return the `count` most probable classes of one image.
 
-    Ends the laps `preprocess`, `inference` and `postprocess`. Raises ModelUnavailable if the run fails.
+    Times the stages `preprocess`, `inference` and `postprocess`. Raises ModelUnavailable if the run fails.
     """
     logits = run_model(model, image, ("logits",), stopwatch)["logits"]
     predictions = top_predictions(
@@ -119,7 +120,7 @@ def top_predictions(
 ) -> tuple[Prediction, ...]:
     """Return the `k` most probable classes of `logits`, float32 (classes,), most probable first.
 
-    The arguments are those of `probabilities`. Ties are ordered by class id.
+    See `probabilities` for `activation` and `multi_label`. Ties are ordered by class id.
     """
     top = most_probable(logits, k)
     shares = probabilities(logits, top, activation, multi_label=multi_label)
@@ -138,7 +139,7 @@ def most_probable(logits: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     ids = np.argpartition(logits, first)[first:]  # k + 1 classes, the least probable of them first
     if (
         ids.size > k and logits[ids[0]] == logits[ids[1:]].min()
-    ):  # a tie for the last place: all of its classes
+    ):  # a tie for the last place: take all tied classes
         ids = np.flatnonzero(logits >= logits[ids[0]])
     if ids.size > _SORTED_BY_PYTHON:
         ids.sort()
@@ -156,8 +157,8 @@ def probabilities(
 ) -> NDArray[np.float64]:
     """Return the probabilities of `class_ids` as float64, given `logits`, float32 (classes,).
 
-    With `multi_label` they are the sigmoid of each class, else the softmax over all classes. If the network
-    applies an `activation` itself, they are its outputs, clipped to 0 to 1.
+    With `multi_label` a probability is the sigmoid of the class's logit, else the softmax over all classes.
+    If the network applies an `activation` itself, its outputs are the probabilities, clipped to 0 to 1.
     """
     if activation == "none" and multi_label:
         return (1 + np.tanh(logits[class_ids].astype(np.float64) / 2)) / 2

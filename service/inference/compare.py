@@ -28,7 +28,7 @@ MIN_REPEAT_FOR_FASTEST = 5
 _STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess", "nms")
 
 Reported = int | DetectPlan
-"""What a comparison reports of a model: this number of classes, or the objects of a detection."""
+"""What a comparison reports of a model: a number of top classes, or the objects of a detection."""
 Result = tuple[Prediction, ...] | tuple[Found, ...]
 
 
@@ -80,8 +80,8 @@ class Agreement:
 class ObjectFound:
     """An object that detectors found; `best` is its detection with the highest score.
 
-    `found_by`: index of its detection, by model. `iou`: lowest intersection over union of another model's box
-    with the best one; None if only one model found it.
+    `found_by`: index of the object's detection, by model. `iou`: lowest intersection over union of another
+    model's box with the box of `best`; None if only one model found the object.
     """
 
     best: Found
@@ -91,10 +91,11 @@ class ObjectFound:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of all models on one image. `order`: names of the models in each measured round.
+    """Results of all models on one image.
 
-    `agreement`: of the classifiers; None if there are none. `objects`: found by the detectors, matched by
-    their boxes; None if there are no detectors.
+    `order`: names of the models in the order of their runs, per measured round. `agreement`: of the
+    classifiers; None if there are none. `objects`: what the detectors found, matched by boxes; None if there
+    are no detectors.
     """
 
     image: DecodedImage
@@ -143,9 +144,13 @@ class Comparer:
         the first model if the default one is not compared.
 
         Raises UnknownModel, ModelUnavailable, NotReady, and Busy while another comparison runs. Raises
-        InvalidParameter for empty or repeated names, different tasks without `mix_tasks`, different label
-        sets of one task without `mix_labels`, a baseline that is not compared, an estimated time over the
-        budget, an invalid `repeat`, `top_k` (of classifiers) or `min_score` (of detectors).
+        InvalidParameter for:
+
+        - empty or repeated names, or a baseline that is not among the compared models
+        - models of different tasks, unless `mix_tasks`
+        - models of one task with different label sets, unless `mix_labels`
+        - an estimated time over the budget
+        - an invalid `repeat`, `top_k` (of classifiers) or `min_score` (of detectors)
         """
         models = self._select(names, mix_labels, mix_tasks)
         plan = ComparePlan(
@@ -210,11 +215,12 @@ class Comparer:
             raise Busy("comparison: another one is running (limit: 1)")
 
     async def run(self, plan: ComparePlan, data: bytes, deadline: Deadline) -> Comparison:
-        """Decode once, run each model once as warm-up, then `repeat` measured rounds in rotating order.
+        """Decode the image once, run each model once as warm-up, then run `repeat` measured rounds.
 
-        Each round has all cores to itself; queued requests run between rounds. The measured runs are recorded
-        as `compare`. If the machine is slower than estimated, rounds stop when the budget is spent;
-        `latency.count` has the number of rounds.
+        The order of the models rotates from round to round. Each round has all cores to itself; queued
+        requests run between rounds. The measured runs are recorded in the regime `compare`. If the machine is
+        slower than estimated, no round starts after the time budget is spent; `latency.count` is the number
+        of rounds that ran.
 
         Raises Busy while another comparison runs, and the errors of `decode` and `CorePool.run`.
         """
@@ -266,7 +272,7 @@ class Comparer:
 def _reported(
     models: Sequence[ServedModel], top_k: int | None, min_score: float | None
 ) -> tuple[Reported, ...]:
-    """Return what is reported of each model. Raises InvalidParameter."""
+    """Return what the comparison reports of each model. Raises InvalidParameter."""
     classifiers = [model for model in models if model.decoder is None]
     for name, value, missing in (
         ("top_k", top_k, not classifiers),
@@ -280,7 +286,7 @@ def _reported(
 
 
 def _run(model: ServedModel, image: DecodedImage, reported: Reported, laps: Stopwatch) -> Result:
-    """Run one model on the image: its most probable classes, or the objects it finds."""
+    """Run one model on the image and return its most probable classes, or the objects it finds."""
     if isinstance(reported, DetectPlan):
         return find_objects(reported, image, laps)
     return predict(model, image, reported, laps)
@@ -349,7 +355,7 @@ def _agreement(results: Sequence[ComparedModel]) -> Agreement | None:
 
 
 def _objects(results: Sequence[ComparedModel]) -> tuple[ObjectFound, ...] | None:
-    """Return the objects that the detectors found, matched; None without a detector."""
+    """Return the objects that the detectors found, matched by boxes; None if there is no detector."""
     detectors = [(result.model.name, result.objects) for result in results if result.objects is not None]
     if not detectors:
         return None

@@ -14,9 +14,9 @@ PROC_CGROUP = Path("/proc/self/cgroup")
 def core_budget(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int:
     """Return the number of cores that this process can keep busy, at least 1.
 
-    It is the smaller of affinity and quota. The quota is the smallest of the process's cgroup and its parents
-    (cgroup v2 `cpu.max`, else v1 `cpu.cfs_quota_us`), rounded down, because the kernel throttles a process
-    with more busy threads than its quota.
+    This is the smaller of the number of cores in the CPU affinity and the cgroup quota. The quota (cgroup v2
+    `cpu.max`, else v1 `cpu.cfs_quota_us`) is the smallest one of the process's cgroup and its parents. It is
+    rounded down, because the kernel throttles a process with more busy threads than its quota.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = quota_cores(cgroups, own)
@@ -24,12 +24,12 @@ def core_budget(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int:
 
 
 def machine_name(cpu: str, cores: int) -> str:
-    """Return the name of a kind of machine: the model name of its CPU, and the cores."""
+    """Return a name for machines of one kind: the model name of the CPU and the number of cores."""
     return f"{cpu}, {counted(cores, 'core', 'cores')}"
 
 
 def quota_cores(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> float | None:
-    """Return the cgroup's quota in cores, with fractions; None without a quota."""
+    """Return the cgroup's quota in cores, with fractions; None if there is no quota."""
     quotas = [
         cores
         for folder in cgroup_folders(cgroups, own)

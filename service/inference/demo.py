@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 class DemoState:
     """State of the demo: whether it runs, its models, and how many of the planned runs are done.
 
-    `detail`: why runs failed or it ended early, for clients; None otherwise.
+    `detail`: why runs failed, or why the demo ended early, as a message for clients; None otherwise.
     """
 
     running: bool
@@ -49,7 +49,8 @@ class DemoState:
 class Demo:
     """Runs at most one demo at a time. Call all methods from the event loop's thread.
 
-    At most one run per thread of the pool is under way, so that a live request waits for one run at most.
+    The demo has at most one run per thread of the pool under way, so that a live request waits for one run at
+    most.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Demo:
 
     @property
     def state(self) -> DemoState:
-        """State of the running or the last demo."""
+        """State of the running demo, else of the last one."""
         planned = self._models * RUNS_PER_MODEL
         return DemoState(self.running, self._models, self._runs, planned, self._detail)
 
@@ -86,8 +87,8 @@ class Demo:
     def start(self) -> DemoState:
         """Start a demo of all models.
 
-        Raises Busy while a demo or a benchmark runs, and NotReady while models are being loaded or if no
-        model is loaded.
+        Raises Busy while a demo or a benchmark runs. Raises NotReady while models are being loaded, and if no
+        model could be loaded.
         """
         if self.running:
             raise Busy("demo: running already (allowed: one at a time)")

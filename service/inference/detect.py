@@ -32,7 +32,8 @@ _MOST_LABELS = 10
 class Found:
     """An object in an image. `box`: left, top, right, bottom. `landmarks`: x and y of each landmark.
 
-    All are in pixels of the upright original. The box lies within it; landmarks may lie outside.
+    All are in pixels of the upright image before scaling. The box lies within this image; landmarks may lie
+    outside.
     """
 
     class_id: int
@@ -42,7 +43,7 @@ class Found:
     landmarks: tuple[tuple[float, float], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of a detection, in `POST /detect` as in `weighin detect --json`."""
+        """Return the JSON object of a detection, as in `POST /detect` and `weighin detect --json`."""
         return {
             "class_id": self.class_id,
             "label": self.label,
@@ -59,7 +60,7 @@ def box_json(box: tuple[float, float, float, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class DetectPlan:
-    """A validated request (see `detect_plan`); `classes` None: all."""
+    """A validated request (see `detect_plan`); `classes` None: all classes."""
 
     model: ServedModel
     min_score: float
@@ -85,10 +86,11 @@ def detect_plan(
     max_detections: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> DetectPlan:
-    """Check the parameters of a detection; None stands for the value in the card.
+    """Check the parameters of a detection and return them as a plan.
 
-    `classes`: labels or class ids. Raises InvalidParameter if `min_score` is not within 0 to 1, if
-    `max_detections` is not within 1 to the card's candidates, and for an unknown class.
+    `min_score` or `max_detections` None: the value in the card. `classes`: labels or class ids; None: all.
+    Raises InvalidParameter if `min_score` is not within 0 to 1, if `max_detections` is not within 1 to the
+    card's number of candidates, and for an unknown class.
     """
     detection = model.card.detection
     assert detection is not None
@@ -109,8 +111,9 @@ def detect_plan(
 def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
     """Return the ids of `classes`: labels in any case, or ids. Raises InvalidParameter.
 
-    A label that several classes share stands for all of them. A label may contain commas: consecutive items
-    that form it when joined count as that label; the longest match wins.
+    A label that several classes share stands for all of them. A label may contain commas, at which it has
+    been split: if consecutive items, joined by commas, are a label, they count as this label. The longest
+    such run of items wins.
     """
     if not classes:
         raise InvalidParameter("classes: empty (leave it out for all)")
@@ -135,7 +138,7 @@ def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
 
 
 def _key(label: str) -> str:
-    """Return a label in the form in which labels are compared."""
+    """Return a label in lower case and with uniform commas, for comparing it with others."""
     return ",".join(comma_list(label)).casefold() or label.casefold()
 
 
@@ -155,8 +158,8 @@ def _unknown_class(model: ServedModel, given: str) -> str:
 def find_objects(plan: DetectPlan, image: DecodedImage, stopwatch: Stopwatch) -> tuple[Found, ...]:
     """Return the objects in one image, best first; equal scores are in the order of the network's outputs.
 
-    Ends the laps `preprocess`, `inference`, `postprocess` (outputs to boxes of the image) and `nms`. Raises
-    ModelUnavailable if the run fails.
+    Times the stages `preprocess`, `inference`, `postprocess` (from outputs to boxes in the image) and `nms`.
+    Raises ModelUnavailable if the run fails.
     """
     model = plan.model
     assert model.decoder is not None
@@ -188,7 +191,8 @@ def objects_in(
 ) -> tuple[Found, ...]:
     """Decode a detector's `outputs` for one image, without batch dimension, and return the objects.
 
-    A parameter that is None has the value in the card. Ends the laps `postprocess` and `nms`.
+    `min_score` or `max_detections` None: the value in the card. `classes` None: all. Times the stages
+    `postprocess` and `nms`.
     """
     detection = card.detection
     assert detection is not None
@@ -227,7 +231,7 @@ class Detector:
     def __init__(
         self, pool: CorePool, recorder: Recorder, *, max_pixels: int, regime: Regime = "live"
     ) -> None:
-        """`regime`: the one that runs are recorded in."""
+        """Use `regime` for all recorded latencies."""
         self._pool = pool
         self._recorder = recorder
         self._max_pixels = max_pixels

@@ -22,7 +22,8 @@ from service.inference.registry import Registry
 from service.latency.stages import Durations, Stopwatch
 
 TOLERANCE = 1e-3
-"""Maximum difference between map and logit: absolute for logits up to 1, relative for larger ones."""
+"""Maximum difference between the logit and the map's mean plus bias: absolute for logits up to 1, relative
+for larger ones."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,11 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ExplainPlan:
-    """A validated request (see `Explainer.plan`); `class_id` None: the most probable class."""
+    """A validated request (see `Explainer.plan`).
+
+    `classifier`: the card's description of the stored linear classifier. `class_id` None: the most probable
+    class.
+    """
 
     model: ServedModel
     classifier: Classifier
@@ -58,7 +63,8 @@ class ExplainPlan:
 class Explainer:
     """Explains predictions on the pool, without recording latency.
 
-    Classifiers are read on first use and cached; a classifier of 1000 classes has about 5 MB.
+    The stored linear classifiers of models are read on first use and cached. A classifier of 1000 classes
+    takes about 5 MB.
     """
 
     def __init__(self, registry: Registry, pool: CorePool, *, max_pixels: int) -> None:
@@ -69,9 +75,9 @@ class Explainer:
         self._reading = threading.Lock()
 
     def plan(self, model: ServedModel, class_id: int | None) -> ExplainPlan:
-        """Validate the class, and check in the card that an exact map exists.
+        """Validate the class, and check by the card that the model has an exact map.
 
-        Raises InvalidParameter if the model has no class `class_id`, and NoExactMap.
+        Raises InvalidParameter if the model has no class `class_id`, and NoExactMap if it has no exact map.
         """
         card = model.card
         if class_id is not None and not 0 <= class_id < card.classes:
@@ -95,9 +101,9 @@ class Explainer:
     ) -> Explanation:
         """Compute the class activation map of the image in `data`, as one job on the pool.
 
-        With `picture`, render it as PNG, over the image if `over_image`. Raises the errors of `decode` and
-        `CorePool.run`, and NoExactMap if map and logit of this run differ, because the network has another
-        head.
+        With `picture`, render the map as PNG, over the image if `over_image`. Raises the errors of `decode`
+        and `CorePool.run`. Raises NoExactMap if the map does not add up to the logit of this run, because the
+        network's last layer is not the stored classifier.
         """
         model = plan.model
         stopwatch = Stopwatch()
@@ -128,7 +134,10 @@ class Explainer:
         return await self._pool.run(job, deadline)
 
     def _head(self, model: ServedModel, stored: Classifier) -> LinearHead:
-        """Return the model's classifier, cached; a second thread waits for the first."""
+        """Return the model's classifier from the cache, or read it.
+
+        Only one thread reads at a time; others wait for it.
+        """
         key = (stored.model, stored.file.sha256)
         head = self._heads.get(key)
         if head is not None:
@@ -150,15 +159,15 @@ class Explainer:
                 (card.classifier.model, card.classifier.file.sha256) for card in cards if card.classifier
             }
             kept = {other: known for other, known in self._heads.items() if other in needed}
-            self._heads = {**kept, key: head}  # drops the heads of versions that are gone
+            self._heads = {**kept, key: head}  # drops classifiers that no loaded model needs any more
         return head
 
     def _read(self, model: ServedModel, stored: Classifier, shape: tuple[int, int]) -> LinearHead:
-        """Read the classifier from the file held open since loading, or else by its name in the folder.
+        """Read the classifier from the file held open since loading; if that fails, from the folder.
 
-        The open file comes first, because the folder may contain another version by now. But the
-        open file can be outdated, too: the file that the card describes may have been renamed into place
-        after the opening. Raises UnknownModel and UnusableHead.
+        The open file is tried first, because the folder may contain another version by now. The open file may
+        be the wrong one, too: the file that the card describes may have been moved into the folder after the
+        other one was opened. Raises UnknownModel and UnusableHead.
         """
         if model.head is not None:
             with contextlib.suppress(UnusableHead):

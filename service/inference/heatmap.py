@@ -20,11 +20,11 @@ _MAX_OPACITY = 0.8
 
 
 def heatmap_png(values: NDArray[np.float64], region: Box, image: DecodedImage, *, over_image: bool) -> bytes:
-    """Render `values`, float64 (H, W), as PNG. `region`: the part that they cover, in pixels of the image.
+    """Render `values`, float64 (H, W), as PNG with the image's aspect ratio.
 
-    Opacity is proportional to the absolute value, relative to the largest one. With `over_image` the PNG is
-    RGB and shows the map over the image; otherwise it is RGBA and transparent outside the region. In either
-    case it has the image's aspect ratio.
+    `region`: the part of the image that `values` cover, in pixels. Opacity is proportional to the absolute
+    value, relative to the largest one. With `over_image` the PNG is RGB and shows the map over the image.
+    Otherwise it is RGBA and transparent outside the region.
     """
     shrink = min(1.0, LONGEST_SIDE / max(image.width, image.height), image.pixels.shape[0] / image.height)
     size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))

@@ -20,8 +20,9 @@ from models.zoo.card import File
 from models.zoo.files import read_regular
 
 _RETRIES = 4
-"""NumPy reads the headers of arrays with Python's parser of literals. Before Python 3.11.8 and 3.12.2, that
-parser sometimes raises SystemError if another thread parses at the same time (CPython issue 106905)."""
+"""Number of retries after a SystemError. NumPy reads the headers of arrays with Python's parser of literals.
+Before Python 3.11.8 and 3.12.2, this parser sometimes raises SystemError if another thread parses at the same
+time (CPython issue 106905)."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,7 @@ class LinearHead:
 
 
 class HeldFile:
-    """A regular file that is held open: it can be read even after another file has taken its name."""
+    """A regular file that is held open, so that it can be read even after another file has taken its name."""
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises OSError."""
@@ -70,7 +71,7 @@ class HeldFile:
 def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) -> LinearHead:
     """Return the classifier in `path`. Raises UnusableHead.
 
-    The content must be the `file` that a card describes, and its weight must have this `shape`.
+    The file must be the one that a card describes as `file`. Its weight array must have this `shape`.
     """
     try:
         content = path.read() if isinstance(path, HeldFile) else read_regular(path)
@@ -96,6 +97,6 @@ def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) 
 
 
 def _arrays(content: bytes) -> LinearHead:
-    """Return the arrays in an NPZ file. Raises what NumPy, zipfile and zlib do."""
+    """Return the arrays in an NPZ file. Raises the errors of NumPy, zipfile and zlib."""
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays, np.errstate(over="ignore"):
         return LinearHead(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))

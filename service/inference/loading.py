@@ -44,7 +44,7 @@ from service.inference.session import OnnxSession
 LOADING = "still loading"
 _TIMED_RUNS = 5
 _TIMED_NS = 10_000_000
-"""No further run is timed once those before it took this long together."""
+"""Total time of the timed runs after which no further run is timed."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,10 +56,10 @@ class ServedModel:
     `typical_ns`: median inference time of the warm-up runs, an estimate for scheduling only. `head`: the open
     file of the card's `classifier`; None if there is none, or on Windows. `decoder`: None for a classifier.
     `session` (ONNX Runtime) can compute every output. `runner`: a second session, which computes the
-    predictions in place of `session`; None if `session` computes them, too. `choice`: the runtime that is to
-    run predictions; `not_chosen`: the reason why `session` runs them nevertheless. `weighing`: how OpenVINO
-    compares with ONNX Runtime on this machine (speed, and whether the answers agree); None if ONNX Runtime
-    was chosen.
+    predictions in place of `session`; None if `session` computes them itself. `choice`: the runtime that is
+    to compute predictions; `not_chosen`: the reason why `session` computes them in spite of the choice.
+    `weighing`: how OpenVINO compares with ONNX Runtime on this machine (speed, and whether the answers
+    agree); None if ONNX Runtime was chosen, or before the weighing.
     """
 
     card: Card
@@ -84,7 +84,7 @@ class ServedModel:
         return Serving(self.predictor.runtime, self.predictor.precision, self.weighing)
 
     def session_for(self, outputs: Sequence[str]) -> Session:
-        """Return the session for `outputs`: ONNX Runtime's if any is an embedding or a feature map."""
+        """Return the session for `outputs`: ONNX Runtime's if one is an embedding or a feature map."""
         if self.runner is not None and set(outputs) <= set(self.card.main_outputs):
             return self.runner
         return self.session
@@ -110,7 +110,8 @@ class ModelEntry:
     model: ServedModel | None = None
     reason: str | None = LOADING
     refused: str | None = None
-    """Reason why the folder's current content is not served; `card` and `model` are of the served version."""
+    """Reason why the folder's current content is not served; `card` and `model` are those of the version that
+    is served instead."""
 
     @property
     def broken(self) -> bool:
@@ -127,7 +128,10 @@ class ModelEntry:
 
 
 def served_accuracy(entry: ModelEntry) -> Accuracy | None:
-    """Return the accuracy of what is served: the card's, `inherited` unless answers are `as_measured`."""
+    """Return the accuracy of the model as it is served.
+
+    This is the card's accuracy, marked `inherited` unless `Serving.as_measured`.
+    """
     if entry.card is None or entry.card.accuracy is None:
         return None
     accuracy, model = entry.card.accuracy, entry.model
@@ -137,7 +141,7 @@ def served_accuracy(entry: ModelEntry) -> Accuracy | None:
 
 
 def served_agreement(entry: ModelEntry) -> Agreement | None:
-    """Return the agreement beside `served_accuracy`; None if there is none, or it is not measured yet."""
+    """Return the agreement to show with `served_accuracy`; None if the model has none, or none yet."""
     if entry.card is None or entry.model is None:
         return None if entry.card is None else entry.card.agreement
     return entry.model.serving.agreement(entry.card)
@@ -148,7 +152,7 @@ class UnusableModel(Exception):
 
 
 def folder_name(folder: Path) -> str:
-    """Return the folder's name, with bytes that are not UTF-8 escaped, so that it can be displayed."""
+    """Return the folder's name for display; bytes that are not UTF-8 are escaped."""
     return os.fsencode(folder.name).decode("utf-8", "backslashreplace")
 
 
@@ -189,7 +193,7 @@ def load_model(
 ) -> ServedModel:
     """Load and warm up the model in a folder of any name. Raises ModelUnavailable with the reason.
 
-    `choices`: the runtime of each model; None: ONNX Runtime.
+    `choices`: gives the model's runtime; None: ONNX Runtime.
     """
     entry = read_entry(folder, require_name=False)
     if entry.card is not None:
@@ -200,7 +204,7 @@ def load_model(
 
 
 def reuse_model(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
-    """Return `entry` with the loaded model if card, model file and labels are unchanged, else None."""
+    """Return `entry` with the model of `old` if card, model file and labels are unchanged, else None."""
     assert entry.card is not None
     if old is None or old.model is None or old.model.card != entry.card:
         return None
@@ -209,17 +213,18 @@ def reuse_model(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
         if read_labels(entry.card, entry.folder) != old.model.labels:
             return None
     except (UnusableModel, OSError, ValueError):
-        return None  # loading it again reports the reason
+        return None  # loading the model again reports the reason
     return replace(entry, model=old.model, reason=None)
 
 
 def load_entry(
     entry: ModelEntry, folders: Mapping[str, Path], choices: RuntimeChoices | None, limit_s: float
 ) -> ModelEntry:
-    """Return the entry with its model loaded and its session warmed up, or with the reason why not.
+    """Return the entry with its model loaded and its session warmed up, or with the reason of the failure.
 
-    `folders`: by name of the model. `choices`: the runtime of each model; None: ONNX Runtime for all. A first
-    run of more than `limit_s` is a reason. Several models may load at a time. Call `with_warm_runner` next.
+    `folders`: folders of all models by name. `choices`: the runtime of each model; None: ONNX Runtime for
+    all. Loading fails, too, if the first run takes longer than `limit_s`. Thread-safe, so that several models
+    can load at the same time. Call `with_warm_runner` next.
     """
     return _warm_up_session(_open_model(entry, folders, choices), limit_s)
 
@@ -242,9 +247,9 @@ def _open_model(entry: ModelEntry, folders: Mapping[str, Path], choices: Runtime
 def with_runner(
     model: ServedModel, choice: Choice, choices: RuntimeChoices, opening: Callable[..., Session]
 ) -> ServedModel:
-    """Return the model with the session that `choice` asks for, or with the reason why there is none.
+    """Return the model with the session that `choice` asks for, or with the reason why it has none.
 
-    `opening(floats=...)` opens it in OpenVINO and may raise SessionError. Call `warm_up_runner` next.
+    `opening(floats=...)` opens the model in OpenVINO and may raise SessionError. Call `warm_up_runner` next.
     """
     weighing = choices.weighing(model.card, choice)
     without = replace(model, runner=None, choice=choice, not_chosen=None, weighing=weighing)
@@ -275,7 +280,10 @@ def _not_chosen(model: ServedModel, reason: str) -> ServedModel:
 
 
 def _head(card: Card, folders: Mapping[str, Path]) -> HeldFile | None:
-    """Open the card's classifier file. None if missing, or on Windows, which cannot replace open files."""
+    """Open the card's classifier file; return None if it is missing.
+
+    Returns None on Windows, too, where an open file could not be replaced.
+    """
     if card.classifier is None or card.classifier.model not in folders or os.name == "nt":
         return None
     try:
@@ -300,7 +308,7 @@ def read_model_file(folder: Path, card: Card) -> bytes:
 
 
 def _mismatch_reason(content: bytes, digest: str, card: Card) -> str:
-    """Return the reason why a file differs from the card, with its kind if the content reveals it."""
+    """Return how a file differs from the card: by its kind, its length or its checksum."""
     other = f"its file {card.file.name} is not the one that the card describes"
     kind = file_kind(content)
     if kind is not None:
@@ -329,9 +337,9 @@ def _load_served_model(folder: Path, card: Card) -> tuple[ServedModel, bytes]:
 
 
 def _activation(content: bytes, card: Card) -> Activation:
-    """Return the activation that the network applies, from the card, else from its last operator.
+    """Return the activation that the network applies, from the card, else from the network's last operator.
 
-    Raises UnusableModel if the two contradict each other, because probabilities would be wrong.
+    Raises UnusableModel if card and operator contradict each other, because probabilities would be wrong.
     """
     applied = output_activation(content, card.output_name("logits"))
     declared = card.outputs.get("activation", applied)
@@ -344,7 +352,7 @@ def _activation(content: bytes, card: Card) -> Activation:
 
 
 def _text_kind(path: Path) -> str | None:
-    """Return the kind of a file that should be a card or labels but is not text; None if unknown."""
+    """Return the kind of a file that should be a card or labels, but is not text; None if unknown."""
     try:
         kind = file_kind(read_regular(path))
     except OSError:
@@ -353,12 +361,15 @@ def _text_kind(path: Path) -> str | None:
 
 
 def _kind(error: Exception) -> str:
-    """Return the kind of an unexpected error, without its message, which may contain anything."""
+    """Return the type of an unexpected error. Its message is left out, because it may contain anything."""
     return "not enough memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}"
 
 
 def _warm_up_session(entry: ModelEntry, limit_s: float) -> ModelEntry:
-    """Return the entry with `typical_ns` set, or without model and with the reason why it does not run."""
+    """Return the entry with its model's `typical_ns` set.
+
+    If the model does not run, return the entry without it, but with the reason.
+    """
     model = entry.model
     if model is None:
         return entry
@@ -374,12 +385,18 @@ def _warm_up_session(entry: ModelEntry, limit_s: float) -> ModelEntry:
 
 
 def with_warm_runner(entry: ModelEntry, limit_s: float) -> ModelEntry:
-    """Return the entry with its model's `runner` warmed up and timed, for which nothing else should run."""
+    """Return the entry with its model's `runner` warmed up and timed.
+
+    Nothing else should run at the same time, because this would disturb the timing.
+    """
     return entry if entry.model is None else replace(entry, model=warm_up_runner(entry.model, limit_s))
 
 
 def warm_up_runner(model: ServedModel, limit_s: float) -> ServedModel:
-    """Return the model with its `runner` warmed up and timed, or without it and with the reason."""
+    """Return the model with its `runner` warmed up and timed.
+
+    If the runner does not run, return the model without it, but with the reason in `not_chosen`.
+    """
     runner = model.runner
     if runner is None:
         return model
@@ -395,25 +412,26 @@ def warm_up_runner(model: ServedModel, limit_s: float) -> ServedModel:
 
 
 def release_memory(models: Sequence[ServedModel]) -> None:
-    """Return memory that loading and warming up have used to the system, where that is possible."""
+    """Give memory that was used for loading and warming up back to the system, where this is possible."""
     if models:
         smallest = min(models, key=lambda model: model.card.macs)
         try:
             smallest.session.release_memory(_noise(smallest.card.input, 0))
         except Exception:
             log.exception("memory cannot be released", model=smallest.name)
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # a C library other than glibc
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _typical_time(model: ServedModel, limit_s: float) -> int:
     """Run the model on noise, set its session's activation, and return the typical time in nanoseconds.
 
+    A detector has no activation; its outputs are decoded instead.
     Raises UnusableModel and ModelUnavailable.
     """
     names = tuple(model.card.output_shapes)
-    # A session runs on the calling thread. That thread's CPU time does not grow while other models load;
-    # Windows counts it in steps of 16 ms.
+    # A session runs on the calling thread, whose CPU time does not grow while other threads load models.
+    # Windows counts CPU time in steps of 16 ms, too coarse for this.
     clock = time.perf_counter_ns if os.name == "nt" else time.thread_time_ns
     runs, typical_ns = _timed_runs(model.session, model.card.input, names, limit_s, clock)
     if model.decoder is None:
@@ -434,7 +452,7 @@ def _timed_runs(
 ) -> tuple[list[Mapping[str, NDArray[np.float32]]], int]:
     """Run the session on two images of noise; return the outputs, and the median time in nanoseconds.
 
-    The first run, which takes longest, is not timed; if the second one is short, more are.
+    The first run takes longest and is not timed. If the second run is short, more runs are timed.
     """
     results, times = [], []
     for seed in range(2):
@@ -451,7 +469,10 @@ def _timed_runs(
 
 
 def _settle_activation(model: ServedModel, logits: Sequence[NDArray[np.float32]]) -> None:
-    """Set the session's activation by the outputs for two images of noise. Raises UnusableModel."""
+    """Set the session's activation to softmax if all `logits` are probability distributions.
+
+    `logits`: outputs for two images of noise. Raises UnusableModel if the card says otherwise.
+    """
     declared = model.card.outputs.get("activation")
     is_distribution = all(map(_are_probabilities, logits))
     if declared is None:
@@ -467,17 +488,21 @@ def _settle_activation(model: ServedModel, logits: Sequence[NDArray[np.float32]]
 
 
 def _are_probabilities(logits: NDArray[np.float32]) -> bool:
-    """Return whether the values form a probability distribution, as from a softmax in several operators."""
+    """Return whether the values form a probability distribution.
+
+    They do if the network ends in a softmax, even one that consists of several operators.
+    """
     return bool(logits.size > 1 and (logits >= 0).all() and abs(logits.sum(dtype=np.float64) - 1) <= 1e-3)
 
 
 def _noise(spec: InputSpec, seed: int) -> NDArray[np.float32]:
     """Return a normalized image of noise, float32 (1, channels, height, width).
 
-    Noise, not zeros: a network may work on pictures but return NaN for a constant input, or vice versa.
+    The image is noise instead of zeros, because a network may return NaN for a constant input only, or may
+    return finite numbers for a constant input only.
     """
     shape = (1, spec.channels, spec.height, spec.width)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     mean, std = (np.array(values, np.float64)[:, None, None] for values in (spec.mean, spec.std))
-    with np.errstate(all="ignore"):  # an absurd `std` shows in the network's outputs
+    with np.errstate(all="ignore"):  # an absurd `std` is noticed by the check of the network's outputs
         return ((pixels - mean) / std).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Inference pipeline: decode an image, preprocess it for a network, run the network, time each stage.
+"""Inference pipeline: decode an image, preprocess it for a network, run the network; time each stage.
 
 /classify, /detect, /compare, /explain, the gallery and the benchmarks all use it.
 """
@@ -29,7 +29,7 @@ def load_image(
 ) -> DecodedImage:
     """Decode `data` at the smallest scale that is large enough for all networks of `specs`.
 
-    `min_side`: minimum pixels of the shorter side. Ends the lap `decode`. Raises the errors of `decode`.
+    `min_side`: minimum pixels of the shorter side. Times the stage `decode`. Raises the errors of `decode`.
     """
     stopwatch = stopwatch or Stopwatch()
     image = decode(data, shorter_side=max(shorter_side(*specs), min_side), max_pixels=max_pixels)
@@ -50,7 +50,7 @@ def run_network(
 ) -> T:
     """Preprocess the image for `spec` and return the result of `run` on the tensor.
 
-    Ends the laps `preprocess` and `inference`. Raises the errors of `run`.
+    Times the stages `preprocess` and `inference`. Raises the errors of `run`.
     """
     stopwatch = stopwatch or Stopwatch()
     tensor = to_tensor(image, spec)
@@ -68,8 +68,8 @@ def run_model(
 ) -> Mapping[str, NDArray[np.float32]]:
     """Run a served model on one image; return `outputs` by name, float32, without the batch dimension.
 
-    The session is that of `ServedModel.session_for`. Ends the laps `preprocess` and `inference`. Raises
-    ModelUnavailable if the run fails.
+    Uses the session that `ServedModel.session_for` returns. Times the stages `preprocess` and `inference`.
+    Raises ModelUnavailable if the run fails.
     """
     session = model.session_for(outputs)
     values = run_network(lambda tensor: session.run(tensor, outputs), model.card.input, image, stopwatch)

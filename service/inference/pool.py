@@ -16,15 +16,15 @@ from service.errors import ClientGone, DeadlineExceeded, QueueFull, WeighinError
 T = TypeVar("T")
 
 _BRIEF_S = 0.1
-"""Do not watch for client disconnects on jobs shorter than this."""
+"""Time that a job waits before the pool starts to watch for its client's disconnect."""
 
 
 @dataclass(frozen=True)
 class Deadline:
     """Time at which a caller stops waiting for a thread.
 
-    `at`: seconds of the event loop's clock; `limit_s`: the time limit, for the message; `disconnected`:
-    returns when the client disconnects (awaited only while the job waits).
+    `at`: the time by the event loop's clock, in seconds. `limit_s`: the time limit, for the error message.
+    `disconnected`: returns when the client disconnects; awaited only while the job waits.
     """
 
     at: float
@@ -45,7 +45,7 @@ class Deadline:
 class _Job:
     """A queued function.
 
-    `claim` is locked once, by the thread that runs the job or by the event loop that cancels it.
+    `claim` is locked once: either by the thread that runs the job, or by the event loop that cancels it.
     """
 
     __slots__ = (
@@ -68,10 +68,10 @@ class _Job:
 class CorePool:
     """Runs jobs on `threads` threads in FIFO order; at most `max_waiting` jobs wait.
 
-    A job is one whole request (decode to postprocess), so that no request moves between threads. One waiting
-    job per thread is dispatched ahead, so that a thread can start its next job without waiting for the event
-    loop. An `exclusive` job runs alone: it starts once all earlier jobs have ended, and later ones wait for
-    it. Call all methods from the event loop's thread.
+    A job is one whole request (decode to postprocess), so that a request never moves between threads. One
+    waiting job per thread is dispatched ahead, so that a thread can start its next job without waiting for
+    the event loop. An `exclusive` job runs alone: it starts once all earlier jobs have ended, and later jobs
+    wait until it has ended. Call all methods from the event loop's thread.
     """
 
     def __init__(self, threads: int, max_waiting: int) -> None:
@@ -82,8 +82,8 @@ class CorePool:
         self._begun = 0
         self._in_flight = 0  # jobs dispatched or on a thread
         self._exclusive = False  # whether the job in flight is exclusive
-        # Threads start with the first job, after the models are loaded: they then reuse the malloc arenas of
-        # the loading threads, which saves about 40 MB of resident memory with six models.
+        # Threads start with the first job, which comes after the models are loaded. So they reuse the malloc
+        # arenas of the loading threads. This saves about 40 MB of resident memory with six models.
         self._workers: list[threading.Thread] = []
 
     @property
@@ -110,9 +110,9 @@ class CorePool:
     async def run(self, function: Callable[[], T], deadline: Deadline, *, exclusive: bool = False) -> T:
         """Run `function` on a thread of the pool and return its result.
 
-        Raises QueueFull if the queue is full, DeadlineExceeded and ClientGone while the job waits, and the
-        errors of `function`. A started job is never interrupted: it occupies its thread until it ends, even
-        if the caller is cancelled.
+        Raises QueueFull if the queue is full. While the job waits, raises DeadlineExceeded at the deadline
+        and ClientGone if the client disconnects. Raises the errors of `function`, too. A started job is never
+        interrupted: it occupies its thread until it ends, even if the caller is cancelled.
         """
         deadline.check()
         self._begun += 1
@@ -133,8 +133,9 @@ class CorePool:
             job.timer.cancel()
             if job.watch is not None:
                 job.watch.cancel()
-            # An error of the job has this frame in its traceback, and the frame the job, which has the error:
-            # without this line the image would stay in memory until the next full garbage collection.
+            # Breaks a reference cycle: the job's error refers to this frame by its traceback, this frame to
+            # the job, and the job to the error. Otherwise the image would stay in memory until the next full
+            # garbage collection.
             del job
 
     def close(self) -> None:
@@ -152,7 +153,7 @@ class CorePool:
             worker.start()
 
     def _check_waiting(self, job: _Job) -> None:
-        """Give a waiting job up at its deadline; before that, watch for its client's disconnect."""
+        """Cancel the job if it still waits at its deadline. Before the deadline, watch for a disconnect."""
         if job.claim.locked():
             return
         deadline = job.deadline
@@ -169,7 +170,7 @@ class CorePool:
             self._give_up(job, ClientGone("client: disconnected while its request waited"))
 
     def _give_up(self, job: _Job, error: WeighinError) -> None:
-        if self._cancel(job) and not job.result.done():  # it is done if its caller was just cancelled
+        if self._cancel(job) and not job.result.done():  # the result is done if the caller was just cancelled
             job.result.set_exception(error)
 
     def _cancel(self, job: _Job) -> bool:
@@ -203,7 +204,7 @@ class CorePool:
     def _ended(self, job: _Job, result: Any, error: BaseException | None) -> None:
         self._release(job)
         if job.result.done():
-            return  # its caller was cancelled
+            return  # the job's caller was cancelled
         if error is None:
             job.result.set_result(result)
         else:

@@ -55,7 +55,7 @@ _WRONG_TASK: dict[Task, str] = {
 }
 FOLDER_CHANGING = "its folder is still changing"
 _CHANGED_SCANS_LIMIT = 4
-"""Consecutive scans that find a folder changed before it is reported as changing."""
+"""Number of consecutive scans that must find a folder changed before it is reported as changing."""
 
 Signature = tuple[tuple[str, int, int, int], ...]
 """The files of a folder: name, time of modification in nanoseconds, size, inode."""
@@ -83,9 +83,9 @@ class Registry:
         """Find the models. Unreadable model folders are skipped with a warning in the log.
 
         `added`: the folder of added models, searched last; it may be missing. `choices`: the runtime of each
-        model; None: ONNX Runtime for all. A model whose first run takes
-        longer than `warm_up_limit_s` is broken. Raises FileNotFoundError, which names the directories that do
-        not exist, and UnreadableFolder for one that cannot be listed.
+        model; None: ONNX Runtime for all. A model whose first run takes longer than `warm_up_limit_s` is
+        broken. Raises FileNotFoundError with the names of the `directories` that do not exist, and
+        UnreadableFolder if a directory cannot be listed.
         """
         self._warm_up_limit_s = warm_up_limit_s
         self.default_model = default_model
@@ -105,17 +105,18 @@ class Registry:
         for directory in self._directories:
             next(_model_folders(directory), None)  # raises UnreadableFolder
         self._last_scan = self._scan()
-        """Folder and signature of each model; if two scans agree, the folder is no longer being written."""
+        """Folder and signature of each model. A folder with the same signature in two scans counts as
+        completely written."""
         self._last_read = dict(self._last_scan)
         """Folder and signature of each model when it was last read."""
         self._changed_scans: dict[str, int] = {}
         self._entries = {name: read_entry(folder) for name, (folder, _) in self._last_scan.items()}
 
     def start_loading(self, unless: Callable[[Path], bool] = lambda _: False) -> None:
-        """Begin to load the models on threads of their own, as many as cores; call `load` later.
+        """Begin to load the models on separate threads, one per core; call `load` later.
 
-        `unless`: whether the model in a folder is left to `load`. ONNX Runtime does not hold the
-        interpreter's lock, so that other work can go on meanwhile.
+        `unless`: whether to leave the model in a folder to `load`. ONNX Runtime does not hold the
+        interpreter's lock, so other work can continue meanwhile.
         """
         folders = {entry.name: entry.folder for entry in self.entries}
         cards = {
@@ -136,7 +137,7 @@ class Registry:
         executor.shutdown(wait=False)  # its threads end after the last model
 
     def stop_loading(self) -> None:
-        """Give up the models that have not begun to load. For a service that does not start."""
+        """Do not load the models that have not begun to load. For a service whose start fails."""
         for future in self._loading:
             future.cancel()
 
@@ -145,9 +146,9 @@ class Registry:
     ) -> None:
         """Load and warm up every model with a valid card; a broken model gets a reason.
 
-        Afterwards `ready` is true and every model has a session or a reason, whatever happened.
-        `before_rest` is called before the models begin to load that `start_loading` left, `before_ready` when
-        all are loaded; both may `refresh` others.
+        Afterwards `ready` is true and every model has a session or a reason, even if this method raises.
+        `before_rest` is called before the models begin to load that `start_loading` left out. `before_ready`
+        is called when all models are loaded. Both functions may call `refresh`.
         """
         try:
             before_rest()
@@ -166,12 +167,12 @@ class Registry:
         with self._update_lock:
             try:
                 self.start_loading()
-                wait(self._loading)  # nothing else is to run while a runner is timed
+                wait(self._loading)  # nothing else may run while a runner is timed
                 for future in self._loading:
                     if future.exception() is None:
                         self._put(with_warm_runner(future.result(), self._warm_up_limit_s))
                 for future in self._loading:
-                    future.result()  # raises what no reason covers, such as a log that cannot be written
+                    future.result()  # raises errors that did not become a reason, such as an unwritable log
             finally:
                 self._loading, self._begun = [], set()
                 for entry in self.entries:
@@ -180,7 +181,7 @@ class Registry:
             release_memory(self.loaded)
 
     def _warn_of_default_tasks(self) -> None:
-        """Log default models of the wrong task, and a default detector that is not among the detectors."""
+        """Log a default classifier or default detector that has the wrong task, and a missing detector."""
         entry = self._entries.get(self.default_model)
         if entry is not None and entry.card is not None and entry.card.detection is not None:
             log.warning("WEIGHIN_DEFAULT_MODEL: not a classifier", default_model=self.default_model)
@@ -193,11 +194,12 @@ class Registry:
             log.warning("WEIGHIN_DEFAULT_DETECTOR: not a detector", default_detector=self.default_detector)
 
     def refresh(self, name: str | None = None) -> None:
-        """Scan the folders; reload models that changed since they were read, but not since the last scan.
+        """Scan the folders and reload the models that changed.
 
-        A new version is warmed up before it replaces the old one. If it cannot be served, the old one stays
-        and `refused` gives the reason. Models of deleted folders are removed. With `name`, only that model is
-        reloaded, without waiting for a second scan.
+        A changed model is reloaded only after a second scan finds its folder in the same state, because it
+        may still be being written. A new version is warmed up before it replaces the old one. If the new
+        version cannot be served, the old one stays and `refused` gives the reason. Models of deleted folders
+        are removed. With `name`, only this model is reloaded, without waiting for a second scan.
         """
         with self._update_lock:
             scan = self._scan()
@@ -215,12 +217,13 @@ class Registry:
                     self._reload(model, current)
 
     def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
-        """Run the predictions of a model as requested, and keep that; None: as its card or the setting says.
+        """Run the predictions of a model in the requested runtime, and save the choice.
 
-        None also forgets what was chosen for a model that is not served, or no longer there.
-        `auto` discards an earlier weighing, so that the model is weighed again. Requests in progress end in
-        the old session. Raises UnknownModel, NotReady, ModelUnavailable, InvalidParameter if the runtime
-        cannot run the model, and StorageUnavailable.
+        `requested` None: discard the choice of earlier requests, so that the model's card or the setting
+        decides. With None, the model may be broken or missing. `auto` discards an earlier weighing, so that
+        the model is weighed again. Requests in progress end in the old session. Raises UnknownModel,
+        NotReady, ModelUnavailable and StorageUnavailable, and InvalidParameter if the runtime cannot run the
+        model.
         """
         with self._update_lock:
             forgotten = self._forgotten(name) if requested is None else None
@@ -244,7 +247,10 @@ class Registry:
         return entry
 
     def _forgotten(self, name: str) -> ModelEntry | None:
-        """Forget what was chosen for a model that cannot run; None if it can, or nothing was chosen."""
+        """Discard the runtime that a request chose for a broken or missing model, and return its entry.
+
+        Returns None if no request chose one, or if the model is not broken.
+        """
         entry = self._entries.get(name)
         if self._choices.requested(name) is None or (entry is not None and not entry.broken):
             return None
@@ -254,11 +260,11 @@ class Registry:
         )
 
     def requested(self, name: str) -> Requested | None:
-        """Return the runtime that a request chose for a model, served or not; None if none did."""
+        """Return the runtime that a request chose for a model; None if no request did."""
         return self._choices.requested(name)
 
     def forget_runtime(self, name: str) -> None:
-        """Forget what requests chose for a model, so that a later one of its name does not inherit it."""
+        """Discard the runtime that requests chose for a model, so that no later model of its name uses it."""
         try:
             self._choices.keep(name, None)
         except StorageUnavailable as error:
@@ -267,7 +273,7 @@ class Registry:
     def open_in_openvino(self, model: ServedModel, *, floats: FloatPrecision | None = None) -> Session:
         """Load a served model in OpenVINO. Raises UnknownModel, ModelUnavailable, SessionError.
 
-        ModelUnavailable: its file cannot be read, or is no longer the one that is served.
+        ModelUnavailable: the model's file cannot be read, or is another version than the served one.
         """
         card, content = self.content(model.name)
         if card.file.sha256 != model.version:
@@ -279,10 +285,11 @@ class Registry:
         return self._choices.conditions(card)
 
     def keep_weighing(self, model: ServedModel, weighing: Weighing, opened: Session | None) -> None:
-        """Keep the weighing of a model, and run the model's predictions as it says.
+        """Save the weighing of a model, and run the model's predictions in the runtime that it favours.
 
-        `model`: it as it was weighed; if it has been reloaded since, or a request has chosen its runtime,
-        nothing changes. `opened`: it in OpenVINO, with the floats of its choice; None if it cannot be.
+        `model`: the model as it was weighed. If it has been reloaded since, or if a request has chosen its
+        runtime since, nothing changes. `opened`: the model's session in OpenVINO, with the type of floats of
+        its choice; None if OpenVINO cannot open it.
         """
         with self._update_lock:
             entry = self._entries.get(model.name)
@@ -290,7 +297,7 @@ class Registry:
                 log.info("weighing discarded", model=model.name, reason="the model or its runtime changed")
                 return
             self._choices.keep_weighing(weighing)
-            if model.choice.runtime == "openvino":  # runs in OpenVINO already, or cannot
+            if model.choice.runtime == "openvino":  # the weighing changes nothing: OpenVINO was chosen
                 self._put(replace(entry, model=replace(model, weighing=weighing)))
                 return
 
@@ -303,7 +310,7 @@ class Registry:
         log.info("runtime weighed", model=model.name, runtime=runs.predictor.label, result=str(runs.weighing))
 
     def _scan(self) -> dict[str, tuple[Path, Signature]]:
-        """Return folder and signature by model name; the first folder of a name wins."""
+        """Return folder and signature by model name; of several folders with one name, the first one."""
         scan: dict[str, tuple[Path, Signature]] = {}
         for directory in (*self._directories, *(() if self.added is None else (self.added,))):
             try:
@@ -314,7 +321,7 @@ class Registry:
                         continue
                     self._log_once("folder skipped", folder, error_words(error))
                     if name in self._entries and self._entries[name].folder == folder:
-                        scan.setdefault(name, self._last_read[name])  # unreadable: treated as unchanged
+                        scan.setdefault(name, self._last_read[name])  # unreadable folders count as unchanged
             except FileNotFoundError:
                 continue
             except UnreadableFolder as error:
@@ -355,9 +362,10 @@ class Registry:
         self._put(entry)
 
     def refuse(self, name: str, reason: str | None, *, before: str | None = None) -> None:
-        """Report why newer content of a model is not served, though its folder does not have that content.
+        """Report why a newer version of a model is not served.
 
-        None: no longer, if the reason that is reported is still `before`.
+        For a version that is not in the model's folder. `reason` None: withdraw the report if its reason is
+        still `before`.
         """
         with self._update_lock:
             entry = self._entries.get(name)
@@ -369,7 +377,10 @@ class Registry:
         self._entries = {**self._entries, entry.name: entry}
 
     def _count_changed_scan(self, name: str) -> None:
-        """Count a changed scan; after _CHANGED_SCANS_LIMIT in a row, report the folder as changing."""
+        """Count a scan that found the folder changed.
+
+        After _CHANGED_SCANS_LIMIT such scans in a row, the folder is reported as changing.
+        """
         self._changed_scans[name] = self._changed_scans.get(name, 0) + 1
         entry = self._entries.get(name)
         if (
@@ -380,7 +391,7 @@ class Registry:
             self._put(replace(entry, refused=FOLDER_CHANGING))
 
     def _clear_changing(self, name: str) -> None:
-        """Forget that the folder was changing."""
+        """Reset the count of changed scans, and no longer report the folder as changing."""
         self._changed_scans.pop(name, None)
         entry = self._entries.get(name)
         if entry is not None and entry.refused == FOLDER_CHANGING:
@@ -393,7 +404,7 @@ class Registry:
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
-        """Every model found, by name."""
+        """All models that were found, sorted by name."""
         entries = self._entries
         return tuple(entries[name] for name in sorted(entries))
 
@@ -409,16 +420,19 @@ class Registry:
         }
 
     def servings(self) -> dict[str, Serving]:
-        """Return what runs the predictions of each model that has a card, or would if it were loaded."""
+        """Return what computes the predictions of each model with a card.
+
+        For a model that is not loaded, this is what would compute them.
+        """
         return {
             entry.name: self._serving(entry, entry.card) for entry in self.entries if entry.card is not None
         }
 
     def servings_elsewhere(self) -> dict[str, Serving]:
-        """Return what is known here of what runs the models on other machines.
+        """Return what is expected to compute the predictions of each model on other machines.
 
-        It is OpenVINO, in a precision that depends on the CPU, of models for which it was chosen; of others,
-        also if the choice is `auto`, it is taken to be ONNX Runtime.
+        If OpenVINO was chosen for a model, it is OpenVINO in an unknown precision, because this depends on
+        the CPU. For all other models, also those with the choice `auto`, ONNX Runtime is assumed.
         """
         cards = (entry.card for entry in self.entries if entry.card is not None)
         return {
@@ -429,9 +443,10 @@ class Registry:
         }
 
     def served_cards(self) -> dict[str, Card]:
-        """Return the card of each model, with accuracy and agreement of what runs it, or would.
+        """Return the card of each model, with the accuracy and agreement of the model as it is served.
 
-        While the answers of another precision have not been compared, it has no accuracy.
+        A card has no accuracy while the model is served in another precision whose answers have not been
+        compared.
         """
         return {
             entry.name: self._serving(entry, entry.card).card(entry.card)
@@ -443,7 +458,10 @@ class Registry:
         return self._choices.serving(card) if entry.model is None else entry.model.serving
 
     def doubtful(self) -> dict[str, tuple[str, ...]]:
-        """Return the assumed facts on which predictions depend, of each model that has any."""
+        """Return, for each model, the facts in its card that are only assumed and that predictions depend on.
+
+        Models without such facts are left out.
+        """
         cards = (entry.card for entry in self.entries if entry.card is not None)
         return {card.name: card.doubtful for card in cards if card.doubtful}
 
@@ -457,7 +475,7 @@ class Registry:
         return tuple(card.name for card in cards if card.detection is not None)
 
     def entry(self, name: str | None, task: Task | None = None) -> ModelEntry:
-        """Return the model's entry, served or not; without a name, that of the task's default model.
+        """Return the model's entry, served or not. `name` None: the task's default model.
 
         Raises UnknownModel.
         """
@@ -486,7 +504,7 @@ class Registry:
     def get(self, name: str | None = None, task: Task | None = None) -> ServedModel:
         """Return the model `name`, or the default model of the task.
 
-        Raises UnknownModel, NotReady and ModelUnavailable, and OtherTask if `task` is not the model's.
+        Raises UnknownModel, NotReady and ModelUnavailable. Raises OtherTask if the model has another task.
         """
         entry = self.entry(name, task)
         if task is not None and entry.card is not None:
@@ -498,7 +516,10 @@ class Registry:
         return entry.model
 
     def content(self, name: str) -> tuple[Card, bytes]:
-        """Return card and verified file of a model, loaded or not. Raises UnknownModel, ModelUnavailable."""
+        """Return the card and the verified file of a model, loaded or not.
+
+        Raises UnknownModel and ModelUnavailable.
+        """
         entry = self.entry(name)
         if entry.card is None:
             raise ModelUnavailable(f"model '{entry.name}' cannot be used: {entry.reason}")
@@ -508,13 +529,13 @@ class Registry:
             raise ModelUnavailable(f"model '{entry.name}' cannot be used: {error}") from None
 
     def comparable(self) -> tuple[ServedModel, ...]:
-        """Return the models with the default model's label set, even if that model is not loaded.
+        """Return the loaded models with the default model's label set. The default model may be broken.
 
-        Raises the errors of `get` if there is none, or if the default model's card cannot be read.
+        Raises the errors of `get` if no such model is loaded, or if the default model's card cannot be read.
         """
         labels = self.default_labels
         if not self.entry(self.default_model).broken:
-            self.get()  # raises NotReady while it is loading
+            self.get()  # raises NotReady while the default model is loading
         models = tuple(model for model in self.loaded if model.card.labels == labels)
         return models or (self.get(),)
 
@@ -545,10 +566,10 @@ def check_task(card: Card, task: Task) -> None:
 
 
 def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[tuple[Path, OSError | None]]:
-    """Yield the folders of `directory`, and of its folder `networks`, that hold a card or a model, by name.
+    """Yield the folders in `directory` and in `directory`/networks that contain a card or a model, by name.
 
-    Unreadable folders are yielded with the error. Names that begin with a dot are skipped: these folders are
-    still being written.
+    Unreadable folders are yielded with the error. Folders whose names begin with a dot are skipped, because
+    they are still being written.
     """
     try:
         folders = sorted(directory.iterdir())

@@ -8,7 +8,7 @@ import re
 LONGEST = 500
 """Maximum characters of a message."""
 
-_LONGEST_READ = 5000  # messages contain names of the file, of any length
+_LONGEST_READ = 5000  # a message may be of any length, because it may contain names from the model file
 
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _FILE_AND_LINE = r"\S+\.(?:cc|cpp|h|hpp|inc|cu):\d+"
@@ -20,7 +20,7 @@ _PATH = re.compile(r"(?<![\w./:~-])(?:~|/[\w.+@~-]+|[A-Za-z]:\\[\w.+@~ -]+)(?:[/
 
 
 def runtime_words(error: BaseException) -> str:
-    """Return the runtime's message in at most 500 characters, or the exception's type if it is empty.
+    """Return the runtime's message in at most 500 characters; if it is empty, the exception's type.
 
     Paths are reduced to base names; node names that look like paths, such as `/layer1/Conv`, are kept.
     """

@@ -1,4 +1,4 @@
-"""ONNX Runtime: load, check, run and profile models. The only importer of onnxruntime."""
+"""ONNX Runtime: load, check, run and profile models. Only this module imports onnxruntime."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SESSION_OPTIONS: dict[str, str] = {
     "allow_spinning": "0",
     "provider": "CPUExecutionProvider",
 }
-"""Options of every session, as benchmarks record them."""
+"""Options of every session. Benchmarks record them."""
 
-# ONNX Runtime writes to standard error in a format of its own; failures are logged instead.
+# ONNX Runtime would write errors to standard error in its own format. This is off: the service logs failures.
 _FATAL_ONLY = 4
 
 
 class OnnxSession(Session):
-    """Session of ONNX Runtime, which computes every output of the card."""
+    """Session of ONNX Runtime. It can compute every output of the card."""
 
     runtime: ClassVar[RuntimeName] = "onnxruntime"
 
@@ -56,7 +56,8 @@ class OnnxSession(Session):
     ) -> None:
         """Load the `content` of an ONNX file. Raises SessionError if it does not load or differs from `card`.
 
-        For benchmarks only: `threads` per run, and `spinning`, whether idle threads busy-wait for work.
+        `threads` (number per run) and `spinning` (whether idle threads busy-wait for work) are for benchmarks
+        only.
         """
         super().__init__(card, tuple(card.output_shapes))
         self._session = _load(content, _options(threads=threads, spinning=spinning))
@@ -75,11 +76,11 @@ class OnnxSession(Session):
         return self._card_precision
 
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
-        """Run the network; one that takes too long stops at the next operator."""
+        """Run the network; a run that takes longer than `limit_s` stops at the next operator."""
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
             return self._run_graph(image, names, options)
-        except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
+        except Exception as error:  # onnxruntime raises a dozen types of its own, and MemoryError
             reason = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
             if options.terminate:
                 reason = f"a run takes longer than {limit_s:g} s"
@@ -102,9 +103,9 @@ class OnnxSession(Session):
         return self._in_batches(image, names, self._input.batch or len(image), run)
 
     def release_memory(self, image: NDArray[np.float32]) -> None:
-        """Run the network on `image`, and return the memory that no session needs then to the system.
+        """Run the network on `image`, then give memory that no session needs back to the system.
 
-        Raises what ONNX Runtime does.
+        Raises the errors of ONNX Runtime.
         """
         options = _run_options()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -142,7 +143,10 @@ class OnnxSession(Session):
 
 
 def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
-    """Return whether a graph's shape allows the `expected` one; symbolic and missing sides allow any."""
+    """Return whether a graph's shape allows the `expected` one.
+
+    A side of the graph's shape that is symbolic or missing allows any size.
+    """
     return len(shape) == len(expected) and all(
         not isinstance(side, int) or side == wanted for side, wanted in zip(shape, expected, strict=True)
     )
@@ -151,8 +155,8 @@ def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
 def optimized_graph(content: bytes) -> bytes:
     """Return, as an ONNX file, the graph that ONNX Runtime runs: constants folded, batch norm and QDQ fused.
 
-    The last optimization level is left out, because it only changes the memory layout for this CPU. Raises
-    SessionError if the model does not load.
+    The highest optimization level is not applied, because it only changes the memory layout for this CPU.
+    Raises SessionError if the model does not load.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         path = Path(folder, "optimized.onnx")
@@ -175,9 +179,9 @@ def profiled_runs(
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
     `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. `spec` describes the
-    input; without it, inputs must be float and have a fixed shape, except for the batch. `outputs`: names of
-    the outputs to compute, by default the first. With `as_written`, weights are not prepacked and the memory
-    layout is not optimized. Raises SessionError if the model does not load or run.
+    input; if it is None, inputs must be float and have a fixed shape, except for the batch. `outputs`: names
+    of the outputs to compute, by default only the first one. With `as_written`, weights are not prepacked and
+    the memory layout is not optimized. Raises SessionError if the model does not load or run.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         options = _options()
@@ -208,13 +212,13 @@ def profiled_runs(
 
 
 def open_graph(content: bytes) -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
-    """Open an ONNX file of the service itself and return a thread-safe function that runs it."""
+    """Open an ONNX file that is part of the service, and return a thread-safe function that runs it."""
     session, options = _load(content, _options()), _run_options()
     return lambda feeds: session.run(None, feeds, options)
 
 
 def run_as_written(content: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
-    """Run an ONNX file once on each of `feeds`, without a card, and return the outputs of each run by name.
+    """Run an ONNX file that needs no card, once on each of `feeds`; return the outputs of each run by name.
 
     Raises SessionError if the file does not load or run.
     """
@@ -235,7 +239,7 @@ def _run_options() -> onnxruntime.RunOptions:
 
 
 def _limited(seconds: float) -> tuple[onnxruntime.RunOptions, threading.Timer]:
-    """Return options of one run, and the timer that stops it at its next operator."""
+    """Return the options of a run, and the timer that stops the run after `seconds` at its next operator."""
     options = _run_options()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.daemon = True
@@ -249,7 +253,7 @@ def _options(*, threads: int = 1, spinning: bool = False) -> onnxruntime.Session
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    # Files in ONNX Runtime's own format could refer to other files without a check.
+    # Only ONNX: files in ONNX Runtime's own format could refer to other files, which nothing checks.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     _share_memory()
     options.add_session_config_entry("session.use_env_allocators", "1")
@@ -261,8 +265,8 @@ def _options(*, threads: int = 1, spinning: bool = False) -> onnxruntime.Session
 def _share_memory() -> None:
     """Let all sessions of this process take memory from one arena.
 
-    With an arena per session, every model would keep the memory of its largest run, although each core runs
-    at most one model at a time.
+    If each session had its own arena, every model would keep the memory of its largest run, although each
+    core runs at most one model at a time.
     """
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
@@ -278,10 +282,10 @@ def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.In
         session = onnxruntime.InferenceSession(
             content, sess_options=options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
-    except Exception as error:  # onnxruntime raises a dozen types of its own, all meaning the same here
+    except Exception as error:  # onnxruntime raises a dozen types of its own; all are handled alike here
         words = what_it_is(content) or runtime_words(error)
         raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot load the model: {words}") from error
-    # onnxruntime's Python wrapper keeps the file's content, to open the session again on other hardware.
-    # That never happens here, and the content of the zoo's six models takes 93 MB.
+    # onnxruntime's Python wrapper keeps the file's content, in case it must open the session again on other
+    # hardware. This never happens here, and the content of the zoo's six models takes 93 MB.
     session._model_bytes = None
     return session

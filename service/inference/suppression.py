@@ -1,4 +1,4 @@
-"""Non-maximum suppression: of boxes that overlap, keep the best."""
+"""Non-maximum suppression: keep the best one of several boxes that overlap."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from service.detection.geometry import DECIMALS
 from service.inference.session import open_graph
 
 _GRAPH = Path(__file__).with_name("non_max_suppression.onnx")
-"""One NonMaxSuppression operator; a test builds it again.
+"""ONNX file with one NonMaxSuppression operator; a test builds the file again and compares.
 
-It is several times as fast as NumPy for 400 boxes (benchmarks/suppression.py, docs/detection.md).
+The operator is several times as fast as NumPy for 400 boxes (benchmarks/suppression.py, docs/detection.md).
 """
 _CLASSES_AT_ONCE = 64
-"""Maximum classes in one run: the operator's time and memory grow with classes times boxes."""
+"""Maximum number of classes in one run. The operator's time and memory grow with classes times boxes."""
 _THRESHOLD = np.array([0.5], np.float32)
-"""Score threshold: a box's rank in the row of its class is above it, its zeros in other rows are below."""
+"""Score threshold. The operator gets one row of scores per class. In the row of its class, a box has its
+rank, which is at least 1. In all other rows it has 0, which is below the threshold."""
 
 
 def suppress(
@@ -31,10 +32,11 @@ def suppress(
 ) -> NDArray[np.int64]:
     """Return the indices of the boxes that stay, ascending, at most `limit`.
 
-    `boxes`: (N, 4), left, top, right, bottom, best first. One by one, a box is dropped if its intersection
-    over union with a box that stays exceeds `iou`; with `how` `by-class`, only boxes of its own class count.
-    A box without area overlaps none. Coordinates are exact if they are rounded as `Transformation.boxes`
-    rounds them; areas are float32, so that an overlap within 1e-6 of `iou` may count as above or below it.
+    `boxes`: (N, 4), left, top, right, bottom, best first. Boxes are examined in this order: a box is dropped
+    if its intersection over union with a box that stays exceeds `iou`. If `how` is `by-class`, it is compared
+    only with boxes of its own class. A box without area overlaps no other box. Coordinates are exact if they
+    are rounded as `Transformation.boxes` rounds them. Areas are float32, so that an overlap within 1e-6 of
+    `iou` may count as above or below it.
     """
     count = len(boxes)
     if how == "none" or count < 2:
@@ -60,11 +62,11 @@ def _suppress(
     `rows`: the class of each box, int64 (N,), counted from 0.
     """
     count = len(boxes)
-    # Ranks instead of scores: the order of equal scores is settled already.
+    # Ranks replace scores, because the boxes are already sorted, also those with equal scores.
     ranks = np.zeros((1, int(rows.max()) + 1, count), np.float32)
     ranks[0, rows, np.arange(count)] = np.arange(count, 0, -1)
     corners = boxes.astype(np.float32)
-    if (corners != boxes).any():  # in 1/100 pixels, all are whole numbers, exact up to 2^24
+    if (corners != boxes).any():  # 1/100 pixel as unit: whole numbers, which float32 holds up to 2^24
         corners = (boxes * 10**DECIMALS).astype(np.float32)
     (selected,) = _operator()(
         {
@@ -83,7 +85,7 @@ _opening = threading.Lock()
 
 
 def _operator() -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
-    """Open the operator's graph, once."""
+    """Return the function that runs the operator's graph; the first call opens the graph."""
     with _opening:
         return _opened()
 

@@ -38,7 +38,7 @@ SUFFIXES_OF: dict[Format, tuple[str, ...]] = {
     "tiff": (".tif", ".tiff"),
     "avif": (".avif", ".avifs"),
 }
-"""Lower-case file name suffixes by format, for listing folders; `decode` ignores file names."""
+"""File name suffixes in lower case, by format. They serve to list folders; `decode` ignores file names."""
 
 if importlib.util.find_spec("pillow_heif") is not None:
     SUFFIXES_OF["heif"] = (".heic", ".heif", ".hif")
@@ -61,11 +61,12 @@ _WITHOUT_METADATA: dict[Format, Callable[[bytes], bytes]] = {
     "png": png_without_metadata,
     "webp": webp_without_metadata,
 }
-# The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
-# (scale, margin): a scale is used if its result is at least `margin` times larger than needed. Scaling in the
-# frequency domain filters differently from resizing and can change the top-1 class of an undecided network.
-# The more is left to the resizing, the less often the class changes (measured in test_scaled_decoding.py). At
-# 1/2, the speed is worth that: for a network that needs 256 pixels, decoding 512 in full takes three times as
+# (scale, margin): 1/scale is used if the image decoded at it is at least `margin` times larger than needed.
+# libjpeg-turbo has vector code for these scales only; 3/4 and 3/8 are slower than decoding in full. Scaling
+# in the frequency domain filters differently from resizing, and can change the top-1 class if two classes
+# have nearly equal logits. The larger the margin, the more of the reduction is left to resizing, and the less
+# often the class changes (measured in test_scaled_decoding.py). The margin at 1/2 is only 1, because this
+# saves much time: for a network that needs 256 pixels, decoding an image of 512 in full takes three times as
 # long.
 _SCALES = ((8, 1.5), (4, 1.5), (2, 1.0))
 
@@ -76,8 +77,8 @@ class DecodedImage:
 
     `pixels` is uint8 RGB (H, W, 3), C-contiguous. `box` is the part of `pixels` that the image covers:
     scaling rounds up, so the image may cover the last row and column of a scaled JPEG only in part. `width`
-    and `height` are those of the image before scaling, `bytes` is the file size. A JPEG was decoded at
-    1/`scale` (1, 2, 4 or 8).
+    and `height` are those of the image before scaling; `bytes` is the file size. `scale`: a JPEG was decoded
+    at 1/`scale` (1, 2, 4 or 8).
     """
 
     pixels: NDArray[np.uint8]
@@ -92,12 +93,12 @@ class DecodedImage:
 def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
 
-    A JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 at which its shorter side still has at
-    least `shorter_side` pixels; 1/4 and 1/8 must leave at least 1.5 times as many.
-    Releases the interpreter lock while decoding.
+    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 that leaves its shorter side large
+    enough: at least `shorter_side` pixels at 1/2, at least 1.5 times `shorter_side` at 1/4 and 1/8. The
+    interpreter lock is released during decoding.
 
-    Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; raised
-    before decoding) and UndecodableImage (truncated, corrupt or unsupported).
+    Raises EmptyBody, UnknownImageType and UndecodableImage (truncated, corrupt or unsupported). Raises
+    TooManyPixels before decoding if the header declares more than `max_pixels`.
     """
     if not data:
         raise EmptyBody
@@ -136,7 +137,10 @@ def _jpeg_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint
 
 
 def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Rotate and flip uint8 (H, W, 3) by an EXIF orientation, 1 to 8 (others count as 1); C-contiguous."""
+    """Rotate and flip `pixels`, uint8 (H, W, 3), to upright; return a C-contiguous array.
+
+    `orientation`: of EXIF, 1 to 8; other values count as 1.
+    """
     match orientation:
         case 2:
             oriented = pixels[:, ::-1]
@@ -161,7 +165,10 @@ def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _covered_box(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
-    """Return the part of the oriented `pixels` that the image covers; unoriented, it is at the top left."""
+    """Return the part of the oriented `pixels` that the image covers.
+
+    `width` and `height`: size of this part. Before the orientation was applied, it began at the top left.
+    """
     left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
     top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0
     return (left, top, left + width, top + height)
@@ -178,8 +185,8 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
         image = plugin(io.BytesIO(data))
         _check_pixels(kind, *image.size, max_pixels)
         if isinstance(image, CheckedTiff):
-            # Tiles are decoded whole, so a small image with one huge tile must be refused. libtiff takes a
-            # missing tile side as the side of the image.
+            # Tiles are decoded whole, so a small image with one huge tile must be refused. If the file does
+            # not give a tile's width or height, libtiff uses the image's.
             tags = image.tag_v2
             tile = int(tags.get(TILEWIDTH, image.width)), int(tags.get(TILELENGTH, image.height))
             _check_pixels(kind, *tile, max_pixels)
@@ -197,7 +204,7 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
 def _declared_early(data: bytes, kind: Format) -> list[tuple[int, int]]:
     """Return the declared sizes (width, height) to check before Pillow's plugin is constructed.
 
-    The constructor of the GIF plugin may allocate a frame, that of the WebP plugin a canvas.
+    Constructing the GIF plugin may allocate a frame; constructing the WebP plugin allocates a canvas.
     """
     try:
         if kind == "gif":

@@ -28,17 +28,17 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xCA})
 WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
-# libjpeg-turbo scales frames with a discrete cosine transform: baseline, extended and progressive, with
-# Huffman or arithmetic codes. A lossless frame (C3) has none: for it, libjpeg-turbo before 3.1.4 ignores the
-# scale and writes full-size pixels into the smaller buffer. It does not decode hierarchical frames.
+# libjpeg-turbo scales only frames with a discrete cosine transform: baseline, extended and progressive, with
+# Huffman or arithmetic codes. A lossless frame (C3) has no such transform: libjpeg-turbo before 3.1.4 ignores
+# the scale and writes the full-size pixels into the smaller buffer. It does not decode hierarchical frames.
 _DECODED_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _FRAME_KINDS = {0xC3: "lossless", 0xCB: "lossless"}
 
-# A marker is FF and one byte; further FFs before that byte are fill bytes, and FF 00 is not a marker.
+# A marker is FF and a second byte. FFs between the two are fill bytes. FF 00 is not a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _PARAMETERLESS = re.compile(rb"(?:\xff+[\x01\xd0-\xd7])*")
 
-# Far above what cameras and editors write, low enough that a small body cannot keep a core busy.
+# Cameras and editors write far fewer segments, and a body with this many does not keep a core busy.
 _MAX_SEGMENTS = 4096
 MAX_SCANS = 100
 
@@ -47,8 +47,8 @@ MAX_SCANS = 100
 class JpegHeader:
     """The frame header of a JPEG and its EXIF orientation.
 
-    `width` and `height` are as stored, before the orientation is applied; `orientation` is 1 to 8. `frame` is
-    the marker of the frame header, C0 to CF; `first_scan` the offset of the first scan's marker.
+    `width` and `height` are as stored, before the orientation is applied. `orientation` is 1 to 8. `frame` is
+    the marker of the frame header, C0 to CF. `first_scan` is the offset of the first scan's marker.
     """
 
     width: int
@@ -72,8 +72,9 @@ class Segment(NamedTuple):
 def read_jpeg_header(data: bytes) -> JpegHeader:
     """Read the segments of a JPEG up to its first scan. Takes microseconds for any image size.
 
-    Raises UndecodableImage if there is not exactly one complete frame header before the first scan, if the
-    frame is lossless or hierarchical, if a side has 0 pixels, or if there are too many segments or scans.
+    Raises UndecodableImage if the frame is lossless or hierarchical, if a side has 0 pixels, or if there are
+    too many segments or scans. Raises it, too, unless exactly one complete frame header precedes the first
+    scan.
     """
     exif: list[bytes] = []
     frame: tuple[int, int, int, int] | None = None
@@ -91,7 +92,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
             frame = struct.unpack_from(">BHHB", data, segment.start)
             frame_marker = marker
         elif marker == APP1 and data.startswith(EXIF, segment.start):
-            # A block over 64 KB continues in further segments, each with the same signature.
+            # An EXIF block over 64 KB continues in further segments, each with the same signature.
             exif.append(data[segment.start + len(EXIF) : segment.end])
     if frame is None:
         raise UndecodableImage(f"JPEG: truncated before its frame header (given: {len(data)} bytes)")
@@ -104,8 +105,8 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     bits, height, width, components = frame
     if not width or not height:
         raise UndecodableImage(f"JPEG: {width} x {height} pixels (allowed: at least 1 x 1)")
-    # Each scan costs a pass over the image. A sequential JPEG whose first scan has all components has no
-    # other scan.
+    # Each scan costs a pass over the image, so their number is limited. A sequential JPEG whose first scan
+    # has all components has no other scan.
     if frame_marker in PROGRESSIVE or data[first_scan + 4 : first_scan + 5] != bytes([components]):
         scans = (segment for segment in scan_segments(data, first_scan) if segment.marker == START_OF_SCAN)
         if next(itertools.islice(scans, MAX_SCANS, None), None) is not None:
@@ -115,9 +116,10 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
 
 
 def decode_strictly(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    """Decode `data` at 1/`scale` (1, 2, 4 or 8): uint8 RGB (ceil(H / scale), ceil(W / scale), 3), as stored.
+    """Decode `data` at 1/`scale` (1, 2, 4 or 8), without applying the orientation.
 
-    Raises ValueError for the first warning of libjpeg-turbo, and MemoryError.
+    Returns uint8 RGB (ceil(H / scale), ceil(W / scale), 3). Raises ValueError for the first warning of
+    libjpeg-turbo, and MemoryError.
     """
     # The library takes the smallest of its scales that reaches both minimums; 0 means unscaled.
     rows, columns = (0, 0) if scale == 1 else (-(-header.height // scale), -(-header.width // scale))
@@ -136,9 +138,8 @@ def segments(data: bytes, position: int, *, after_scan: bool = False) -> Iterato
     """Yield the segments from `position` up to and including the next start of a scan or end of image.
 
     Skips fill bytes, stray bytes and markers without a length, as libjpeg does. Stops before a marker whose
-    length is truncated; the content of the last segment may be truncated. With `after_scan`, stops before the
-    start of another image too.
-    Raises UndecodableImage for more than 4096 segments.
+    length is truncated. The content of the last segment may be truncated. With `after_scan`, also stops
+    before the start of another image. Raises UndecodableImage for more than 4096 segments.
     """
     for _ in range(_MAX_SEGMENTS):
         run = _PARAMETERLESS.match(data, position)
@@ -173,7 +174,7 @@ def segments(data: bytes, position: int, *, after_scan: bool = False) -> Iterato
 def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
     """Yield the segments from the first scan's header to the end of the image, without coded data.
 
-    Never reads beyond the end of the image (into a video or a second image).
+    Does not read what follows the image in the file, such as a video or a second image.
     """
     position = first_scan
     ends = ends_of_coded_data(data, first_scan)
@@ -191,10 +192,10 @@ def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
 
 
 def ends_of_coded_data(data: bytes, position: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the offsets, from `position` on, of each FF that starts a marker other than a restart marker.
+    """Return the offset of each FF, from `position` on, that starts a marker other than a restart marker.
 
-    In coded data FF is followed by 00 or a restart marker, so the first offset after a scan's header is the
-    end of its coded data.
+    Inside coded data, only 00 or a restart marker follows FF. So the first of these offsets after a scan's
+    header is the end of the scan's coded data.
     """
     values = np.frombuffer(data, np.uint8)[position:]
     following = values[1:]

@@ -32,7 +32,7 @@ _SEQUENTIAL_SCAN = b"\x00\x3f\x00"
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _ADOBE = b"Adobe"
 _ADOBE_BYTES = 12
-# Adobe's colour transforms by number of components: the defined ones, and libjpeg's fallback for others.
+# Adobe's colour transforms by number of components: (the defined ones, the one libjpeg uses for any other).
 _TRANSFORMS = {3: ((0, 1), 1), 4: ((0, 2), 2)}
 
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
@@ -46,13 +46,13 @@ class DamagedJpeg(ValueError):
 
 
 def repaired_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    """Decode `data`, for which `decode_strictly` raised a warning; same arguments and pixels as there.
+    """Decode `data` after `decode_strictly` raised a warning for it; same arguments, same kind of result.
 
     libjpeg warns of faults that cost pixels, such as a bad code or truncated coded data. It also warns of
     faults that cost none: a missing end marker, an odd JFIF version, scan parameters that a sequential JPEG
-    does not use, a broken colour profile, padding, a repeated scan. It reports only the first fault. So a
-    file with a warning is decoded again without the parts that change no pixel; a warning that remains is
-    damage.
+    does not use, a broken colour profile, padding, a repeated scan. It reports only the first fault. So the
+    file is decoded again after the parts are removed that change no pixel. If libjpeg still warns, the file
+    counts as damaged.
 
     Raises DamagedJpeg, MemoryError.
     """
@@ -71,7 +71,7 @@ def repaired_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.u
             if not done:  # usually all scans have the same padding
                 with contextlib.suppress(ValueError):
                     return decode_strictly(_without_zero_padding(repaired), header, scale)
-            # the warning is now about a later place, so the previous place was padding
+            # the warning is now about a later place, so the removed bytes were padding
             base, places = repaired, _find_padding(repaired, done, warning)
         start, done = next(places, (-1, -1))
         if done < 0:
@@ -96,8 +96,8 @@ def _with_pillow(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint
 def _normalised(data: bytes, header: JpegHeader) -> bytes:
     """Copy the segments of `data` that pixels depend on, and append an end marker.
 
-    Omits repeated scans and sets scan parameters to those that libjpeg assumes. Raises DamagedJpeg if the end
-    marker is missing and the scans before it are incomplete.
+    Omits repeated scans, and sets scan parameters to the values that libjpeg assumes. Raises DamagedJpeg if
+    the end marker is missing and the scans are incomplete.
     """
     pieces = [b"\xff\xd8"]
     coefficients = _Coefficients(header.frame in PROGRESSIVE)
@@ -163,9 +163,10 @@ class _Coefficients:
         self._components = set(frame[6::3])
 
     def add(self, scan: bytes) -> bool:
-        """Record which coefficients a scan delivers. Returns False if the scan repeats earlier ones.
+        """Record which coefficients a scan delivers; return False if the scan repeats earlier ones.
 
-        `scan`: content of its header: component count, id and tables of each component, three parameters.
+        `scan`: content of the scan's header, which has the number of components, the id and tables of each,
+        and three parameters.
         """
         if not scan or scan[0] > _MAX_SCAN_COMPONENTS or len(scan) != 1 + 2 * scan[0] + 3:
             return True  # libjpeg refuses it
@@ -187,7 +188,7 @@ class _Coefficients:
 
 
 def _without_zero_padding(data: bytes) -> bytes:
-    """Strip zeros from the end of each scan's coded data, except one after FF, which is part of the data."""
+    """Strip zeros from the end of each scan's coded data. A zero after FF is part of the data and stays."""
     pieces, position = [], 0
     for end in ends_of_coded_data(data, data.find(b"\xff\xda")).tolist():
         stripped = data[position:end].rstrip(b"\0")
@@ -199,8 +200,8 @@ def _without_zero_padding(data: bytes) -> bytes:
 def _find_padding(data: bytes, position: int, warning: str) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of each place after `position` that may be the padding that `warning` reports.
 
-    Padding is one repeated value, or a few bytes. Longer varied bytes are coded data: if they are damaged,
-    the decoder may finish before their end.
+    Padding is one repeated value, or a few bytes of any value. More bytes of different values are taken for
+    coded data: if they are damaged, the decoder may stop before their end.
     """
     match = _PADDING.search(warning)
     assert match is not None

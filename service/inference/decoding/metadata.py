@@ -13,7 +13,7 @@ _FRAME_BYTES = 12
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _MAX_CHUNKS = 50_000
-"""Far more than writers put into 20 MB, but so few that a file cannot keep a core busy."""
+"""Maximum number of chunks. Writers put far fewer into 20 MB, and this many do not keep a core busy."""
 
 _RIFF_BYTES = 12
 _IMAGE_CHUNKS = frozenset({b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"})
@@ -21,10 +21,9 @@ _EXIF_FLAG, _ICC_AND_XMP_FLAGS = 0x08, 0x24
 
 
 def webp_without_metadata(data: bytes) -> bytes:
-    """Copy the chunks of a WebP that pixels depend on, and an EXIF chunk that is not cut off.
+    """Copy the chunks of a WebP that pixels depend on, and the EXIF chunk unless it is cut off.
 
-    Corrects the file size field.
-    Raises UndecodableImage for more than 50 000 chunks.
+    Corrects the file size field. Raises UndecodableImage for more than 50 000 chunks.
     """
     chunks: list[tuple[bytes, bytes]] = []
     position = _RIFF_BYTES
@@ -55,12 +54,12 @@ def webp_without_metadata(data: bytes) -> bytes:
 def png_without_metadata(data: bytes) -> bytes:
     """Copy the chunks of a PNG that its first image depends on.
 
-    Of the ancillary chunks (lower-case first letter), keeps only an EXIF block with a valid checksum, and
-    transparency that libpng accepts. Text, profiles, suggested palettes, physical sizes and animations are
-    dropped whatever their length and checksum. A truncated critical chunk is kept for the decoder to refuse.
+    Ancillary chunks have a name that starts with a lower-case letter. Of these, only two are kept: an EXIF
+    block with a valid checksum, and transparency that libpng accepts. Text, profiles, suggested palettes,
+    physical sizes and animations are dropped. A truncated critical chunk is kept, and the decoder refuses it.
 
-    Raises UndecodableImage for an unknown critical chunk, more than 50 000 chunks, and a 16-bit transparent
-    colour.
+    Raises UndecodableImage for an unknown critical chunk, for more than 50 000 chunks, and for a 16-bit
+    transparent colour.
     """
     header = data[_SIGNATURE_BYTES + 8 : _SIGNATURE_BYTES + 8 + 13].ljust(13, b"\0")
     pieces = [data[:_SIGNATURE_BYTES]]
@@ -103,12 +102,13 @@ def _has_valid_checksum(chunk: bytes) -> bool:
 def _transparency(chunk: bytes, header: bytes, palette: int | None) -> bytes:
     """Return the tRNS chunk in the form that Pillow needs; empty if libpng ignores it (PNG, 11.3.2.1).
 
-    Pillow compares grey of fewer than 8 bits after scaling it to 8.
+    Pillow scales pixels of fewer than 8 bits to 8 bits, and then compares them with the transparent grey. So
+    the transparent grey is scaled here.
     """
     depth, colour = header[8], header[9]
     length = len(chunk) - _FRAME_BYTES
     if colour == _RGB and length == 6:
-        if depth == 16:  # Pillow compares after reduction to 8 bits
+        if depth == 16:  # Pillow reduces pixels to 8 bits before it compares them
             raise UndecodableImage(
                 "PNG: transparent 16-bit colour is unsupported (allowed: 8 bits, or alpha)"
             )

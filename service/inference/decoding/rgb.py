@@ -13,7 +13,7 @@ from service.inference.decoding.tiff import CheckedTiff
 
 _EXIF = b"Exif\0\0"
 _MAX_SIGNATURES = 2
-"""Some writers put a second signature before the block."""
+"""Maximum number of signatures before an EXIF block: some writers repeat it."""
 _ORIENTATION = 0x0112
 # struct codes of TIFF's integer types; 13 is an offset to a directory.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
@@ -24,7 +24,8 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], int]:
 
     Ignores colour profiles. Raises whatever Pillow raises for pixels that it cannot decode or convert.
     """
-    # Pillow orients a TIFF on loading and would use XMP where EXIF has no orientation; XMP is ignored here.
+    # Pillow orients a TIFF on loading. If EXIF has no orientation, it would use that of XMP, which is ignored
+    # here.
     for xmp in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(xmp, None)
     tiff_orientation = image.tag_v2.get(_ORIENTATION) if isinstance(image, CheckedTiff) else None
@@ -41,8 +42,8 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], int]:
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation, 1 to 8, in an EXIF block's first directory; 1 if missing or invalid.
 
-    The block may start with its signature. The tag may have any of TIFF's integer types: the standard says
-    SHORT, cameras and editors write others (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
+    The block may start with its signature. The tag may have any of TIFF's integer types. The standard allows
+    only SHORT, but some cameras and editors write other types (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
     """
     for _ in range(_MAX_SIGNATURES):
         exif = exif.removeprefix(_EXIF)
@@ -83,7 +84,7 @@ def _rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
             isinstance(image, CheckedTiff) and image.mode == "RGBA" and not image.declares_alpha
         )
         if undeclared and image.getchannel("A").getextrema() == (0, 0):
-            # Screenshot tools and editors write an unused alpha channel of zeros; viewers ignore it.
+            # Some screenshot tools and editors write an unused alpha channel of zeros; viewers ignore it.
             return np.asarray(image.convert("RGB"))
         image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
@@ -95,9 +96,9 @@ def _rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
 def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Scale grey values of 16 or 32 bits, integer or floating point, to uint8.
 
-    Unsigned 16-bit values use the type's whole range. Wider types do not define white, so the smallest common
-    range that holds the values is used: 0 to 1 (floating point only), 0 to 255, 0 to 65535, else the smallest
-    to the largest value.
+    For unsigned 16-bit values, black and white are the limits of the type. Wider types do not define white,
+    so the first of these ranges that contains all values is used: 0 to 1 (floating point only), 0 to 255, 0
+    to 65535, the smallest to the largest value.
     """
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
@@ -107,6 +108,6 @@ def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
         low = 0.0
         common_ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
         high = next(limit for limit in common_ranges if high <= limit)
-    # Halved first: the difference of the float64 extremes would overflow.
+    # Both are halved first, because the difference of the float64 extremes would overflow.
     span = high / 2 - low / 2
     return ((levels / 2 - low / 2) * (255 / span) + 0.5).astype(np.uint8)

@@ -15,7 +15,7 @@ _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 _BRANDS_BYTES = 256
-"""Bytes of the first box that are searched for brands."""
+"""Number of bytes at the start of the file that are searched for brands."""
 
 _CONVERT = "convert it to JPEG, PNG or WebP"
 _SEND_BYTES = "send the bytes of the image itself"
@@ -66,7 +66,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}")
 
 
 def image_format(data: bytes) -> Format | None:
-    """Detect the image format from the file signature, whatever its name or content type; None if unknown."""
+    """Return the image format by the file signature; None if the signature is unknown."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -21,18 +21,19 @@ _BIG_ENDIAN = b"MM"
 class CheckedTiff(TiffImageFile):
     """Pillow's TIFF plugin. Raises UndecodableImage for files that Pillow 13 opens but misreads.
 
-    tests/service/inference/decoding/test_tiff_samples.py compares every photometric interpretation, depth,
-    sample format, fill order and planar configuration with the definitions of TIFF 6.0.
+    tests/service/inference/decoding/test_tiff_samples.py decodes files of every photometric interpretation,
+    depth, sample format, fill order and planar configuration, and compares the pixels with the definitions of
+    TIFF 6.0.
     """
 
     def _setup(self) -> None:
         tags = self.tag_v2
         if tags.get(_SAMPLES, 1) == 1 and tags.get(_PLANAR) == _SEPARATE:
-            tags[_PLANAR] = _CONTIGUOUS  # the same for a single plane
+            tags[_PLANAR] = _CONTIGUOUS  # a single plane has the same layout in both
         self._refuse_misread()
         colour_map = tags.get(_COLOUR_MAP, ())
         if tags.get(_PHOTOMETRIC) == _PALETTE and colour_map and max(colour_map) < 256:
-            # 8-bit values instead of 16-bit ones; libtiff handles them the same way
+            # the palette has 8-bit values where TIFF demands 16 bits; libtiff scales them, too
             tags[_COLOUR_MAP] = tuple(value * 257 for value in colour_map)
         super()._setup()
 
@@ -51,7 +52,7 @@ class CheckedTiff(TiffImageFile):
 
     @property
     def white_is_zero(self) -> bool:
-        """Whether `levels` must be inverted: Pillow inverts only up to 8 bits."""
+        """Whether `levels` must be inverted: Pillow inverts samples of up to 8 bits only."""
         return self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
     @property

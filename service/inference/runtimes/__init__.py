@@ -1,1 +1,1 @@
-"""Runtimes that run the networks: what they share, OpenVINO, opening a model in either, the choice."""
+"""Runtimes: their common base, OpenVINO, opening a model, and the choice of the runtime for each model."""

@@ -1,4 +1,4 @@
-"""Sessions: a network of a card, loaded by a runtime, whose outputs are checked against the card."""
+"""Sessions: models loaded by a runtime. A session checks the network's outputs against the card."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from service.errors import ModelUnavailable
 RuntimeName = Literal["onnxruntime", "openvino"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 INTEGER_OUTPUTS = ("classes", "count", "selected")
-"""Outputs of a detector that may be integers in the graph."""
+"""Outputs of a detector that the graph may compute as integers."""
 
 log = structlog.get_logger(__name__)
 
 _ROUNDING = 1e-3
-"""Tolerance of probabilities outside of 0 to 1, for example because of quantization."""
+"""How far a probability may lie outside of 0 to 1, for example because of quantization."""
 _SUM_ROUNDING = 1e-2
 _CLASS_ROUNDING = 1 / 512
-"""Tolerance of the sum of softmax around 1: a constant, plus half a step of 8 bits per class."""
+"""How far the sum of a softmax may differ from 1: by _SUM_ROUNDING, plus _CLASS_ROUNDING per class. The
+latter is half a step of 8 bits."""
 
 _FLOAT32 = np.dtype(np.float32)
 _MAX_BOXES = 100_000
-"""Largest number of boxes of an output whose number of boxes varies."""
+"""Largest number of boxes in an output whose number of boxes varies from image to image."""
 
 
 class SessionError(Exception):
@@ -43,15 +44,15 @@ class SessionError(Exception):
 class Session(ABC):
     """A model that one runtime has loaded, thread-safe.
 
-    In the service every run uses one thread: the calling one in ONNX Runtime, one of its own streams in
-    OpenVINO, for which the calling one waits. One request per core has a higher throughput than several
+    In the service every run uses one thread. ONNX Runtime uses the calling thread. OpenVINO uses one of its
+    own threads, and the calling thread waits. One request per core has a higher throughput than several
     threads per image (see docs/measurement.md).
     """
 
     runtime: ClassVar[RuntimeName]
 
     def __init__(self, card: Card, outputs: Sequence[str]) -> None:
-        """`outputs`: names in the card of the outputs that this session can compute."""
+        """Prepare the checks of `outputs`, the card's names of the outputs that this session can compute."""
         self._name = card.name
         self._card_precision = card.precision
         self._main = card.main_outputs
@@ -65,29 +66,29 @@ class Session(ABC):
         self._input = card.input
         self._shape = (card.input.channels, card.input.height, card.input.width)
         self.activation: Activation = card.outputs.get("activation", "none")
-        """Activation of the network's output; unless "none", outputs are checked to be within 0 to 1."""
+        """Activation that the network applies. Unless it is "none", outputs must be within 0 to 1."""
         self.failure: str | None = None
         """Reason why the latest run failed; None after a success. Accessed without a lock."""
 
     @property
     @abstractmethod
     def precision(self) -> str:
-        """Precision in which the network is computed: that of its card, or another one, such as bf16."""
+        """Precision in which the network is computed: the card's, or another one, such as bf16."""
 
     @property
     def label(self) -> str:
         """The runtime, with the precision if it is not the card's, such as `openvino-bf16`.
 
-        It has no `+`, which is a space in a URL: `openvino-int8-bf16`.
+        A `+` in the precision becomes `-`, because it would mean a space in a URL: `openvino-int8-bf16`.
         """
         same = self.precision == self._card_precision
         return self.runtime if same else f"{self.runtime}-{self.precision.replace('+', '-')}"
 
     @abstractmethod
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
-        """Run the network on `image`, float32 (N, C, H, W); return the graph's outputs `names`.
+        """Run the network on `image`, float32 (N, C, H, W), and return the outputs with the graph's `names`.
 
-        Raises ModelUnavailable, made by `_failed`, if the runtime fails or the run takes longer than
+        Raises the ModelUnavailable of `_failed` if the runtime fails, or if the run takes longer than
         `limit_s`.
         """
 
@@ -100,15 +101,15 @@ class Session(ABC):
     ) -> Mapping[str, NDArray[np.float32]]:
         """Run the network on `image`, float32 (N, C, H, W), and return `outputs` by name, batch first.
 
-        `outputs` None: the card's main outputs. The image is brought to the graph's own layout, dtype and
-        fixed batch here. `logits` are (N, classes), without a background class, `embedding` is (N, channels);
-        all are float32, except for `selected` of a detector. Outputs without a batch dimension get one of 1.
-        Outputs that are not asked for are neither computed nor copied. All others are checked: shape as in
-        the card, every number finite.
+        `outputs` None: the card's main outputs. This method converts the image to the graph's layout and
+        dtype, and splits it into batches if the graph has a fixed batch size. `logits` are (N, classes),
+        without a background class; `embedding` is (N, channels). All outputs are float32, except for
+        `selected` of a detector. An output without a batch dimension gets one of size 1. Only the requested
+        outputs are computed. Their shapes are checked against the card, and all numbers must be finite.
 
-        Raises ModelUnavailable if a check fails, the runtime fails, or the run takes longer than `limit_s`
-        (it stops at the next operator), and ValueError for an image of another shape or dtype, or an output
-        that the card does not have.
+        Raises ModelUnavailable if a check fails, if the runtime fails, or if the run takes longer than
+        `limit_s` (it stops at the next operator). Raises ValueError for an image of another shape or dtype,
+        and for an output that the card does not have.
         """
         outputs = self._main if outputs is None else outputs
         unknown = [name for name in outputs if name not in self._names]
@@ -145,9 +146,9 @@ class Session(ABC):
         return results
 
     def _detector_output(self, name: str, value: Any, images: int) -> NDArray[Any]:
-        """Return an output of a detector, batch first. Raises ModelUnavailable if it is not as the card says.
+        """Check an output of a detector against the card, and return it with the batch as first dimension.
 
-        Indices (`selected`) are int64, all others float32.
+        Indices (`selected`) are int64, all other outputs float32. Raises ModelUnavailable.
         """
         assert self._detection is not None
         shape, _ = self._shapes[name]
@@ -174,12 +175,12 @@ class Session(ABC):
         size: int,
         run: Callable[[NDArray[Any]], list[Any]],
     ) -> list[Any]:
-        """Run the graph by `run` on images in its own layout and dtype, `size` images at a time."""
+        """Convert the images to the graph's layout and dtype, and pass them to `run`, `size` at a time."""
         tensor = graph_input(image, self._input)
         batches = []
         for start in range(0, len(tensor), size):
             batch = tensor[start : start + size]
-            if len(batch) < size:  # a fixed batch: repeat the last image
+            if len(batch) < size:  # the batch size is fixed: fill up with the last image
                 batch = np.concatenate((batch, np.repeat(batch[-1:], size - len(batch), axis=0)))
             batches.append(run(batch))
         if len(batches) == 1:
@@ -205,12 +206,12 @@ def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
 def output_problem(
     name: str, value: object, expected: tuple[int, ...], kind: np.dtype[Any] = _FLOAT32
 ) -> str | None:
-    """Return the problem of an output, or None if it is finite and of the `expected` shape and type."""
+    """Return what is wrong with an output; None if it is finite and has the `expected` shape and type."""
     if not isinstance(value, np.ndarray):
         return f"output '{name}' is a {type(value).__name__}, the card says one tensor"
     if value.dtype != kind or value.shape != expected:
         return f"output '{name}' is {value.dtype} {value.shape}, the card says {kind} {expected}"
-    # One pass: a sum of float32 numbers in float64 is finite if and only if all of them are.
+    # The sum checks all numbers in one pass: in float64 it is finite if and only if all float32 numbers are.
     with np.errstate(invalid="ignore"):
         total = float(value.sum(dtype=np.float64))
     if math.isfinite(total):
@@ -228,7 +229,7 @@ def unbatched_outputs(card: Card) -> frozenset[str]:
 
 
 def _scores_problem(name: str, scores: NDArray[np.float32], activation: ScoreActivation) -> str | None:
-    """Return a problem if scores that need no activation are not 0 to 1, else None."""
+    """Return what is wrong if the scores need no activation, but are not within 0 to 1; else None."""
     if activation != "none" or not scores.size:
         return None
     low, high = float(scores.min()), float(scores.max())
@@ -241,7 +242,7 @@ def _scores_problem(name: str, scores: NDArray[np.float32], activation: ScoreAct
 
 
 def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
-    """Return a problem if `logits`, float32 (N, classes), cannot be outputs of `activation`, else None."""
+    """Return why `logits`, float32 (N, classes), cannot be outputs of `activation`; None if they can."""
     hint = "(outputs.activation in card.json: none, softmax or sigmoid)"
     low, high = float(logits.min()), float(logits.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
@@ -259,7 +260,8 @@ def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> 
 def check_self_contained(content: bytes) -> None:
     """Raise SessionError, with the file names, if an ONNX file stores tensors in other files.
 
-    The card's checksum does not cover them, and a runtime that loads bytes searches the working directory.
+    The card's checksum does not cover these files. A runtime would search for them in the working directory,
+    because it gets the model as bytes.
     """
     try:
         files = external_files(content)

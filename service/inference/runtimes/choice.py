@@ -1,4 +1,4 @@
-"""Which runtime is to run which model: by request, else by the model's card, else by the setting."""
+"""Choice of the runtime of each model: by a request, else by the model's card, else by the setting."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from service.inference.runtimes.weighing import Conditions, Weighing
 from service.settings import Settings
 
 FILE_NAME = "runtimes.json"
-"""Name of the file in the data directory."""
+"""Name of the file, in the data directory, with the runtimes that requests chose and with all weighings."""
 
 Origin = Literal["request", "card", "setting"]
 
 NOT_WEIGHED = "not weighed yet"
 
 _LOCK_WAIT_S = 10.0
-"""Longest wait for another process that changes the file."""
+"""Longest wait for another process to finish its change of the file."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Requested(Finite):
 
 
 class _Kept(Finite):
-    """Content of the file. Several processes and machines may share it: a change keeps what others wrote."""
+    """Content of the file. Several processes and machines may share it; each keeps what others wrote."""
 
     schema_version: Literal[1] = 1
     requested: dict[Name, Requested] = Field(default_factory=dict)
@@ -68,9 +68,9 @@ DEFAULT_CHOICE = Choice()
 
 @dataclass(frozen=True)
 class Serving:
-    """What runs a model's predictions. `precision`: None while it is unknown.
+    """Runtime and precision that compute a model's predictions.
 
-    `weighing`: as of `ServedModel`.
+    `precision`: None while it is unknown. `weighing`: see `ServedModel`.
     """
 
     runtime: RuntimeName
@@ -78,18 +78,19 @@ class Serving:
     weighing: Weighing | None = None
 
     def as_measured(self, card: Card) -> bool:
-        """Return whether the answers are those of which the card has the accuracy, except for tiny rounding.
+        """Return whether the card's accuracy was measured on the same answers, up to tiny rounding errors.
 
-        They are others in another precision, and those of an int8 network in OpenVINO, which rounds in other
-        places.
+        This is false if the precision is not the card's. It is also false for an int8 network in OpenVINO,
+        which rounds intermediate results in other places than ONNX Runtime.
         """
         rounds_alike = self.runtime == "onnxruntime" or card.precision != "int8"
         return self.precision == card.precision and rounds_alike
 
     def agreement(self, card: Card) -> Agreement | None:
-        """Return the card's agreement; if the answers are not `as_measured`, theirs.
+        """Return the agreement of the answers that are served.
 
-        None if there is none, or while the answers have not been compared.
+        This is the card's if the answers are `as_measured`, else the weighing's. None if the card has none,
+        or if the answers have not been compared yet.
         """
         if self.as_measured(card):
             return card.agreement
@@ -100,7 +101,8 @@ class Serving:
     def card(self, card: Card) -> Card:
         """Return the card with the accuracy and agreement of what is served.
 
-        Unless the answers are `as_measured`, the accuracy is `inherited`; None without agreement.
+        If the answers are not `as_measured`, the accuracy is marked `inherited`. It is None if the agreement
+        is unknown.
         """
         if self.as_measured(card) or card.accuracy is None:
             return card
@@ -109,7 +111,7 @@ class Serving:
         return card.model_copy(update={"accuracy": accuracy, "agreement": agreement})
 
     def unknown_accuracy(self, card: Card) -> str | None:
-        """Return why the card's accuracy is not that of what is served; None if it is known or has none."""
+        """Return why the accuracy of what is served is unknown; None if it is known or the card has none."""
         if card.accuracy is None or self.card(card).accuracy is not None:
             return None
         where = "OpenVINO" if self.precision is None else f"OpenVINO in {self.precision}"
@@ -122,10 +124,11 @@ class RuntimeChoices:
     def __init__(
         self, default: Runtime = "onnxruntime", folder: Path | None = None, *, streams: int = 1
     ) -> None:
-        """`default`: the setting. `folder`: the data directory; None: requests are not kept.
+        """Read what earlier requests chose from the file in `folder`. An unreadable file is ignored.
 
-        `streams`: number of runs under way at a time. A file that cannot be read is ignored, with a warning.
-        Raises InvalidParameter if the default cannot be used; if it is `auto`, a line is logged.
+        `default`: the setting. `folder`: the data directory; None: choices and weighings are not saved.
+        `streams`: number of runs under way at a time. If `default` cannot be used, raises InvalidParameter;
+        but if it is `auto`, a line is logged, and ONNX Runtime runs all models.
         """
         obstacle = None if default == "onnxruntime" else obstacle_of("openvino")
         if default == "openvino" and not is_installed("openvino"):
@@ -144,21 +147,21 @@ class RuntimeChoices:
         self._kept = _Kept() if self._path is None else _read(self._path)
 
     def requested(self, name: str) -> Requested | None:
-        """Return what a request chose for a model; None if none did."""
+        """Return the runtime that a request chose for a model; None if no request did."""
         return self._kept.requested.get(name)
 
     def of(self, card: Card) -> Choice:
-        """Return the choice for the model of a card."""
+        """Return the choice of the runtime for the model with this card."""
         return self.after(card, self._kept.requested.get(card.name))
 
     def after(self, card: Card, requested: Requested | None) -> Choice:
-        """Return what the choice would be if `requested` were kept."""
+        """Return the choice that would result from saving `requested`."""
         if requested is not None:
             return Choice(requested.runtime, "request", requested.floats)
         return Choice(self.default) if card.runtime is None else Choice(card.runtime, "card")
 
     def conditions(self, card: Card) -> Conditions:
-        """Return the conditions under which the model of a card is weighed. Raises PackageNotFoundError."""
+        """Return the conditions of a weighing of the model with this card. Raises PackageNotFoundError."""
         return Conditions.here(card, self.streams)
 
     def weighing(self, card: Card, choice: Choice) -> Weighing | None:
@@ -172,9 +175,10 @@ class RuntimeChoices:
         return None
 
     def serving(self, card: Card) -> Serving:
-        """Return what runs a model's predictions in the service, if OpenVINO does not refuse the model.
+        """Return the runtime and precision that compute a model's predictions in the service.
 
-        The precision in OpenVINO is unknown before the model is weighed.
+        Holds unless OpenVINO refuses a model that has not been weighed. The precision in OpenVINO is unknown
+        until the model is weighed.
         """
         choice = self.of(card)
         weighing = self.weighing(card, choice)
@@ -187,7 +191,10 @@ class RuntimeChoices:
         return Serving("onnxruntime", card.precision, weighing)
 
     def keep_weighing(self, weighing: Weighing) -> None:
-        """Keep a weighing in place of older ones of that model on that machine, at least in memory."""
+        """Save a weighing in place of older ones of its model on its machine.
+
+        If the file cannot be written, the weighing stays in memory only.
+        """
         ours = weighing.conditions
         machine = (ours.cpu, ours.cpu_id, ours.cores)
 
@@ -203,9 +210,10 @@ class RuntimeChoices:
             self._kept = change(self._kept)
 
     def keep(self, name: str, requested: Requested | None) -> None:
-        """Keep what a request chose for a model; None: forget it. Raises StorageUnavailable.
+        """Save the runtime that a request chose for a model. Raises StorageUnavailable.
 
-        `auto` discards the model's weighing on this machine, so that it is weighed again.
+        `requested` None: discard the saved choice. `auto` discards the model's weighing on this machine, so
+        that the model is weighed again.
         """
         machine = this_machine()
         here = (machine.cpu, machine.cpu_id, core_budget())
@@ -223,7 +231,7 @@ class RuntimeChoices:
             self._kept = change(self._kept)
 
     def _write(self, change: Callable[[_Kept], _Kept]) -> None:
-        """Change the content of the file, which another process may have changed meanwhile.
+        """Apply `change` to the current content of the file, which another process may have written.
 
         Raises StorageUnavailable.
         """
@@ -245,14 +253,17 @@ class RuntimeChoices:
 
 
 def runtime_choices(settings: Settings) -> RuntimeChoices:
-    """Return what a service with these settings would run. Raises InvalidParameter."""
+    """Return the runtime choices of a service with these settings. Raises InvalidParameter."""
     return RuntimeChoices(settings.runtime, settings.data_dir, streams=settings.threads or core_budget())
 
 
 def _without(
     weighings: Iterable[Weighing], model: str, floats: FloatPrecision | None, machine: tuple[str, str, int]
 ) -> tuple[Weighing, ...]:
-    """Return the weighings without those of a model on a machine: CPU, its identity, number of cores."""
+    """Return the weighings except for those of a model, with this type of floats, on a machine.
+
+    `machine`: CPU, its identity, number of cores.
+    """
 
     def is_other(known: Weighing) -> bool:
         of = known.conditions
@@ -280,9 +291,9 @@ def _read(path: Path) -> _Kept:
 
 
 def _valid_part(content: Any) -> _Kept:
-    """Return the valid requests and weighings of a file in which some are not, with a warning.
+    """Return the valid requests and weighings of a file that also has invalid ones; log a warning.
 
-    Raises ValueError if it is not a file of this schema.
+    Raises ValueError if the file has another schema.
     """
     known = {"schema_version": 1, "requested": {}, "weighings": []} | (
         content if isinstance(content, dict) else {"schema_version": None}

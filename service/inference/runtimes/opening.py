@@ -1,4 +1,4 @@
-"""Open a model in the runtime of a name, and say which runtimes are installed, in which version."""
+"""Open a model in a runtime given by name; tell which runtimes are installed, and in which versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_INSTALLED = f"OpenVINO is not installed (install it with: {INSTALL_OPENVINO}
 
 
 def is_installed(name: RuntimeName) -> bool:
-    """Return whether the runtime is installed; a folder of its name is not enough."""
+    """Return whether the runtime is installed; a mere folder of its name does not count."""
     if name == "onnxruntime":
         return True
     try:
@@ -61,7 +61,7 @@ def check_runtime(name: RuntimeName) -> None:
 
 
 def import_runtime(name: RuntimeName) -> None:
-    """Import the runtime, which is otherwise imported when a model is opened."""
+    """Import the runtime now instead of when the first model is opened."""
     if name == "openvino":
         import_openvino()
 
@@ -72,7 +72,10 @@ def runtime_version(name: RuntimeName) -> str:
 
 
 def session_options(name: RuntimeName) -> dict[str, str]:
-    """Return the options of the runtime's sessions, without threads, with keys prefixed by the runtime."""
+    """Return the options of the runtime's sessions except for the number of threads.
+
+    Keys are prefixed with the name of the runtime.
+    """
     options = SESSION_OPTIONS if name == "onnxruntime" else OPENVINO_OPTIONS | {_HINT: "default"}
     return {f"{name}.{key}": value for key, value in options.items()}
 
@@ -88,9 +91,9 @@ def open_session(
 ) -> Session:
     """Load an ONNX file's `content` for runs of `threads` threads each.
 
-    `streams`: number of runs under way at a time for which OpenVINO prepares. `floats`: type of the float
-    operators in OpenVINO; None: bf16 on CPUs with instructions for it. Raises SessionError if the runtime
-    cannot load it, and InvalidParameter if the runtime is not installed.
+    `streams`: number of simultaneous runs that OpenVINO prepares for. `floats`: type of the float operators
+    in OpenVINO; None: bf16 on CPUs with instructions for it, else f32. Raises SessionError if the runtime
+    cannot load the model, and InvalidParameter if the runtime is not installed.
     """
     check_runtime(name)
     if name == "onnxruntime":

@@ -1,4 +1,4 @@
-"""OpenVINO: load and run models. The only importer of OpenVINO, which is optional."""
+"""OpenVINO: load and run models. OpenVINO is optional, and only this module imports it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FloatPrecision = Literal["f32", "bf16"]
 """Type in which OpenVINO computes the float operators of a network."""
 
 OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": "NO"}
-"""Options of benchmarks, as they record them. By default OpenVINO pins a thread to a core during a run, so
-that it waits for whatever else runs there although another core may be idle."""
+"""Options of OpenVINO in benchmarks, which record them. CPU pinning is off: OpenVINO would pin a thread to
+one core during a run, and the thread would wait for other work on this core even if another core is idle."""
 
 _COMPUTES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 """Types of the operators whose precision decides the precision of a run."""
@@ -35,12 +35,12 @@ def openvino_version() -> str:
 
 @functools.cache
 def import_openvino() -> Any:
-    """Import OpenVINO, which takes a while. Raises ImportError."""
+    """Import and return OpenVINO; the first call takes a while. Raises ImportError."""
     return importlib.import_module("openvino")
 
 
 class OpenVinoSession(Session):
-    """Session of OpenVINO on the CPU, which computes the card's main outputs only."""
+    """Session of OpenVINO on the CPU. It computes only the card's main outputs."""
 
     runtime: ClassVar[RuntimeName] = "openvino"
 
@@ -53,11 +53,11 @@ class OpenVinoSession(Session):
         streams: int = 1,
         floats: FloatPrecision | None = None,
     ) -> None:
-        """Load the `content` of an ONNX file for runs of one image, or of the card's fixed batch.
+        """Load the `content` of an ONNX file for runs of one image, or of the card's fixed batch size.
 
-        `threads` per run, of which up to `streams` are under way at a time. `floats` None: bf16 on CPUs that
-        have instructions for it, else f32. Raises SessionError if it does not load, and ImportError if
-        OpenVINO is not installed.
+        `threads`: number per run. `streams`: largest number of runs under way at a time. `floats` None: bf16
+        on CPUs that have instructions for it, else f32. Raises SessionError if the file does not load, and
+        ImportError if OpenVINO is not installed.
         """
         super().__init__(card, card.main_outputs)
         openvino = import_openvino()
@@ -80,29 +80,30 @@ class OpenVinoSession(Session):
             raise SessionError(f"OpenVINO {openvino_version()} cannot load the model: {words}") from error
         self._precision = precision_of(card.precision, used)
         self._order = {card.output_name(name): index for index, name in enumerate(card.main_outputs)}
-        self._own = threading.local()  # an inference request serves one thread at a time
+        self._own = threading.local()  # each thread needs its own inference request
 
     @property
     def precision(self) -> str:
-        """Precision of the card, `bf16`, or `int8+bf16` if the float operators of an int8 model are in bf16.
+        """Precision in which the compiled network is computed: the card's, or another one.
 
-        Read from the compiled network. On ARM, `fp16` in place of `bf16`; `fp32` if nothing of an int8 model
-        is computed in int8.
+        It is `bf16` or, on ARM, `fp16` if the float operators are computed in this type. For an int8 model it
+        is then `int8+bf16` or `int8+fp16`. If nothing of an int8 model is computed in int8, it is `fp32`,
+        `bf16` or `fp16`.
         """
         return self._precision
 
     def option(self, name: str) -> Any:
-        """Return an option of the compiled network, by OpenVINO's name for it."""
+        """Return an option of the compiled network. `name`: as OpenVINO calls it."""
         return self._compiled.get_property(name)
 
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
-        """Run the network; one that takes too long is cancelled."""
+        """Run the network; cancel the run if it takes longer than `limit_s`."""
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
 
         def run(batch: NDArray[Any]) -> list[Any]:
-            # Without inputs, `infer` skips what takes as long as a run of a small network.
+            # The input is set here, because `infer` would take as long to set it as a small network runs.
             request.set_input_tensor(0, self._tensor(np.ascontiguousarray(batch), shared_memory=True))
             if limit_s is None:
                 request.infer(share_outputs=True)
@@ -124,9 +125,9 @@ class OpenVinoSession(Session):
 
 
 def _precisions(compiled: Any) -> frozenset[str]:
-    """Return the types in which the convolutions and matrix products of a compiled network are computed.
+    """Return the types in which a compiled network computes its convolutions and matrix products.
 
-    Upper case, such as F32, BF16, I8 and U8.
+    The names are in upper case, such as F32, BF16, I8 and U8.
     """
     facts = [operator.get_rt_info() for operator in compiled.get_runtime_model().get_ops()]
     return frozenset(
@@ -135,12 +136,12 @@ def _precisions(compiled: Any) -> frozenset[str]:
 
 
 def _text(value: Any) -> str:
-    """Return the text of a fact of OpenVINO, which is wrapped."""
+    """Return the text of a value that OpenVINO may have wrapped in an object."""
     return str(getattr(value, "value", value))
 
 
 def precision_of(declared: str, used: frozenset[str]) -> str:
-    """Return the precision of a network, by that of its card and the types it is computed in."""
+    """Return the precision of a network from the card's precision and the types it is computed in."""
     floats = "bf16" if "BF16" in used else "fp16" if "F16" in used else None
     if declared != "int8":
         return floats or declared

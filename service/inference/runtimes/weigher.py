@@ -1,4 +1,7 @@
-"""Weigh models in the background: time both runtimes in turn, compare their answers, switch to the better."""
+"""Weigh models in the background: compare the answers and the speed of both runtimes, and use the faster one.
+
+OpenVINO is used only if its answers agree with those of ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -51,34 +54,38 @@ from service.latency.stages import Stopwatch
 from service.text.display import counted
 
 PICTURES = 32
-"""Number of pictures on which answers are compared."""
+"""Number of pictures on which the answers of both runtimes are compared."""
 ROUNDS, MORE_ROUNDS = 21, 42
-"""Rounds of the timing, and further ones if OpenVINO looks faster but that is not proven; in each, both
-runtimes run equally often, in alternating order."""
+"""Number of timed rounds, and of further rounds if OpenVINO looks faster but this is not yet significant. In
+each round, both runtimes run equally often. Their order alternates from round to round."""
 LOOK_LEVEL = LEVEL / 2
 LOOK_CONFIDENCE = 0.975
-"""Level of each of the two looks at the rounds, and confidence of its interval, so that both together err as
-rarely as one at LEVEL, and as one with a 95 % interval."""
+"""Significance level of each look at the rounds, and confidence of its interval. There are at most two looks.
+Each has half the probability of error, so that both together err no more often than one look at LEVEL, or
+with a 95 % interval."""
 LEAST_GAIN = 0.03
-"""Smallest gain in speed for which OpenVINO counts as faster. Rounds of one launch do not show that two equal
-sessions differ by up to some 1 % from launch to launch (docs/runtimes.md)."""
+"""Smallest gain in speed for which OpenVINO counts as faster. Equal sessions differ by up to about 1 % from
+launch to launch (docs/runtimes.md), and the rounds of one launch cannot show this."""
 BLOCK_S = 0.01
-"""Time for which the slower runtime runs in a round; one run may take longer."""
+"""Time for which the slower runtime runs in a round. It is exceeded if a single run takes longer."""
 COMPARE_S = 60.0
-"""Time after which no further picture is run, so that slow models are compared on fewer."""
+"""Total time of the comparison after which no further picture is run. So slow models are compared on fewer
+pictures."""
 MOST_RUN_S = 1.0
-"""Longest run with which a model is timed. A round, for which requests wait, takes two of them."""
+"""Longest time of a run; models with a longer one are not timed. Requests wait during a round, which has at
+least two runs."""
 POLL_S = 1.0
-"""Interval at which models that need weighing are looked for, and at which a busy service is asked again."""
+"""Interval at which the weigher looks for models to weigh, and at which it checks a busy service again."""
 _WAIT_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
-"""Pauses before a job that an overloaded pool has refused is tried again; each is twice the one before."""
+"""First and longest pause before the weigher tries a job again that an overloaded pool has refused. Each
+pause is twice the one before."""
 _RETRY_S = 600.0
-"""Time after which a model is weighed again that lacked memory, time or a readable file."""
+"""Time after which a weighing is tried again that failed for lack of memory, time or a readable file."""
 _WARM_UP_LIMIT_S = 60.0
 
 GalleryPictures = Callable[[int], AsyncIterator[bytes]]
-"""Takes a number, and yields at most that many gallery pictures, one at a time. Raises StorageUnavailable."""
+"""Yields gallery pictures one at a time, at most as many as the argument. Raises StorageUnavailable."""
 
 Source = Literal["gallery", "photograph", "noise"]
 
@@ -88,7 +95,7 @@ log = structlog.get_logger(__name__)
 
 
 class Difference(NamedTuple):
-    """How the answers to one picture differ. `deviation` None: there are no objects that both found."""
+    """How the answers to one picture differ. `deviation` None: the runtimes found no object in common."""
 
     same: bool
     deviation: float | None
@@ -109,14 +116,14 @@ class RunFailed(Exception):
 
 
 class _MayPass(Exception):
-    """A model cannot be weighed now, for the reason in the message, but maybe later."""
+    """A model cannot be weighed now, but maybe later. The message gives the reason."""
 
 
 class Weigher:
-    """Weighs, one at a time, the models whose runtime is `auto`, or whose answers OpenVINO changes.
+    """Weighs models one at a time: those with the runtime `auto`, and those whose answers OpenVINO changes.
 
-    Runs are jobs of the pool, so that live requests wait for one round at most; nothing else runs beside a
-    round that is timed. Call all methods from the event loop's thread.
+    Runs are jobs of the pool, so that live requests wait for one round at most. During a timed round, no
+    other job runs. Call all methods from the event loop's thread.
     """
 
     def __init__(
@@ -128,14 +135,17 @@ class Weigher:
         max_pixels: int,
         busy: Callable[[], bool],
     ) -> None:
-        """`busy` returns whether a benchmark or the demo runs, which weighing would disturb."""
+        """Prepare to weigh the models of `registry`.
+
+        `busy`: whether a benchmark or the demo runs, which weighing would disturb.
+        """
         self._registry = registry
         self._pool = pool
         self._gallery = gallery
         self._max_pixels = max_pixels
         self._busy = busy
         self._failed: dict[str, tuple[ServedModel, float]] = {}
-        """The model that could not be weighed, and when to try again, by name."""
+        """Models that could not be weighed, with the time of the next attempt, by name."""
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -145,7 +155,7 @@ class Weigher:
             self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Begin no further step; a round that has begun ends."""
+        """Begin no further step. A round that has begun still runs to its end."""
         self._stopped = True
         if self._task is not None:
             self._task.cancel()
@@ -178,7 +188,7 @@ class Weigher:
             await asyncio.sleep(POLL_S)
 
     def _put_off(self, model: ServedModel, seconds: float) -> None:
-        """Do not weigh the model for so long, unless it is reloaded or a request chooses its runtime."""
+        """Do not weigh the model for `seconds`, unless it is reloaded or a request chooses its runtime."""
         self._failed[model.name] = model, time.monotonic() + seconds
 
     def _next_due(self) -> ServedModel | None:
@@ -199,7 +209,8 @@ class Weigher:
             if runner is None:
                 await self._until_idle()
                 runner = await asyncio.to_thread(self._open, model)
-            # Copies: the outcome of a run here is no news about the sessions that serve.
+            # Copies, because a failed run sets `failure` of its session, and a weighing must not set it for
+            # the sessions that serve requests.
             apart = replace(model, session=copy.copy(model.session))
             weighing = await self._measure(apart, copy.copy(runner))
         except (SessionError, RunFailed) as error:
@@ -247,9 +258,9 @@ class Weigher:
         return Weighing.model_validate({**named, "at": datetime.now(UTC), **facts})
 
     async def _pictures(self) -> AsyncGenerator[tuple[Source, Callable[[], bytes]]]:
-        """Yield PICTURES pictures: the gallery's, else bundled photographs, then noise.
+        """Yield PICTURES pictures: those of the gallery, then bundled photographs, then noise.
 
-        A picture's function returns its bytes, and is for a thread of the pool.
+        Each picture is a function that returns its bytes. Call it on a thread of the pool.
         """
         count = 0
         try:
@@ -265,7 +276,7 @@ class Weigher:
             yield "noise", partial(_noise, seed)
 
     async def _compare(self, model: ServedModel, runner: Session) -> tuple[Answers, NDArray[np.float32]]:
-        """Return how the answers differ, and the first picture as the network's input."""
+        """Return how the answers of both runtimes differ, and the first picture as the network's input."""
         tried: Counter[Source] = Counter()
         found: dict[Source, list[Difference]] = {"gallery": [], "photograph": [], "noise": []}
         first: NDArray[np.float32] | None = None
@@ -282,7 +293,7 @@ class Weigher:
                 tried[source] += 1
                 try:
                     difference, tensor, took_s = await self._on_pool(partial(job, read))
-                except WeighinError:  # a picture that cannot be decoded with today's limits
+                except WeighinError:  # the picture cannot be decoded, perhaps because limits have changed
                     continue
                 first = tensor if first is None else first
                 found[source].append(difference)
@@ -300,9 +311,9 @@ class Weigher:
     async def _time(
         self, here: Session, there: Session, tensor: NDArray[np.float32]
     ) -> tuple[Estimate, tuple[list[float], list[float]]] | None:
-        """Return the log of the speed-up, and the medians of both sessions in each round in nanoseconds.
+        """Return the logarithm of the speed-up, and both sessions' median times per round in nanoseconds.
 
-        None if a run takes longer than MOST_RUN_S.
+        Returns None if a run takes longer than MOST_RUN_S.
         """
         times: tuple[list[float], list[float]] = ([], [])
         runs = await self._on_pool(lambda: _runs_in_block((here, there), tensor))
@@ -354,24 +365,27 @@ class Weigher:
 
 
 def _is_due(model: ServedModel) -> bool:
-    """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
+    """Return whether the model has no weighing although its runtime or accuracy depends on one."""
     if model.weighing is not None or model.choice.runtime == "onnxruntime":
         return False
     return model.choice.runtime == "auto" or not model.serving.as_measured(model.card)
 
 
 def look(ratios: Sequence[float]) -> Estimate:
-    """Return the log of the speed-up, from that of each round. Its interval is of LOOK_CONFIDENCE."""
+    """Return the logarithm of the speed-up, with an interval of LOOK_CONFIDENCE.
+
+    `ratios`: logarithm of the speed-up in each round.
+    """
     return bootstrap({0: ratios}, confidence=LOOK_CONFIDENCE)
 
 
 def is_faster(estimate: Estimate) -> bool:
-    """Return whether OpenVINO is faster, by the log of its speed-up after one look."""
+    """Return whether OpenVINO is faster, given the logarithm of its speed-up after one look."""
     return estimate.p < LOOK_LEVEL and estimate.mean >= math.log1p(LEAST_GAIN)
 
 
 def is_passing(error: Exception) -> bool:
-    """Return whether a runtime failed for lack of memory or time, which there may be later."""
+    """Return whether a runtime failed for lack of memory or time, so that it may succeed later."""
     cause = error.__cause__
     return isinstance(cause, MemoryError | TimeoutError) or "bad_alloc" in str(cause)
 
@@ -405,7 +419,7 @@ def _times_ns(session: Session, tensor: NDArray[np.float32], runs: int) -> list[
 
 
 def _in_words(tried: Mapping[Source, int], *, left_out: int) -> str:
-    """Return in words which pictures were tried, and how many of them were left out."""
+    """Describe in words which pictures were tried, and how many of them were left out."""
     words = []
     if tried["gallery"]:
         words.append(f"{counted(tried['gallery'], 'picture', 'pictures')} of the gallery")
@@ -437,7 +451,9 @@ def summary(
 ) -> Answers:
     """Return how far the answers differ. Pictures on which neither runtime found an object do not count.
 
-    The typical deviation of a classifier is that of noise or of the other pictures, whichever is larger.
+    `others`: differences for pictures that are not noise. `described`: the pictures, in words. For a
+    classifier, the typical deviation is computed for noise and for the other pictures, and the larger value
+    counts.
     """
     counting = [each for each in (*others, *noise) if not each.empty]
     empty = len(others) + len(noise) - len(counting)
@@ -455,7 +471,7 @@ def summary(
 def _difference(
     model: ServedModel, image: DecodedImage, tensor: NDArray[np.float32], runner: Session
 ) -> Difference:
-    """Return how the answers of the model's own session and `runner` to one picture differ."""
+    """Return how the answers of the model's own session and of `runner` differ for one picture."""
     both = [_run(session, tensor) for session in (model.session, runner)]
     if model.decoder is None:
         here, there = (outputs["logits"][0].astype(np.float64) for outputs in both)
@@ -477,7 +493,7 @@ def _difference(
 
 
 def difference_of_objects(here: Sequence[Found], there: Sequence[Found]) -> Difference:
-    """Return how two lists of objects differ; they are the same if all boxes match, with equal labels."""
+    """Return how two lists of objects differ. They are the same if all boxes match and have equal labels."""
     lists = (here, there)
     matched = match_objects([[Seen(each.label, each.score, each.box) for each in found] for found in lists])
     pairs = [

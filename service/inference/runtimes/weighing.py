@@ -1,4 +1,4 @@
-"""What OpenVINO gains over ONNX Runtime on this machine, and how far its answers differ, of one model."""
+"""Result of weighing a model: how fast OpenVINO is beside ONNX Runtime, and how far the answers differ."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from service.inference.runtimes.opening import runtime_version, session_options
 from service.inference.runtimes.openvino import FloatPrecision
 
 LEAST_SAME = 0.95
-"""Smallest share of pictures with the same answer: top-1 class, or objects."""
+"""Smallest share of pictures that must have the same answer (top-1 class, or objects)."""
 LEAST_PICTURES = 2
-"""Smallest number of pictures that count with which answers can agree."""
+"""Smallest number of pictures that must count; with fewer, the answers never agree."""
 MOST_DEVIATION = 0.5
-"""Largest typical difference of a picture's logits, in standard deviations of its logits. That of bf16, and
-of int8 networks in the other runtime, is up to 0.3 (docs/runtimes.md)."""
+"""Largest typical difference of a picture's logits, in standard deviations of its logits. Networks in bf16
+and int8 networks differ by up to 0.3 in OpenVINO (docs/runtimes.md)."""
 MOST_SCORE_DIFFERENCE = 0.05
 """Largest typical difference of the scores of a detector's objects."""
 
 
 class Conditions(Finite):
-    """Facts on which a weighing depends; it is redone when one of them changes."""
+    """Facts that a weighing depends on. If one of them changes, the model is weighed again."""
 
     sha256: Sha256
-    card: Sha256 = Field(description="Of what the card says of input, outputs, detection and precision")
+    card: Sha256 = Field(description="Hash of the card's `input`, `outputs`, `detection` and `precision`")
     cpu: str
     cpu_id: str
     instruction_set: tuple[str, ...]
     cores: int
-    threads: int = Field(description="Runs under way at a time")
-    options: dict[str, str] = Field(description="Of the sessions of both runtimes")
+    threads: int = Field(description="Number of runs under way at a time")
+    options: dict[str, str] = Field(description="Options of the sessions of both runtimes")
     onnxruntime: str
     openvino: str
 
     @classmethod
     def here(cls, card: Card, threads: int) -> Self:
-        """Return the conditions on this machine for the model of a card, in a service with `threads`.
+        """Return the conditions on this machine for the model with this card, in a service with `threads`.
 
         Raises PackageNotFoundError.
         """
@@ -71,14 +71,15 @@ class Answers(Finite):
     )
     n: int = Field(
         ge=0,
-        description="Number of pictures that count; of a detector, those on which a runtime found objects",
+        description="Number of pictures that count. For a detector, these are the pictures on which at least "
+        "one runtime found objects",
     )
     same: int = Field(ge=0, description="Pictures with the same top-1 class, or the same objects")
     deviation: float = Field(
         ge=0,
-        description="Median over the pictures of the largest difference of a logit, in standard deviations "
-        "of the picture's logits, of photographs or of noise, whichever is larger; of a detector, of the "
-        "largest difference of an object's score",
+        description="Median over the pictures. For a classifier, of a picture's largest difference of a "
+        "logit, in standard deviations of its logits; photographs and noise have a median each, and the "
+        "larger one is given. For a detector, of a picture's largest difference of an object's score",
     )
     limit: float = Field(description="Largest deviation with which the answers count as equal")
 
@@ -105,16 +106,16 @@ class Answers(Finite):
 class Weighing(Finite):
     """OpenVINO beside ONNX Runtime.
 
-    `problem` says why they could not be compared: without `answers`, because one of them cannot run the
-    model; with them, because it is too slow to be timed.
+    `problem`: why the two could not be compared; None if they were. If `answers` is None, one of the runtimes
+    cannot run the model. If `answers` is set, the model is too slow to be timed.
     """
 
     model: Name
     conditions: Conditions
     floats: FloatPrecision | None = Field(description="Type of the float operators, if a request chose one")
     precision: str = Field(default="", description="Precision in which OpenVINO ran the network")
-    onnxruntime_ms: float = Field(default=0, ge=0, description="Median of a run")
-    openvino_ms: float = Field(default=0, ge=0, description="Median of a run")
+    onnxruntime_ms: float = Field(default=0, ge=0, description="Median time of a run")
+    openvino_ms: float = Field(default=0, ge=0, description="Median time of a run")
     speedup: float = Field(default=0, ge=0, description="OpenVINO's speed divided by ONNX Runtime's")
     low: float = Field(default=0, ge=0, description="Lower end of its 95 % interval in this process")
     high: float = Field(default=0, ge=0, description="Upper end of its 95 % interval in this process")
@@ -142,12 +143,13 @@ class Weighing(Finite):
         )
 
     def agreement(self, card: Card) -> Agreement | None:
-        """Return the agreement that stands beside an accuracy inherited from the card; None without answers
-        on enough pictures.
+        """Return the agreement to show with an accuracy that is inherited from the card.
 
-        If the card's own accuracy is inherited, too, there are two steps, from the parent to the card's
-        precision and from there to OpenVINO. Their disagreements are added up, which is the worst case. At
-        best the second step undoes answers that the first one changed, so that their difference is left.
+        None if there are no answers, or too few pictures count. If the card's own accuracy is inherited, too,
+        there are two steps: from the parent to the card's precision, and from there to OpenVINO. The value
+        and the lower end of the interval assume the worst case, in which the disagreements of both steps add
+        up. The upper end assumes the best case, in which the second step undoes changes of the first one, so
+        that only the difference of the disagreements is left.
         """
         if self.answers is None or self.answers.n < LEAST_PICTURES:
             return None
@@ -175,10 +177,10 @@ class Weighing(Finite):
 
 
 def _both(one: Fraction, other: Fraction) -> Fraction:
-    """Return the least share of agreement in both of two steps."""
+    """Return the smallest possible agreement after two steps, given the agreement of each."""
     return round(max(0.0, one + other - 1), 4)
 
 
 def _at_most(one: Interval, other: Interval) -> Fraction:
-    """Return the largest share of agreement after two steps, from the intervals of their agreements."""
+    """Return the largest possible agreement after two steps, given the interval of each step's agreement."""
     return round(1 - max(0.0, one.low - other.high, other.low - one.high), 4)
