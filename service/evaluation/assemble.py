@@ -42,12 +42,12 @@ from service.text.display import shown, without_surrogates
 
 _DIGITS = 6
 _MOST_NAMES = 5
-"""Most names of classes that a note lists."""
+"""Maximum number of class names that a note lists."""
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """The evaluation, and the models that ran but are not in it, with the reason."""
+    """The evaluation. `left_out`: models that ran but are not in it, with the reason."""
 
     evaluation: Evaluation
     left_out: Mapping[str, str]
@@ -55,7 +55,10 @@ class Assembled:
 
 @dataclass(frozen=True)
 class _Distinct:
-    """The distinct pictures that count. `pictures`: the first listed file of each SHA-256."""
+    """The distinct pictures that count.
+
+    `pictures`: by SHA-256; of several files with the same SHA-256, the one that was listed first.
+    """
 
     pictures: Mapping[str, Picture]
     duplicates: tuple[Duplicate, ...]
@@ -64,7 +67,7 @@ class _Distinct:
     """Hash of the data set."""
 
     def of(self, subject_ids: Mapping[str, int], *, detects: bool) -> dict[str, Picture]:
-        """Return the pictures of the classes in `subject_ids`, or for a detector all pictures."""
+        """Return the pictures of the classes in `subject_ids`. If `detects`, return all pictures."""
         return {
             sha256: picture
             for sha256, picture in self.pictures.items()
@@ -82,9 +85,9 @@ def assemble(
     started_at: datetime,
     notes: Sequence[str] = (),
 ) -> Assembled:
-    """Return the evaluation of the models whose run did not fail. `notes`: further sentences for people.
+    """Return the evaluation of the models whose run did not fail.
 
-    Raises InvalidDataset if no picture, or no model, can be counted.
+    `notes`: further sentences for its notes. Raises InvalidDataset if no picture or no model can be counted.
     """
     distinct = _distinct(run.seen, mapping)
     problems = [(seen.picture.key, seen.problem) for seen in run.seen if seen.problem is not None]
@@ -153,7 +156,7 @@ def assemble(
 
 
 def truth_of(picture: Picture, mapping: Mapping[str, str | int]) -> str:
-    """Return the truth of a picture as one line of JSON: its class after the mapping, or its boxes."""
+    """Return the truth of a picture as one line of JSON: its class as mapped by `mapping`, or its boxes."""
     if picture.class_name is not None:
         return json.dumps(str(mapping.get(picture.class_name, picture.class_name)))
     boxes = sorted(
@@ -168,7 +171,7 @@ def truth_of(picture: Picture, mapping: Mapping[str, str | int]) -> str:
 
 
 def _distinct(seen: Sequence[Seen], mapping: Mapping[str, str | int]) -> _Distinct:
-    """Return the distinct pictures in the order of their SHA-256, with the duplicates and the conflicts."""
+    """Return the distinct pictures, sorted by SHA-256, with the duplicates and the conflicts."""
     by_content: dict[str, list[tuple[Picture, str]]] = {}
     for each in seen:
         if each.problem is None:
@@ -197,7 +200,7 @@ def _shown_truth(picture: Picture) -> str:
 
 
 def _uncountable(pictures: Mapping[str, Picture], ids: Mapping[str, int], detects: bool) -> str | None:
-    """Return why there is nothing to count for a model with these class ids, or None."""
+    """Return why a model with these class ids cannot be judged on the pictures; None if it can."""
     if not pictures:
         return "none of the pictures of its classes can be used"
     counted = (
@@ -350,7 +353,7 @@ def _class_notes(classes: Sequence[ClassCount], detects: bool) -> list[str]:
 
 
 def _pairs(models: Sequence[ModelResult]) -> tuple[Pair, ...]:
-    """Compare the models of one label set."""
+    """Compare every two of the models, which have one label set."""
     right = {model.name: model.classification.right for model in models if model.classification is not None}
     found = {model.name: model.detection for model in models if model.detection is not None}
     return (*classification.judge_pairs(right), *detection.judge_pairs(found))

@@ -1,4 +1,4 @@
-"""Average precision of detections as pycocotools computes it, in NumPy, also on resampled pictures."""
+"""Average precision of detections, computed in NumPy as pycocotools does; also on resampled pictures."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
-"""IoU from which a detection finds an object: 0.5, 0.55 ... 0.95."""
+"""IoU that a detection must reach to find an object: 0.5, 0.55 ... 0.95."""
 AP50, AP75 = 0, 5
-"""Positions of 0.5 and 0.75 in THRESHOLDS."""
+"""Indices of 0.5 and 0.75 in THRESHOLDS."""
 RECALLS: NDArray[np.float64] = np.linspace(0, 1, 101)
-"""Recalls at which precision is averaged."""
+"""Recalls at which the precision is taken for its average."""
 MAX_DETECTIONS = 100
-"""Number of detections per picture and class that count: those with the highest scores."""
+"""Maximum number of detections per picture and class that count: those with the highest scores."""
 _NEARLY = 1e-4
-"""Margin for a float32 recall that would be an exact multiple of 0.01 without rounding."""
+"""Tolerance for a float32 recall, in percent, that is a whole number except for rounding."""
 _MOST_AT_ONCE = 4_000_000
-"""Most numbers in one array. Without it, a million detections could take gigabytes at once."""
+"""Maximum count of numbers in one array. With larger arrays, a million detections could take gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Objects:
     """Annotated objects of one picture, of the classes that the detector knows.
 
     `boxes`: float64 (n, 4), left, top, right, bottom in pixels. `class_ids`: int64 (n,). `crowd`: bool (n,),
-    COCO's `iscrowd`. `difficult`: bool (n,), Pascal VOC's. Crowds and difficult objects need not be
-    found, and detections of them are not counted, however many there are. The IoU with a crowd is the share
-    of the detection that the crowd covers.
+    COCO's `iscrowd`. `difficult`: bool (n,), `difficult` of Pascal VOC. A detector need not find crowds and
+    difficult objects, and its detections of them are not counted. The IoU with a crowd is the share of the
+    detection's area that the crowd covers.
     """
 
     boxes: NDArray[np.float64]
@@ -53,9 +53,10 @@ class Detections:
 class ClassMatches:
     """Objects and detections of one class in all pictures, matched.
 
-    `objects`: the picture of each object that has to be found, int64 (objects,). The other arrays have one
-    column per detection, best first: `pictures`, its picture, int64 (n,); `scores`, float64 (n,); `hit`,
-    whether it finds an object, and `ignored`, whether it is not counted, both bool (thresholds, n).
+    `objects`: index of the picture of each object that has to be found, int64 (objects,). The other arrays
+    have one column per detection, best first. `pictures`: index of the detection's picture, int64 (n,).
+    `scores`: float64 (n,). `hit`: whether the detection finds an object, bool (thresholds, n). `ignored`:
+    whether the detection is not counted, bool (thresholds, n).
     """
 
     class_id: int
@@ -66,7 +67,7 @@ class ClassMatches:
     ignored: NDArray[np.bool_]
 
     def within(self, pictures: NDArray[np.bool_]) -> ClassMatches:
-        """Return the matches of the chosen pictures. `pictures`: whether each is chosen, bool (pictures,)."""
+        """Return the matches in the pictures for which `pictures`, bool (all pictures,), is true."""
         kept = pictures[self.pictures]
         return ClassMatches(
             self.class_id,
@@ -78,7 +79,10 @@ class ClassMatches:
         )
 
     def average_precision(self) -> NDArray[np.float64]:
-        """Return the average precision at each of THRESHOLDS, float64 (10,); NaN without objects to find."""
+        """Return the average precision at each of THRESHOLDS, float64 (10,).
+
+        NaN if there are no objects to find.
+        """
         result = np.zeros(len(THRESHOLDS))
         if len(self.objects) == 0:
             return np.full_like(result, np.nan)
@@ -99,7 +103,8 @@ class ClassMatches:
     def resampled(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the mean average precision over THRESHOLDS for each column of `weights`, float64 (columns,).
 
-        `weights`: how often each picture counts, float32 (pictures, columns). NaN where no object counts.
+        `weights`: how often each picture counts, float32 (pictures, columns). The result is NaN for a column
+        in which no object counts.
         """
         columns = max(1, _MOST_AT_ONCE // max(1, len(self.pictures)))
         parts = [
@@ -110,7 +115,10 @@ class ClassMatches:
 
     @cached_property
     def _as_before(self) -> list[bool]:
-        """Whether the same detections find objects at a threshold as at the one before: often, if few."""
+        """Whether the matches at a threshold equal those at the one before, which then need no computation.
+
+        This is often so if there are few detections.
+        """
         same = [(rows[1:] == rows[:-1]).all(axis=1) for rows in (self.hit, self.ignored)]
         return [False, *(same[0] & same[1]).tolist()]
 
@@ -122,7 +130,7 @@ class ClassMatches:
         scale = 100 / np.maximum(wanted, 1)
         first = rest = np.zeros(0)
         for hit, ignored, as_before in zip(self.hit, self.ignored, self._as_before, strict=True):
-            # the envelope of the precision changes at hits only
+            # the precision envelope changes at hits only
             hits, others = np.flatnonzero(hit), np.flatnonzero(ignored)
             if len(hits) == 0:
                 continue
@@ -137,7 +145,7 @@ class ClassMatches:
                 precision[before > 0] -= np.cumsum(weight[others], axis=0)[before[before > 0] - 1]
             np.divide(found, np.maximum(precision, 1, out=precision), out=precision)
             np.maximum.accumulate(precision[::-1], axis=0, out=precision[::-1])
-            # number of RECALLS that are reached, which is how often the precision counts
+            # number of RECALLS reached at each hit; its steps tell how often each precision counts
             found *= scale
             found += _NEARLY
             np.floor(found, out=found)
@@ -152,11 +160,13 @@ class ClassMatches:
 def match_classes(objects: Sequence[Objects], detections: Sequence[Detections]) -> tuple[ClassMatches, ...]:
     """Match the detections of each picture with its objects as COCO does, by class id.
 
-    Classes without any object are left out, with their detections. In each picture and class the best
-    detections choose first. Each takes the object that it overlaps most among those that have to be found;
-    if there is none, among the others. If several overlap equally, it takes the last one. Detections with
-    equal scores keep the given order of pictures and detections.
-    Raises ValueError if `objects` and `detections` are of different numbers of pictures.
+    Classes that have no object in any picture are left out, with their detections. In each picture and class,
+    detections are matched one by one, best first. A detection takes the object that it overlaps most among
+    those that have to be found. If it overlaps none of these enough, it takes one of the other objects in the
+    same way. If it overlaps several equally, it takes the last of them. Detections with equal scores keep the
+    given order of pictures and detections.
+
+    Raises ValueError if `objects` and `detections` do not have the same number of pictures.
     """
     if len(objects) != len(detections):
         raise ValueError(f"objects of {len(objects)} pictures and detections of {len(detections)}")
@@ -176,7 +186,7 @@ def match_classes(objects: Sequence[Objects], detections: Sequence[Detections]) 
 
 @dataclass(frozen=True, slots=True)
 class _Boxes:
-    """Boxes of all pictures. `classes`: positions in the ids of the classes that count."""
+    """Boxes of all pictures. `classes`: index of each box's class among the classes that count."""
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
@@ -198,9 +208,10 @@ def _pictures(lengths: Sequence[int]) -> NDArray[np.int64]:
 def _flat_objects(
     objects: Sequence[Objects],
 ) -> tuple[_Boxes, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Return the objects sorted by picture, class and whether they need to be found.
+    """Return the objects sorted by picture, class and whether they have to be found.
 
-    Also returns which objects need not be found, which are a crowd, and the ids of the classes.
+    Also returns, for each object, whether it need not be found and whether it is a crowd; and the ids of the
+    classes.
     """
     ids = np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in objects)])
     crowd = np.concatenate([np.zeros(0, bool), *(each.crowd for each in objects)])
@@ -233,7 +244,7 @@ def _assign(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return for each detection whether it hits an object, and whether it is not counted.
 
-    Both bool (thresholds, detections).
+    Both arrays are bool (thresholds, detections).
     """
     hit = np.zeros((len(THRESHOLDS), len(found.scores)), bool)
     not_counted = np.zeros_like(hit)
@@ -245,11 +256,11 @@ def _assign(
     having = np.unique(detection)
     rank = np.arange(len(having)) - np.searchsorted(groups[having], groups[having], side="left")
     rank = rank[np.searchsorted(having, detection)]
-    # of the objects that a detection may take, the last one in this order is taken
+    # a detection takes the last one, in this order, of the objects that it may take
     order = np.lexsort((target, iou, ~ignored[target], detection, rank))
     detection, target, iou, rank = detection[order], target[order], iou[order], rank[order]
     bounds = np.searchsorted(rank, np.arange(rank[-1] + 2))
-    # The detections of one rank are of different pictures or classes, so they choose independently.
+    # Detections of equal rank belong to different pictures or classes, so they are matched independently.
     for start, end in itertools.pairwise(bounds.tolist()):
         candidate, score = target[start:end], iou[start:end]
         free = ~taken[:, candidate] | ignored[candidate]
@@ -267,7 +278,10 @@ def _assign(
 def _overlaps(
     truth: _Boxes, crowd: NDArray[np.bool_], found: _Boxes, classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return which detection and object of one picture and class overlap enough, and their IoU."""
+    """Return the pairs of a detection and an object that overlap by at least the lowest of THRESHOLDS.
+
+    Both are of the same picture and class. Returns the detections, the objects and their IoU.
+    """
     groups = truth.groups(classes)
     start = np.searchsorted(groups, found.groups(classes), side="left")
     count = np.searchsorted(groups, found.groups(classes), side="right") - start
@@ -290,7 +304,10 @@ def _overlaps_of(
     start: NDArray[np.int64],
     count: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the overlaps of the detections `rows`, each with its `count` objects from its `start`."""
+    """Return the overlaps of the detections with the indices `rows`.
+
+    `start` and `count`: for each detection, the range of the objects of its picture and class.
+    """
     many = count[rows]
     detection = np.repeat(rows, many)
     target = np.arange(len(detection)) - np.repeat(np.cumsum(many) - many, many) + start[detection]

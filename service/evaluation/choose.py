@@ -1,4 +1,4 @@
-"""Choose the models that a data set can judge: those whose labels have its classes."""
+"""Choose the models that can be evaluated on a data set: those whose labels include its classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.text.display import shown
 _WORDS: dict[Task, str] = {"image-classification": "classifies images", "object-detection": "detects objects"}
 _NEEDED: dict[Task, str] = {"image-classification": "a class per picture", "object-detection": "boxes"}
 _MOST_CLASSES = 5
-"""Most classes, and most reasons for leaving models out, in a message."""
+"""Maximum number of classes in a message, and of reasons for leaving models out."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ def choose(
 ) -> Chosen:
     """Choose and load the models `names`, by default all models of the task that know enough classes.
 
-    By default, a classifier must know two classes of the data set, because one class cannot show whether it
-    tells classes apart. One class is enough for a detector, for a named model, and if the data set has only
-    one. By default, the models of a label set are left out if it has fewer than half as many of the
-    classes as the label set with the most: they would be judged on few of the pictures.
-    Raises UnknownModel; InvalidParameter or ModelUnavailable for a named model that cannot be evaluated;
-    InvalidDataset if no model can.
+    By default, a classifier must know at least two classes of the data set, because one class cannot show
+    whether the classifier tells classes apart. One class is enough for a detector, for a model in `names`,
+    and if the data set has only one. By default, models are also left out if their label set has fewer than
+    half as many of the classes as the best label set, because they would be judged on few of the pictures.
+
+    Raises UnknownModel. Raises InvalidParameter or ModelUnavailable if a model in `names` cannot be
+    evaluated, and InvalidDataset if no model can be evaluated.
     """
     matched: dict[str, Matched] = {}
     read: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -97,7 +98,10 @@ def _of_the_best_labels(
     matched: Mapping[str, Matched],
     left_out: dict[str, str],
 ) -> list[ModelEntry]:
-    """Leave out models whose label set has less than half as many classes as the best label set."""
+    """Return the models whose label set has at least half as many classes as the best label set.
+
+    Adds the others to `left_out` with the reason.
+    """
     known = {labels: len(set(each.ids.values())) for labels, each in matched.items()}
     best = max(known, key=lambda labels: known[labels], default=None)
     chosen = []
@@ -123,9 +127,10 @@ def _unusable(
     matched: dict[str, Matched],
     read: dict[str, tuple[str, tuple[str, ...]]],
 ) -> str | None:
-    """Return why the data set cannot judge a model, or None; match the model's label set if it is new.
+    """Return why a model cannot be evaluated on the data set; None if it can.
 
-    `read`: for each label set, the first model that has it, and the labels.
+    If the model's label set is not in `matched` yet, match it and add it. `read`: for each label set, the
+    first model that has it, and the labels.
     """
     card = entry.card
     if card is None:
@@ -151,7 +156,7 @@ def _unusable(
 
 
 def _nothing(dataset: Dataset, matched: Mapping[str, Matched], left_out: Mapping[str, str]) -> str:
-    """Return the message for a data set that no model can be judged on."""
+    """Return the message for a data set on which no model can be evaluated."""
     if not matched:
         reasons = _some_reasons([f"{name}: {reason}" for name, reason in left_out.items()])
         return f"{dataset.name}: no model for {_NEEDED[dataset.task]}{f' ({reasons})' if reasons else ''}"
@@ -171,6 +176,6 @@ def _nothing(dataset: Dataset, matched: Mapping[str, Matched], left_out: Mapping
 
 
 def _some_reasons(reasons: Sequence[str]) -> str:
-    """Join the first reasons, and say how many more there are."""
+    """Join the first _MOST_CLASSES reasons, and say how many more there are."""
     more = len(reasons) - _MOST_CLASSES
     return "; ".join(reasons[:_MOST_CLASSES]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Match names of classes to the labels of a model: by name, synonym, WordNet id, class id, or a mapping."""
+"""Match the class names of a data set to a model's labels: by name, synonym, id, or a mapping."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from service.errors import InvalidDataset, InvalidParameter, error_words
 from service.text.display import joined, shown
 
 LEFT_OUT = "-"
-"""Target of a class that a mapping leaves out."""
+"""Value in a mapping for a class that is to be left out."""
 _MOST_BYTES = 16 << 20
-"""Largest mapping file."""
+"""Maximum size of a mapping file."""
 _WORDNET_ID = re.compile(r"(n\d{8})(?:[-_. ].*)?", re.DOTALL)
-"""A folder's name may go on after the id, as in n02085620-Chihuahua."""
+"""A folder's name may continue after the WordNet id, as in n02085620-Chihuahua."""
 _MOST_DIGITS = 9
 _LONGEST_NAME = 100
-"""Number of first characters of a name that are compared."""
+"""Number of characters, from the start of a name, that are compared."""
 _MOST_SPELLINGS = 100
-"""Most names whose spelling is compared with all labels; each takes milliseconds."""
+"""Maximum number of names whose spelling is compared with all labels. Each comparison takes milliseconds."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The class id of each name that matches one label; of the others, the reason and similar labels."""
+    """Result of `match_classes`: the class id of each name that matches exactly one label.
+
+    For each of the other names, the reason and similar labels.
+    """
 
     ids: dict[str, int]
     unmatched: dict[str, str]
@@ -39,11 +42,15 @@ class Matched:
 
 
 class Labels:
-    """Labels of a model, to be looked up by what people call its classes.
+    """Labels of a model, which can be looked up by the names that people give to its classes.
 
-    A name is looked up in this order: as a label, of which only letters and digits count, without case; as a
-    part of a label ("tench" of "tench, Tinca tinca", "top" of "T-shirt/top"); as a synonym of a built-in
-    label; as the WordNet id of a built-in label; as a class id in digits.
+    A name is looked up in this order:
+
+    - as a label, comparing only letters and digits, in any case
+    - as a part of a label ("tench" of "tench, Tinca tinca", "top" of "T-shirt/top")
+    - as a synonym of a built-in label
+    - as the WordNet id of a built-in label
+    - as a class id in digits
     """
 
     def __init__(self, labels: Sequence[str], label_set: str) -> None:
@@ -76,8 +83,11 @@ class Labels:
         return ()
 
     def similar(self, name: str | int) -> list[str]:
-        """Return up to three similar labels: those that have the name as a word, else those that have the
-        rarest word of the name, else those with nearly the same spelling.
+        """Return up to three similar labels.
+
+        These are the labels that contain the name as a word. If there are none, they are the labels that
+        contain the rarest word of the name. If there are none either, they are the labels with nearly the
+        same spelling.
         """
         if self._words is None:
             self._words = {}
@@ -105,10 +115,10 @@ def match_classes(
     label_set: str,
     mapping: Mapping[str, str | int] | None = None,
 ) -> Matched:
-    """Match each name to one label of a model, `labels` in the order of the class ids.
+    """Match each name to one label of a model.
 
-    `mapping` has labels or class ids by name, which take precedence over the name itself; `-` leaves a class
-    out. Two names may match one label.
+    `labels`: in the order of the class ids. `mapping`: labels or class ids by name, which are looked up in
+    place of the name; `-` leaves a class out. Two names may match the same label.
     """
     lookup = Labels(labels, label_set)
     ids: dict[str, int] = {}
@@ -135,15 +145,15 @@ def match_classes(
 
 
 def unknown_in_mapping(mapping: Mapping[str, str | int], names: Iterable[str]) -> list[str]:
-    """Return the names of a mapping that no class of the data set has, sorted."""
+    """Return the names in a mapping that are not among `names`, the classes of the data set; sorted."""
     return sorted(set(mapping) - set(map(composed, names)))
 
 
 def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
-    """Return the labels or class ids by class from a file: JSON, or lines `CLASS = LABEL`.
+    """Read a mapping from a file, and return the labels or class ids by class.
 
-    `#` begins a comment; a tab may stand for `=`. `what` is the word for a class in messages.
-    Raises InvalidDataset.
+    The file is JSON, or has lines `CLASS = LABEL`. In these, `#` begins a comment, and a tab may replace `=`.
+    `what` is the word for a class in messages. Raises InvalidDataset.
     """
     where = f"--mapping {shown(path.name)}"
     try:
@@ -170,10 +180,10 @@ def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
 
 
 def mapping_for(file: Path | None, dataset: str, names: Sequence[str]) -> dict[str, str | int]:
-    """Return the mapping in a file of `--mapping`; none without a file.
+    """Return the mapping in the file of `--mapping`; an empty one if `file` is None.
 
-    Raises InvalidDataset as `read_mapping`, and InvalidParameter for a name that is none of the classes
-    `names` of the data set.
+    Raises the InvalidDataset of `read_mapping`. Raises InvalidParameter if the mapping has a name that is not
+    among the data set's classes, `names`.
     """
     mapping = {} if file is None else read_mapping(file)
     unknown = unknown_in_mapping(mapping, names)
@@ -195,12 +205,12 @@ def _of_json(text: str, where: str) -> dict[str, str | int]:
 
 
 def composed(text: str) -> str:
-    """Return text with accents as part of their letters (NFC); macOS separates them in names of files."""
+    """Return text in NFC, in which a letter and its accent are one character. macOS separates them."""
     return unicodedata.normalize("NFC", text)
 
 
 def plain(text: str) -> str:
-    """Return the letters and digits of a name, without case."""
+    """Return only the letters and digits of a name, in lower case."""
     return "".join(filter(str.isalnum, composed(text).lower()))
 
 
@@ -211,7 +221,10 @@ def forms(name: str) -> set[str]:
 
 @functools.cache
 def built_in_lines(kind: str, label_set: str) -> tuple[str, ...]:
-    """Return the lines of a built-in label set: its names, `synonyms` or `wordnet` ids; () without a file."""
+    """Return the lines of a built-in label set's file; () if there is no such file.
+
+    `kind`: empty for the labels, or `synonyms`, or `wordnet` for the WordNet ids.
+    """
     folder = BUILT_IN / kind
     if label_set not in {path.stem for path in folder.glob("*.txt")}:
         return ()
@@ -219,7 +232,7 @@ def built_in_lines(kind: str, label_set: str) -> tuple[str, ...]:
 
 
 def _ids(names: Iterable[set[str]]) -> dict[str, tuple[int, ...]]:
-    """Return the class ids by each plain form."""
+    """Return the class ids by plain form. `names`: the plain forms of each class."""
     ids: dict[str, tuple[int, ...]] = {}
     for number, plain_forms in enumerate(names):
         for form in plain_forms - {""}:

@@ -1,4 +1,4 @@
-"""Accuracy of classifiers on a data set: shares with intervals, calibration, confusion, verdicts on pairs."""
+"""Accuracy of classifiers on a data set: shares with intervals, calibration, confusion, pairwise verdicts."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from service.evaluation.figures import (
 from service.evaluation.result import Pair, Verdict
 
 BINS = 15
-"""Bins of the reliability curve, as in Guo et al., On Calibration of Modern Neural Networks (2017)."""
+"""Number of bins of the reliability curve (Guo et al., On Calibration of Modern Neural Networks, 2017)."""
 RIGHT = 0.95
-"""Share of right predictions that `threshold` asks for."""
+"""Share of right predictions that `threshold` demands."""
 LEVEL = 0.05
-"""Level of significance, after the correction for the number of comparisons."""
+"""Level of significance for p values that are already corrected for the number of comparisons."""
 DIGITS = 6
 MAX_WORST = 10
 
@@ -42,8 +42,8 @@ MAX_WORST = 10
 class Prediction:
     """Output of a classifier for one picture.
 
-    `top`: up to five class ids, the most probable first. `probability`: of the first of them.
-    `true_probability`: of the true class.
+    `top`: up to five class ids, the most probable first. `probability`: that of the most probable class.
+    `true_probability`: that of the true class.
     """
 
     top: tuple[int, ...]
@@ -61,9 +61,9 @@ def summarise(
 ) -> ClassifierResult:
     """Return every figure of a classifier.
 
-    `truth`: class id of each picture, int64 (n,); `pictures`: the name of each; `labels`: of all classes of
-    the model; `half`: 0 or 1 for each picture, int64 (n,). Raises ValueError if their lengths differ or there
-    are no pictures.
+    `truth`: true class id of each picture, int64 (n,). `pictures`: name of each picture. `labels`: of all
+    classes of the model. `half`: 0 or 1 for each picture, int64 (n,). Raises ValueError if there are no
+    pictures, or if the arguments have different numbers of pictures.
     """
     n = len(truth)
     if n == 0 or not n == len(predictions) == len(pictures) == len(half):
@@ -101,16 +101,17 @@ def summarise(
 
 
 def macro(classes: Sequence[Share]) -> Mean:
-    """Return the mean accuracy of `classes`, each counting the same, with its 95 % interval.
+    """Return the mean accuracy of `classes`, all with equal weight, with its 95 % interval.
 
-    The result covers two intervals, because one of them covers the mean too rarely with many small classes,
-    and the other with a small class among large ones. With one class both are Wilson's.
+    The interval spans the two intervals below. The first one alone covers the true mean too rarely if there
+    are many small classes; the second one alone, if there is a small class among large ones. If there is
+    only one class, both are its Wilson interval.
 
     - MOVER combines the Wilson intervals of the classes: the distance from the mean to a bound is the root of
       the sum of the classes' squared distances, divided by the number of classes (Zou, Huang and Zhang,
       Computational Statistics and Data Analysis 53, 2009).
-    - Wilson's interval with the effective number of pictures, as in surveys: the size of a simple random
-      sample whose share has the variance of the mean (Franco et al., Journal of Survey Statistics and
+    - Wilson's interval for the effective number of pictures, as used for surveys: the size of a simple random
+      sample whose share has the same variance as the mean (Franco et al., Journal of Survey Statistics and
       Methodology 7, 2019).
     """
     k = len(classes)
@@ -128,14 +129,14 @@ def macro(classes: Sequence[Share]) -> Mean:
 
 
 def _effective_pictures(classes: Sequence[Share], mean: float) -> float:
-    """Return the size of a simple random sample whose share varies as much as the mean of the classes."""
+    """Return the size of a simple random sample whose share has the same variance as the classes' mean."""
     k = len(classes)
     if mean in (0, 1):
         return k * k / math.fsum(1 / each.n for each in classes)
     variance = 0.0
     for each in classes:
-        # One picture with the mean accuracy is added, because a small class may have no wrong picture by
-        # chance. The divisor makes the estimate unbiased for a class whose accuracy is the mean.
+        # One picture with the mean accuracy is added to each class, because a small class may have no wrong
+        # picture by chance. The divisor makes the estimate unbiased for a class with the mean accuracy.
         share = (each.correct + mean) / (each.n + 1)
         variance += share * (1 - share) / (each.n * (1 - each.n / (each.n + 1) ** 2))
     return mean * (1 - mean) * k * k / variance
@@ -144,10 +145,10 @@ def _effective_pictures(classes: Sequence[Share], mean: float) -> float:
 def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibration:
     """Return the reliability curve and the expected calibration error (Guo et al., 2017).
 
-    `probability`: of the predicted class, float64 (n,). Each of BINS equally wide bins holds the pictures
-    above its lower and up to its upper bound; the error is the mean of their distances between accuracy and
-    mean probability, weighted by their pictures. Chance makes the error larger than zero even for
-    a perfectly calibrated model, especially with few pictures.
+    `probability`: of the predicted class, float64 (n,). There are BINS equally wide bins of this probability;
+    a bin excludes its lower bound and includes its upper one. The error is the difference between accuracy
+    and mean probability of a bin, averaged over the bins, weighted by their numbers of pictures. Chance makes
+    it larger than zero even for a perfectly calibrated model, especially with few pictures.
     """
     bounds = np.arange(BINS + 1) / BINS
     index = np.searchsorted(bounds[1:-1], probability, side="left")
@@ -169,16 +170,16 @@ def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> C
 
 
 def threshold(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Threshold | None:
-    """Return the lowest probability from which predictions are right at least RIGHT of the time, or None.
+    """Return the lowest probability t at and above which predictions are right often enough, or None.
 
-    It is the lowest probability t of a picture for which Wilson's lower 95 % bound of the accuracy of all
-    pictures with a probability of t or more is at least RIGHT. The accuracy itself, instead of its bound,
-    would not do: the lowest t at which it reaches RIGHT owes that to luck, and the model is right less often
-    on other pictures. With fewer than 73 pictures even a faultless model has no such probability.
+    Consider all pictures whose top-1 probability is at least t. Their accuracy is high enough if its lower
+    95 % bound (Wilson) is at least RIGHT. The accuracy itself does not serve as criterion: at the lowest t
+    where it reaches RIGHT, it does so partly by chance, and on other pictures the model would be right less
+    often. With fewer than 73 pictures, even a model without an error has no such t.
     """
     order = np.argsort(-probability, kind="stable")
     descending, correct = probability[order], np.cumsum(right[order])
-    # pictures with equal probabilities pass a threshold together: a prefix ends after the last of them
+    # pictures with equal probabilities pass a threshold together, so a prefix includes all or none of them
     ends = np.flatnonzero(np.append(descending[:-1] > descending[1:], True)) + 1
     for n in reversed(ends[correct[ends - 1] >= RIGHT * ends].tolist()):
         count = int(correct[n - 1])
@@ -194,9 +195,9 @@ def threshold(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Thr
 def judge_pairs(right: Mapping[str, NDArray[np.bool_]]) -> tuple[Pair, ...]:
     """Compare every two models of one label set by McNemar's test, corrected by Holm's method.
 
-    `right`: for each model which pictures it classifies correctly, bool (n,), the same pictures for all. The
-    test is the two-sided mid-p; the interval of the difference is Agresti and Min's, not corrected
-    (models/zoo/paired.py).
+    `right`: for each model, whether it classifies each picture correctly, bool (n,). All models have the same
+    pictures. The test is the two-sided mid-p variant. The interval of the difference is Agresti and Min's,
+    without correction (models/zoo/paired.py).
     """
     names = list(itertools.combinations(right, 2))
     compared = [compare(right[first], right[second]) for first, second in names]
@@ -208,7 +209,7 @@ def judge_pairs(right: Mapping[str, NDArray[np.bool_]]) -> tuple[Pair, ...]:
 
 
 def judged_pair(first: str, second: str, difference: float, low: float, high: float, p: float) -> Pair:
-    """Return a pair with its verdict; `p` is corrected already."""
+    """Return a pair with its verdict. `p` must already be corrected."""
     verdict: Verdict = "not distinguishable"
     if p < LEVEL:
         verdict = "first better" if difference > 0 else "second better"
@@ -224,7 +225,7 @@ def judged_pair(first: str, second: str, difference: float, low: float, high: fl
 
 
 def partial_note(labels: str, classes: int, of: int) -> str | None:
-    """Return a note if only `classes` of the `of` classes of a label set have pictures; None if all have."""
+    """Return a note if only `classes` of the `of` classes of a label set have pictures; None if all do."""
     if classes == of:
         return None
     return (
@@ -247,7 +248,10 @@ def _distinct(labels: Sequence[str]) -> list[str]:
 def _confusion(
     truth: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str]
 ) -> tuple[tuple[Confused, ...], int]:
-    """Return the most frequent pairs of true and predicted class, and the number of pictures in others."""
+    """Return the most frequent pairs of true and wrongly predicted class.
+
+    Also returns the number of pictures in all other such pairs.
+    """
     counts = Counter(zip(truth.tolist(), predicted.tolist(), strict=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     confusion = tuple(
@@ -260,7 +264,10 @@ def _confusion(
 def _worst(
     truth: NDArray[np.int64], predictions: Sequence[Prediction], pictures: Sequence[str], names: Sequence[str]
 ) -> tuple[WorstPicture, ...]:
-    """Return the pictures whose wrong class is most probable; ties by the probability of the true one."""
+    """Return the wrongly classified pictures with the highest probability of the predicted class.
+
+    Ties are ordered by the probability of the true class.
+    """
     wrong = sorted(
         (-each.probability, each.true_probability, picture, true, each.top[0])
         for picture, true, each in zip(pictures, truth.tolist(), predictions, strict=True)

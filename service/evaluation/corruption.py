@@ -14,7 +14,8 @@ from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, corrup
 from service.inference.decoding.decode import DecodedImage
 
 _SMALL_SIDE = 64
-"""Largest input, in pixels, for which the constants of small pictures hold (CIFAR-10-C's are for 32)."""
+"""Longest side of an input, in pixels, up to which the corruptions use the constants for small pictures
+(those of CIFAR-10-C, which are for 32 pixels)."""
 
 VIEW = tuple((corruption, severity) for corruption in CORRUPTIONS for severity in SEVERITIES)
 """Corruption and severity of each version, in the order of `corrupted_views`."""
@@ -22,10 +23,10 @@ VIEW = tuple((corruption, severity) for corruption in CORRUPTIONS for severity i
 
 @dataclass(frozen=True)
 class View:
-    """How networks see a picture before the corruption: a centre square of `side` pixels, or all of it.
+    """The part and size in which networks see a picture; it is corrupted in this form.
 
-    `whole`: all of it, scaled to a longer side of `side` pixels. `small`: the constants for small pictures
-    hold.
+    If `whole`, networks see the whole picture, scaled to a longer side of `side` pixels. Otherwise they see
+    its centre square, scaled to `side` pixels. `small`: corrupt with the constants for small pictures.
     """
 
     side: int
@@ -39,9 +40,9 @@ def view_of(spec: InputSpec) -> View:
 
 
 def corrupted_views(image: DecodedImage, view: View, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield each version of VIEW, uint8 RGB (H, W, 3); `seed` determines the noise.
+    """Yield each corrupted version of the picture, in the order of VIEW, as uint8 RGB (H, W, 3).
 
-    A grey picture, such as those of Fashion-MNIST, stays grey.
+    `seed` determines the noise. A grey picture, such as those of Fashion-MNIST, stays grey.
     """
     pixels = _scaled(image, view)
     grey = bool((pixels == pixels[..., :1]).all())

@@ -1,4 +1,4 @@
-"""Data sets: labelled pictures of a user, as the modules in `readers` return them."""
+"""Data sets: labelled pictures of a user. The modules in `readers` return them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.zoo.card import Task
 
 Kind = Literal["folder", "csv", "coco", "voc"]
 MOST_NAME = 500
-"""Most characters of a class's name. A longer text is not a name but, for example, a description."""
+"""Maximum length of a class name in characters. A longer text is probably a description, not a name."""
 _MOST_TEXT = 1000
 
 
@@ -19,10 +19,11 @@ _MOST_TEXT = 1000
 class Box:
     """An annotated object: its class, and its box in pixels of the upright original picture.
 
-    Coordinates are continuous: x from 0 to the width of the picture and y from 0 to its height, so
-    `right - left` is the width of the box. A box may reach over the edge of the picture.
-    `crowd`: a group of objects (COCO's iscrowd). `difficult`: counts neither as found nor as missed (Pascal
-    VOC). `area`: of the object in square pixels, as COCO annotates it; None means the area of the box.
+    Coordinates are continuous: x from 0 to the width of the picture, y from 0 to its height. So
+    `right - left` is the width of the box. A box may extend beyond the edge of the picture.
+    `crowd`: whether it is a group of objects (COCO's iscrowd). `difficult`: whether it counts neither as
+    found nor as missed (Pascal VOC). `area`: the object's area in square pixels as annotated by COCO; None:
+    the area of the box.
     """
 
     class_name: str
@@ -39,10 +40,11 @@ class Box:
 class Picture:
     """A listed picture, which has not been opened yet.
 
-    `key`: its path relative to the folder of pictures, with `/`; unique in a data set.
-    `class_name`: what it shows, as the data set says it; None in a data set with boxes.
-    `size` in bytes and `mtime_ns`: as listed. A file that differs when it is read has changed meanwhile.
-    `declared`: (width, height) in pixels that the annotations give; the boxes refer to this size.
+    `key`: its path relative to the folder of pictures, with `/` as separator; unique in a data set.
+    `class_name`: its class in the data set; None in a data set with boxes.
+    `size` (in bytes) and `mtime_ns`: those of the file when it was listed. If they differ when the file is
+    read, it has changed meanwhile.
+    `declared`: (width, height) in pixels according to the annotations; the boxes refer to this size.
     """
 
     key: str
@@ -58,7 +60,7 @@ class Picture:
 class Problem:
     """Something in a data set that cannot be used: `key` names the picture, line or annotation.
 
-    `key` and `reason` are cut if they are very long, because they may quote a file of annotations.
+    If `key` or `reason` is very long, it is truncated, because it may quote a file of annotations.
     """
 
     key: str
@@ -71,11 +73,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures, and what was found beside them.
+    """Labelled pictures, with the problems and notes of the reader.
 
-    `name`: last part of the path. `class_names`: all that the labels name, sorted, also those without a
-    picture. `pictures`: sorted by key. `problems`: what is listed but cannot be used. `notes`: sentences for
-    people.
+    `name`: last part of the path. `class_names`: all classes in the labels, sorted, even if they have no
+    picture. `pictures`: sorted by key. `problems`: what is listed but cannot be used. `notes`: sentences
+    for the user.
     """
 
     name: str
@@ -88,7 +90,7 @@ class Dataset:
     notes: tuple[str, ...]
 
     def counts(self) -> dict[str, int]:
-        """Return the number of pictures of each class, or of objects where pictures have boxes."""
+        """Return the number of pictures of each class. If the pictures have boxes, count objects instead."""
         if self.task == "image-classification":
             counted = Counter(picture.class_name for picture in self.pictures)
         else:
@@ -97,7 +99,7 @@ class Dataset:
 
 
 def long_name(name: str) -> str | None:
-    """Return in words why a name is too long for a class, or None."""
+    """Return a message if a name is too long for a class, else None."""
     if len(name) <= MOST_NAME:
         return None
     return f"name of a class with {len(name)} characters (allowed: {MOST_NAME})"

@@ -1,4 +1,4 @@
-"""Accuracy of detectors on a data set: average precision with intervals, halves, verdicts on pairs."""
+"""Accuracy of detectors on a data set: average precision with intervals, halves, pairwise verdicts."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from service.evaluation.figures import (
 from service.evaluation.result import Pair
 
 SEED = 20
-"""Seed of the resamplings: all models see the same ones."""
+"""Seed of the resamplings, so that they are the same for all models."""
 _ROUNDING = 1e-6
-"""Largest spread that rounding alone can cause."""
+"""Largest standard deviation of resampled figures that rounding alone can cause."""
 
 
 def summarise(
@@ -49,10 +49,11 @@ def summarise(
 ) -> DetectorResult:
     """Return every figure of a detector.
 
-    `objects` and `detections` of each picture; `pictures`: the name of each; `labels`: of all classes of the
-    model; `half`: 0 or 1 for each picture, int64 (n,); `min_score`: lowest score of a detection that counts
-    in `worst`, as in the use of the model. Resampling depends on the order of the pictures, which therefore
-    must be the same for all models. Raises ValueError if their lengths differ or no object has to be found.
+    `objects` and `detections`: those of each picture. `pictures`: name of each picture. `labels`: of all
+    classes of the model. `half`: 0 or 1 for each picture, int64 (n,). `min_score`: lowest score of a
+    detection that counts in `worst`; the same as when the model is served. The pictures must have the same
+    order for all models, because the resampling depends on it. Raises ValueError if the arguments have
+    different numbers of pictures, or if no object has to be found.
     """
     n = len(pictures)
     if not n == len(objects) == len(detections) == len(half):
@@ -84,21 +85,22 @@ def summarise(
 def judge_pairs(results: Mapping[str, DetectorResult]) -> tuple[Pair, ...]:
     """Compare every two detectors of one label set on the same pictures, corrected by Holm's method.
 
-    The standard error of the difference of two average precisions is its standard deviation over the
-    resamplings, which are the same ones for both (Efron and Tibshirani, An Introduction to the Bootstrap,
-    1993, chapters 6 and 13). The interval (not corrected) and the p value are from Student's
-    distribution, because with few pictures the standard error is itself uncertain.
+    The difference of two average precisions is computed on each resampling of the pictures; the resamplings
+    are the same for both models. The standard deviation of these differences is the standard error (Efron
+    and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The interval (not corrected)
+    and the p value use Student's distribution, because with few pictures the standard error is itself
+    uncertain.
     """
     samples = {name: unpack_floats(each.resampled) for name, each in results.items()}
     compared = []
     for first, second in itertools.combinations(results, 2):
         one = results[first]
         difference = one.ap.value - results[second].ap.value
-        # pictures with objects are at most as many as all pictures, and at most as many as the objects
+        # the number of pictures with objects is at most that of all pictures, and at most that of the objects
         halves = [half.n for half in one.halves if half.n]
         spread = _Spread.of(samples[first] - samples[second], min(one.n, one.objects), len(halves))
         half_width, p = spread.half_width, spread.p(difference)
-        if spread.error == 0:  # no resample differs: Wilson's bound limits the difference
+        if spread.error == 0:  # all resamplings give the same difference: use Wilson's bound
             half_width = wilson(0, one.objects if spread.degrees else spread.pictures)[1]
         compared.append((first, second, difference, half_width, p))
     corrected = holm([p for *_, p in compared])
@@ -110,7 +112,7 @@ def judge_pairs(results: Mapping[str, DetectorResult]) -> tuple[Pair, ...]:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Standard error of a figure that `pictures` pictures give, with its degrees of freedom."""
+    """Standard error of a figure that is computed from `pictures` pictures, with its degrees of freedom."""
 
     error: float
     pictures: int
@@ -118,9 +120,10 @@ class _Spread:
 
     @classmethod
     def of(cls, resampled: NDArray[np.float64], pictures: int, halves: int) -> _Spread:
-        """Return the spread of resamplings, which keep the number of pictures in each of the `halves`.
+        """Return the spread of the figures in `resampled`.
 
-        Resamplings spread too little, because the mean of each half takes up one degree of freedom.
+        Each resampling keeps the number of pictures in each of the `halves`. The standard deviation of the
+        resamplings is too small, because each half takes up one degree of freedom; this is corrected.
         """
         known = resampled[np.isfinite(resampled)]
         error = float(known.std(ddof=1)) if len(known) > 1 else 0.0
@@ -142,9 +145,10 @@ class _Spread:
 def _resample(
     matches: Sequence[ClassMatches], half: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return the average precision on resampled pictures: of all and of either half, each (RESAMPLINGS,).
+    """Return the average precision on resampled pictures: all pictures, and each half; each (RESAMPLINGS,).
 
-    Each half is resampled by itself, and both together are a resampling of all. NaN where no object is drawn.
+    Each half is resampled separately; both together are the resampling of all pictures. The value is NaN if
+    no object is drawn.
     """
     random = np.random.default_rng(SEED)
     weights = np.zeros((len(half), RESAMPLINGS), np.float32)
@@ -160,7 +164,7 @@ def _resample(
 
 
 def _mean(of_classes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the mean over the classes that have objects, NaN where none has, float64 (RESAMPLINGS,)."""
+    """Return the mean over the classes that have objects, float64 (RESAMPLINGS,); NaN if no class has any."""
     values = np.array(of_classes)
     counts = np.isfinite(values).sum(axis=0)
     sums = np.nansum(values, axis=0)
@@ -173,12 +177,12 @@ def _with_interval(
 ) -> Mean:
     """Return `value` with its 95 % interval: Student's, from the standard deviation of the resamplings.
 
-    The interval is for the expected figure of a sample of this number of pictures. The expected figure falls
-    as the number of pictures grows, for all models alike: in a simulation by 0.03 from 20 to 400 objects of a
-    class. 200 resamplings are enough for a standard error (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, 6.4). If all resamplings are equal, the interval is Wilson's: for the number of
-    pictures if each of the `halves` has only one picture, else for the number of objects, as if objects were
-    independent.
+    The interval is for the expected average precision of samples with this number of pictures. The expected
+    value falls as the number of pictures grows, equally for all models: in a simulation, by 0.03 from 20 to
+    400 objects of a class. 200 resamplings are enough for a standard error (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, 6.4). If all resamplings are equal, the interval is Wilson's. It is
+    then for the number of pictures if each of the `halves` has only one picture. Otherwise it is for the
+    number of objects, as if objects were independent.
     """
     pictures = len(np.unique(np.concatenate([each.objects for each in matches])))
     spread = _Spread.of(resampled, pictures, halves)
@@ -211,7 +215,10 @@ def _half(
 def _worst(
     matches: Sequence[ClassMatches], pictures: Sequence[str], min_score: float
 ) -> tuple[WorstDetections, ...]:
-    """Return the pictures with most mistakes at IoU 0.5 and `min_score`: missed objects and false boxes."""
+    """Return the pictures with the most mistakes (missed objects and false boxes).
+
+    Mistakes are counted at IoU 0.5, for detections with a score of at least `min_score`.
+    """
     missed = np.zeros(len(pictures), np.int64)
     false = np.zeros(len(pictures), np.int64)
     for each in matches:

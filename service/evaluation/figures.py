@@ -1,4 +1,4 @@
-"""Figures of an evaluated model, with validators that refuse figures which contradict their counts."""
+"""Figures of an evaluated model. Validators refuse figures that contradict the counts they come from."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from models.zoo.frozen import Finite
 from models.zoo.statistics import wilson
 
 RESAMPLINGS = 200
-"""Number of resamplings of the pictures with replacement, for a detector's intervals and comparisons."""
+"""How often the pictures are resampled with replacement for a detector's intervals and p values."""
 MAX_CONFUSED = 1000
-"""Most pairs of classes that a confusion table lists."""
+"""Maximum number of pairs of classes that a confusion table lists."""
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Bits = Annotated[
@@ -33,10 +33,11 @@ Floats = Annotated[
 ]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], FailFast()]
-"""Only the first broken item is reported: the errors of millions would fill the memory."""
+"""A tuple of which only the first invalid item is reported: errors of millions of items would fill the
+memory."""
 Severities = tuple[Fraction, Fraction, Fraction, Fraction, Fraction]
 _TOLERANCE = 2e-6
-"""Shares are rounded to six digits."""
+"""Allowed difference between a share, which is rounded to six digits, and the share that its counts give."""
 
 
 def pack_bits(bits: Iterable[bool]) -> str:
@@ -75,7 +76,7 @@ def unpack_floats(packed: str) -> NDArray[np.float64]:
 
 
 class Share(Finite):
-    """`correct` of `n` pictures, as a share with its 95 % Wilson interval."""
+    """Share of pictures: `correct` of `n`, with its 95 % Wilson interval."""
 
     n: PositiveCount
     correct: Count
@@ -102,7 +103,7 @@ class Share(Finite):
 
 
 class Mean(Finite):
-    """A figure that is no share of counts, with its 95 % interval."""
+    """A mean that is not a share of counted pictures, with its 95 % interval."""
 
     value: Fraction
     low: Fraction
@@ -116,13 +117,13 @@ class Mean(Finite):
 
 
 class ClassShare(Share):
-    """Pictures of one class that are classified correctly. `name`: the label."""
+    """Share of the pictures of one class that are classified correctly. `name`: the label."""
 
     name: Text
 
 
 class Confused(Finite):
-    """`count` pictures of the class `true` that are classified as another class, `predicted`."""
+    """Number of pictures, `count`, of the class `true` that were classified as the class `predicted`."""
 
     true: Text
     predicted: Text
@@ -130,7 +131,7 @@ class Confused(Finite):
 
 
 class Bin(Finite):
-    """Pictures whose top-1 probability is above `low` and at most `high`; `confidence` is its mean."""
+    """Pictures whose top-1 probability is above `low` and at most `high`; `confidence` is their mean."""
 
     low: Fraction
     high: Fraction
@@ -139,7 +140,7 @@ class Bin(Finite):
 
 
 class Calibration(Finite):
-    """Reliability curve (bins without pictures are left out) and expected calibration error."""
+    """Reliability curve and expected calibration error. Bins that have no pictures are left out."""
 
     ece: Fraction
     bins: Many[Bin]
@@ -153,15 +154,18 @@ class Calibration(Finite):
 
 
 class Threshold(Finite):
-    """Lowest probability from which predictions are right often enough; `share` of all pictures reach it."""
+    """Lowest top-1 probability at and above which predictions are right often enough.
+
+    `share`: of all pictures, how many reach this probability.
+    """
 
     probability: Fraction
     share: Fraction
-    accuracy: Share = Field(description="Of the pictures that reach it")
+    accuracy: Share = Field(description="Accuracy on the pictures that reach the probability")
 
 
 class WorstPicture(Finite):
-    """A picture whose wrong top-1 class is very probable for the network."""
+    """A picture to which the network gives a wrong top-1 class with a high probability."""
 
     picture: Text = Field(description="Path in the data set")
     true: Text
@@ -173,23 +177,29 @@ class ClassifierResult(Finite):
     """Accuracy of a classifier on the pictures of its label set."""
 
     n: PositiveCount
-    correct: Bits = Field(description="Top-1 right, per picture of the label set, in order")
+    correct: Bits = Field(
+        description="Whether top-1 is right: one bit per picture of the label set, in their order"
+    )
     top1: Share
     top5: Share | None = Field(description="null for label sets of up to five classes")
-    macro: Mean = Field(description="Mean over the classes that have pictures, each counting the same")
+    macro: Mean = Field(description="Mean over the classes that have pictures, all with equal weight")
     per_class: Many[ClassShare]
     confusion: Many[Confused] = Field(max_length=MAX_CONFUSED, description="Most frequent first")
-    confusion_omitted: Count = Field(default=0, description="Pictures in rarer pairs than those listed")
+    confusion_omitted: Count = Field(
+        default=0, description="Number of confused pictures in pairs that are not listed"
+    )
     calibration: Calibration
     threshold: Threshold | None = Field(
-        description="Lowest probability from which 95 % are right; null if there is none"
+        description="Lowest probability at and above which 95 % are right; null if there is none"
     )
     worst: Many[WorstPicture] = Field(max_length=10)
-    halves: tuple[Share | None, Share | None] = Field(description="null: no picture is in that half")
+    halves: tuple[Share | None, Share | None] = Field(
+        description="Accuracy on each half of the pictures; null if the half has no picture"
+    )
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Top-1 right per picture of the label set, bool (n,)."""
+        """Whether top-1 is right, for each picture of the label set, bool (n,)."""
         return unpack_bits(self.correct, self.n)
 
     @model_validator(mode="after")
@@ -216,23 +226,23 @@ class ClassifierResult(Finite):
 
 
 class ClassAp(Finite):
-    """Average precision of one class; null without objects to find."""
+    """Average precision of one class; null if it has no objects to find."""
 
     name: Text
-    n: Count = Field(description="Objects to find: neither a crowd nor difficult")
+    n: Count = Field(description="Number of objects to find: those that are neither crowds nor difficult")
     ap: Fraction | None = Field(description="Mean over IoU 0.5 to 0.95")
     ap50: Fraction | None = Field(description="At IoU 0.5")
 
 
 class ApHalf(Finite):
-    """Average precision on one half of the pictures; null without objects to find."""
+    """Average precision on one half of the pictures; null if it has no objects to find."""
 
-    n: Count = Field(description="Pictures")
+    n: Count = Field(description="Number of pictures")
     ap: Mean | None
 
 
 class WorstDetections(Finite):
-    """A picture with many objects missed or boxes without an object."""
+    """A picture with many missed objects or many false boxes."""
 
     picture: Text = Field(description="Path in the data set")
     missed: Count
@@ -243,14 +253,15 @@ class DetectorResult(Finite):
     """Average precision of a detector, as COCO defines it, on the pictures of its label set."""
 
     n: PositiveCount
-    objects: Count = Field(description="Objects to find, of the classes that the detector knows")
+    objects: Count = Field(description="Number of objects to find, of the classes that the detector knows")
     ap: Mean = Field(description="Mean over IoU 0.5 to 0.95 and classes")
     ap50: Fraction
     ap75: Fraction
     per_class: Many[ClassAp]
     halves: tuple[ApHalf, ApHalf]
     resampled: Floats = Field(
-        description="ap on resamplings of the pictures, the same ones for all models; NaN without objects"
+        description="`ap` on each resampling of the pictures; the resamplings are the same for all models. "
+        "NaN if a resampling has no objects"
     )
     worst: Many[WorstDetections] = Field(max_length=10)
 
@@ -274,7 +285,7 @@ class DetectorResult(Finite):
 class Corruptions(Finite):
     """Accuracy on corrupted pictures: severities 1 to 5 of each corruption, and their mean."""
 
-    n: PositiveCount = Field(description="Pictures of each corruption at each severity")
+    n: PositiveCount = Field(description="Number of pictures for each corruption at each severity")
     mean: Fraction
     corruptions: dict[Name, Severities] = Field(min_length=1)
 

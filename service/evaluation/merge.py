@@ -1,4 +1,4 @@
-"""Merge two evaluations of one data set, so that models evaluated later are compared with earlier ones."""
+"""Merge two evaluations of one data set, so that later models can be compared with earlier ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from service.evaluation.result import MAX_MODELS, Evaluation, LabelSet, ModelRes
 def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
     """Return an evaluation with the models of both; if both have a model, the later result counts.
 
-    All pairs of models are compared again. A model of `earlier` is dropped if its label set is also in
-    `later`, but with other pictures counted for it; a note of the result names the dropped models. Raises
-    InvalidEvaluation unless both are of the same distinct pictures, and for too many models.
+    All pairs of models are compared again. A model of `earlier` is dropped if `later` has its label set, but
+    counts other pictures for this label set. A note in the result names the dropped models. Raises
+    InvalidEvaluation if the two have different distinct pictures, or too many models.
     """
     mine, theirs = earlier.data, later.data
     if (mine.sha256, mine.task, mine.n, mine.half) != (theirs.sha256, theirs.task, theirs.n, theirs.half):
@@ -58,7 +58,7 @@ def _dropped_note(names: list[str]) -> str:
 
 
 def judged(evaluation: Evaluation) -> Evaluation:
-    """Return the evaluation with all pairs of its models compared again, whatever pairs it had."""
+    """Return the evaluation with all pairs of its models compared again, in place of the pairs it had."""
     return evaluation.model_copy(update={"pairs": tuple(_pairs(evaluation.models))})
 
 

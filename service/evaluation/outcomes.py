@@ -1,4 +1,4 @@
-"""Outcomes: what a model computed for one picture, as JSON values that Progress keeps in a file."""
+"""Outcomes: what a model computed for one picture, as JSON values. `Progress` saves them in a file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from service.inference.loading import ServedModel
 from service.latency.stages import Stopwatch
 
 SCORE_FLOOR = 0.001
-"""Lowest score of a detection that counts, as usual for COCO: average precision needs the low ones too."""
+"""Lowest score of a detection that counts. It is as low as usual for COCO, because average precision needs
+detections with low scores, too."""
 _TRUE, _FIRST, _OF_TRUE, _VERSIONS, _TOP = range(5)
 """Positions in a classifier's outcome: true class, probability of the top class, probability of the
 true class, bits of the corrupted versions, and the top classes."""
 
 
 def predicted_by(model: ServedModel, logits: NDArray[np.float32], true_class: int) -> list[Any]:
-    """From a classifier's logits (classes,), return its outcome: probabilities and top classes."""
+    """Return a classifier's outcome (probabilities and top classes), given its `logits`, (classes,)."""
     top = most_probable(logits, min(DEFAULT_TOP_K, len(logits)))
     first, of_true = probabilities(
         logits,
@@ -38,22 +39,22 @@ def predicted_by(model: ServedModel, logits: NDArray[np.float32], true_class: in
 
 
 def is_complete(outcome: list[Any], true_class: int, corruptions: bool) -> bool:
-    """Return whether a classifier's outcome is for `true_class` and, if `corruptions`, includes these."""
+    """Return whether a classifier's outcome is for `true_class`, and has corrupted versions if required."""
     return bool(outcome[_TRUE] == true_class) and not (corruptions and outcome[_VERSIONS] is None)
 
 
 def prediction_in(outcome: list[Any]) -> Prediction:
-    """Return the prediction that an outcome holds."""
+    """Return the prediction in an outcome."""
     return Prediction(tuple(outcome[_TOP:]), outcome[_FIRST], outcome[_OF_TRUE])
 
 
 def set_versions_right(outcome: list[Any], bits: int) -> None:
-    """Add whether the classifier is right on each corrupted version: bit i for version i."""
+    """Store in the outcome whether the classifier is right on each corrupted version: bit i for version i."""
     outcome[_VERSIONS] = bits
 
 
 def versions_right(outcome: list[Any]) -> NDArray[np.bool_] | None:
-    """Return what `set_versions_right` added, bool (corruptions, severities), or None."""
+    """Return what `set_versions_right` stored, bool (corruptions, severities); None if nothing."""
     bits = outcome[_VERSIONS]
     if bits is None:
         return None
@@ -62,7 +63,7 @@ def versions_right(outcome: list[Any]) -> NDArray[np.bool_] | None:
 
 
 def found_by(model: ServedModel, outputs: Mapping[str, NDArray[Any]], image: DecodedImage) -> str:
-    """From a detector's outputs, return its outcome: base64 of float64 rows of box, score, class id."""
+    """Return a detector's outcome, given its `outputs`: base64 of float64 rows of box, score, class id."""
     assert model.decoder is not None
     assert model.card.detection is not None
     objects = objects_in(
@@ -80,6 +81,6 @@ def found_by(model: ServedModel, outputs: Mapping[str, NDArray[Any]], image: Dec
 
 
 def detections_in(outcome: str) -> Detections:
-    """Return the detections that an outcome holds, best first."""
+    """Return the detections in an outcome, best first."""
     rows = np.frombuffer(base64.b64decode(outcome), "<f8").reshape(-1, 6)
     return Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))

@@ -1,4 +1,4 @@
-"""What an evaluation has computed so far, also kept in a file, so that it can go on after an interruption."""
+"""Progress of an evaluation, saved in a file so that an interrupted evaluation can continue."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from service.errors import Busy, error_words
 from service.inference.session import RUNTIME_VERSION
 
 _FLUSH_S = 1.0
-"""Longest time for which outcomes are only in memory."""
+"""Longest time, in normal operation, for which outcomes are only in memory."""
 
 
 class Progress:
     """Outcomes (JSON values) by picture and model, both identified by a hash of their content.
 
-    A context manager that locks its file. There is one file per data set, runtime and instruction set,
-    because other kernels round differently. A process that is killed loses at most the last second. If the
-    file cannot be written, `problem` gives the reason and the outcomes are only in memory.
+    Use it as a context manager, which locks the file. Each data set, version of the runtime and instruction
+    set has its own file, because other kernels round differently. A process that is killed loses at most the
+    outcomes of the last second. If the file cannot be written, `problem` gives the reason, and the outcomes
+    are only in memory.
     """
 
     def __init__(self, folder: Path, data: Path) -> None:
-        """`folder`: where these files are, created if missing. `data`: the data set that is evaluated."""
+        """Choose the file in `folder`, which is created if missing. `data`: path of the data set."""
         self._conditions = {
             "data": str(data.absolute()),
             "onnxruntime": RUNTIME_VERSION,
@@ -40,7 +41,7 @@ class Progress:
         name = hashlib.sha256(json.dumps(self._conditions).encode()).hexdigest()[:16]
         self.path = folder / f"progress-{name}.jsonl"
         self.problem: str | None = None
-        """Reason why outcomes are not kept in the file."""
+        """Reason why outcomes are not saved in the file; None if they are."""
         self._lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
         self._lines: JsonLines | None = None
         self._outcomes: dict[str, dict[str, Any]] = {}
@@ -48,7 +49,10 @@ class Progress:
         self._flushed = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Read what an earlier run kept. Raises Busy if another process evaluates the same data set."""
+        """Lock the file and read the outcomes of an earlier run.
+
+        Raises Busy if another process evaluates the same data set.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
@@ -73,19 +77,19 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is not yet in the file, and release it."""
+        """Write the outcomes that are not yet in the file, and unlock it."""
         self.flush()
         self._lock.release()
 
     def of(self, picture: str) -> Mapping[str, Any]:
-        """Return the outcomes of the picture whose file has that SHA-256, by model."""
+        """Return the outcomes of a picture by model. `picture`: SHA-256 of its file."""
         return self._outcomes.get(picture, {})
 
     def add(self, picture: str, outcomes: Mapping[str, Any]) -> None:
-        """Keep the outcomes of a picture by model. Call it from one thread."""
+        """Save the outcomes of a picture by model. Only one thread may call this."""
         if not outcomes:
             return
-        self._outcomes[picture] = {**self.of(picture), **outcomes}  # a new dict: others read the old one
+        self._outcomes[picture] = {**self.of(picture), **outcomes}  # a new dict: threads may read the old one
         if self._lines is not None:
             self._unwritten.append({"picture": picture, "models": dict(outcomes)})
             if time.monotonic() - self._flushed >= _FLUSH_S:
@@ -104,14 +108,14 @@ class Progress:
         self._flushed = time.monotonic()
 
     def remove(self) -> None:
-        """Delete the file: the evaluation is finished and kept elsewhere."""
+        """Delete the file, because the evaluation is finished and saved elsewhere."""
         self._lines = None
         for path in (self.path, self.path.with_suffix(".lock")):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
     def _give_up(self, error: OSError | NotImplementedError) -> None:
-        """Write nothing more: a line that was cut off must stay the last one."""
+        """Write nothing more to the file, because a line that was cut off must remain the last one."""
         words = error_words(error) if isinstance(error, OSError) else "file locks are not supported"
         self.problem = f"{self.path.parent}: {words}"
         self._lines = None

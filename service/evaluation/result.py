@@ -1,4 +1,4 @@
-"""Evaluation: the accuracy of models on one data set, as it is kept, posted and returned."""
+"""Evaluation: the accuracy of models on one data set, in the form that is stored, posted and returned."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from service.evaluation.figures import (
 
 SCHEMA_VERSION = 1
 MAX_MODELS = 200
-"""Most models of an evaluation: all pairs of them are compared."""
+"""Maximum number of models in an evaluation. It is limited because every two models are compared."""
 
 _MOST_ERRORS = 1000
-"""Most errors of a document that are listed; each takes a kilobyte of memory."""
+"""Maximum number of errors in a document that are examined; each takes a kilobyte of memory."""
 
 EvaluationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Verdict = Literal["first better", "second better", "not distinguishable"]
@@ -44,9 +44,10 @@ Signed = Annotated[float, Field(ge=-1, le=1)]
 
 
 def data_hash(truths: Iterable[tuple[str, str]]) -> str:
-    """Return the SHA-256 of a data set from (SHA-256 of the file, truth) of every readable picture.
+    """Return the SHA-256 of a data set.
 
-    Names and order of the files do not count.
+    `truths`: (SHA-256 of the file, truth) of every readable picture. Names and order of the files do not
+    matter.
     """
     lines = sorted(f"{sha256} {truth}\n" for sha256, truth in truths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -58,7 +59,7 @@ def half_of(sha256: str) -> int:
 
 
 class Software(Finite):
-    """Software and machine that computed the outputs; others may round differently."""
+    """Software and machine that computed the outputs. Other ones may round differently."""
 
     onnxruntime: Text
     instruction_set: Many[Text]
@@ -67,7 +68,7 @@ class Software(Finite):
 
 
 class ModelResult(Finite):
-    """One evaluated model: what it is, and its `classification` or `detection`, by its task."""
+    """One evaluated model, with its result: `classification` or `detection`, according to its task."""
 
     name: Name
     sha256: Sha256 = Field(description="SHA-256 of the ONNX file that ran")
@@ -117,7 +118,7 @@ class Duplicate(Finite):
 
 
 class Conflict(Finite):
-    """Files with the same bytes and different truths, none of which is counted."""
+    """Files with the same bytes but different truths. None of them is counted."""
 
     pictures: Many[Text] = Field(min_length=2)
     truths: Many[Text] = Field(min_length=2, description="Class of each picture")
@@ -131,22 +132,22 @@ class Unreadable(Finite):
 
 
 class ClassCount(Finite):
-    """Distinct pictures (for detection: objects) of a class of the data set."""
+    """Number of distinct pictures of a class of the data set; for detection, number of objects."""
 
     name: Text
     n: Count
 
 
 class Data(Finite):
-    """A data set. Distinct pictures are in the order of the SHA-256 of their files."""
+    """A data set. Distinct pictures are sorted by the SHA-256 of their files."""
 
     name: Text = Field(min_length=1)
     kind: DataKind
     task: Task
-    sha256: Sha256 = Field(description="SHA-256 over the file's SHA-256 and truth of every readable picture")
-    pictures: PositiveCount = Field(description="Listed files")
-    n: PositiveCount = Field(description="Distinct pictures that are counted")
-    half: Bits = Field(description="The half, 0 or 1, of each distinct picture, drawn by its SHA-256")
+    sha256: Sha256 = Field(description="SHA-256 over the SHA-256 and the truth of every readable picture")
+    pictures: PositiveCount = Field(description="Number of listed files")
+    n: PositiveCount = Field(description="Number of distinct pictures that are counted")
+    half: Bits = Field(description="Half, 0 or 1, of each distinct picture, determined by its SHA-256")
     duplicates: Many[Duplicate] = ()
     conflicts: Many[Conflict] = ()
     unreadable: Many[Unreadable] = ()
@@ -172,7 +173,7 @@ class Data(Finite):
 
 
 class Unmatched(Finite):
-    """A class of the data set without a label in a label set."""
+    """A class of the data set that matches no single label of a label set."""
 
     name: Text
     pictures: Count
@@ -180,13 +181,15 @@ class Unmatched(Finite):
 
 
 class LabelSet(Finite):
-    """The pictures that models of one label set are judged on, which cover `classes` of its `of` labels."""
+    """A label set, and the distinct pictures on which the models of this label set are judged."""
 
     labels: Name
-    classes: PositiveCount = Field(description="Labels that have a distinct picture, or an object in one")
-    of: PositiveCount = Field(description="Labels")
-    n: PositiveCount = Field(description="Distinct pictures of these classes")
-    pictures: Bits = Field(description="Which of the distinct pictures these are")
+    classes: PositiveCount = Field(
+        description="Number of labels that have a distinct picture, or an object in one"
+    )
+    of: PositiveCount = Field(description="Number of all labels")
+    n: PositiveCount = Field(description="Number of distinct pictures of these classes")
+    pictures: Bits = Field(description="Whether each distinct picture of the data set is one of these")
     unmatched: Many[Unmatched] = ()
 
 
@@ -198,15 +201,15 @@ class Pair(Finite):
 
     first: Name
     second: Name
-    difference: Signed = Field(description="Accuracy (top-1 or AP) of the first minus that of the second")
+    difference: Signed = Field(description="Accuracy (top-1 or AP) of `first` minus accuracy of `second`")
     low: Signed = Field(description="95 % interval of the difference")
     high: Signed
-    p: Fraction = Field(description="Corrected for the number of comparisons")
+    p: Fraction = Field(description="p value, corrected for the number of comparisons")
     verdict: Verdict
 
 
 class Evaluation(Finite):
-    """Accuracy of models on one data set. All figures agree with the counts and bits that they come from."""
+    """Accuracy of models on one data set. Validators check that figures agree with counts and bits."""
 
     schema_version: Literal[1] = 1
     id: EvaluationId = Field(description="First 16 digits of the data set's SHA-256")

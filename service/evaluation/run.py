@@ -1,4 +1,4 @@
-"""Run models on a data set: each picture is read and decoded once for all of them, on every core."""
+"""Run models on a data set, on all cores. Each picture is read and decoded only once for all models."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, to_tensor
 
 _GRAPH = {"name", "layout", "dtype", "batch"}
-"""Fields of an input that only the session reads; models that differ in another field need another tensor."""
+"""Fields of an input that only the session reads. Models whose inputs differ only in these fields share a
+tensor."""
 _IN_FLIGHT = 4
-"""Most pictures per core whose results wait in the queue."""
+"""Maximum number of pictures per core whose results wait in the queue."""
 
 Show = Callable[[int], None]
 """Called with the number of pictures that are done."""
@@ -47,7 +48,7 @@ Show = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate. `ids`: the class ids of those classes of the data set that it has."""
+    """A model to evaluate. `ids`: class ids by class of the data set, for the classes that the model has."""
 
     model: ServedModel
     ids: Mapping[str, int]
@@ -58,7 +59,7 @@ class Subject:
         return self.model.decoder is not None
 
     def counts(self, picture: Picture) -> bool:
-        """Return whether the picture counts for this model; for a detector every picture does."""
+        """Return whether the picture counts for this model. For a detector, every picture does."""
         return self.detects or picture.class_name in self.ids
 
 
@@ -66,9 +67,9 @@ class Subject:
 class Seen:
     """A listed picture after it was read.
 
-    `problem`: why it cannot be used. `changed`: the file has changed since it was listed; the
-    outcomes are of the content that was read.
-    `outcomes`: what was computed, by key of the model, as `Progress` keeps it.
+    `problem`: why the picture cannot be used; None if it can. `changed`: whether the file has changed since
+    it was listed; the outcomes are of the content that was read. `outcomes`: what was computed, by the key of
+    the model, as `Progress` saves it.
     """
 
     picture: Picture
@@ -83,8 +84,8 @@ class Run:
     """Result of a run.
 
     `seen`: the pictures that are done, in the order of the data set. `failed`: models whose run failed, with
-    the reason. `computed`: pictures for which any model ran, in `seconds`; `inference_s`: seconds of all
-    threads within the sessions.
+    the reason. `computed`: number of pictures for which at least one model ran. `seconds`: time of the whole
+    run. `inference_s`: time that all threads spent in sessions, in seconds.
     """
 
     seen: tuple[Seen, ...]
@@ -108,7 +109,10 @@ class Runner:
         max_pixels: int,
         corruptions: bool = False,
     ) -> None:
-        """`corruptions`: also classify each picture with every corruption at every severity."""
+        """Prepare a run.
+
+        `corruptions`: whether to classify each picture also with every corruption at every severity.
+        """
         self._dataset = dataset
         self._progress = progress
         self._threads = threads
@@ -125,7 +129,7 @@ class Runner:
         self._inference_ns = 0
 
     def run(self, show: Show, stop: threading.Event) -> Run:
-        """Evaluate the pictures; once `stop` is set, end after those that are in progress."""
+        """Run the models on all pictures. Once `stop` is set, finish the pictures in progress and end."""
         start = time.perf_counter()
         results: Queue[tuple[int, Seen | BaseException] | None] = Queue(_IN_FLIGHT * self._threads)
         remaining = iter(enumerate(self._dataset.pictures))
@@ -155,7 +159,7 @@ class Runner:
                 show(len(seen))
         finally:
             halt.set()
-            while running:  # a thread may wait for room in the queue
+            while running:  # empty the queue, because a thread may wait for room in it
                 running -= results.get() is None
         self._progress.flush()
         if error is not None:
@@ -170,17 +174,20 @@ class Runner:
         )
 
     def prediction(self, subject: Subject, sha256: str) -> Prediction | None:
-        """Return what a classifier predicts for the picture with that SHA-256; None if it has not run."""
+        """Return a classifier's prediction for the picture with this SHA-256; None if it has not run."""
         kept = self._kept(subject, sha256)
         return None if kept is None else prediction_in(kept)
 
     def detections(self, subject: Subject, sha256: str) -> Detections | None:
-        """Return what a detector finds in the picture with that SHA-256; None if it has not run."""
+        """Return a detector's detections in the picture with this SHA-256; None if it has not run."""
         kept = self._kept(subject, sha256)
         return None if kept is None else detections_in(kept)
 
     def corrupted(self, subject: Subject, sha256: str) -> NDArray[np.bool_] | None:
-        """Return whether a classifier is right on each corrupted version, bool (corruptions, severities)."""
+        """Return whether a classifier is right on each corrupted version of the picture with this SHA-256.
+
+        The result is bool (corruptions, severities).
+        """
         kept = self._kept(subject, sha256)
         return None if kept is None else versions_right(kept)
 
@@ -194,7 +201,7 @@ class Runner:
         stop: threading.Event,
         halt: threading.Event,
     ) -> None:
-        """Main loop of a thread; ends with None in `results`."""
+        """Main loop of a thread. It puts None into `results` when it ends."""
         try:
             while not (stop.is_set() or halt.is_set()):
                 with self._lock:
@@ -245,7 +252,10 @@ class Runner:
         return replace(seen, outcomes=self._outcomes(image, picture, sha256, pending))
 
     def _is_known(self, known: Mapping[str, Any], subject: Subject, picture: Picture) -> bool:
-        """Return whether the model's outcome is known for this true class, and for corruptions if needed."""
+        """Return whether the model's outcome for this picture is known.
+
+        A classifier's outcome must be for the same true class, and include corruptions if they are needed.
+        """
         kept = known.get(self._keys[subject.model.name])
         if kept is None or subject.detects:
             return kept is not None
@@ -276,7 +286,7 @@ class Runner:
     def _outputs(
         self, subject: Subject, tensor: NDArray[np.float32], picture: Picture
     ) -> dict[str, NDArray[Any]] | None:
-        """Run a model on one tensor; return its outputs without batch dimension, or None if it fails."""
+        """Run a model on one tensor; return the outputs without batch dimension, or None if the run fails."""
         model = subject.model
         start = time.perf_counter_ns()
         try:
@@ -298,7 +308,7 @@ class Runner:
         subjects: Sequence[Subject],
         outcomes: dict[str, Any],
     ) -> None:
-        """Classify the corrupted versions; set bit i of each outcome's mask where version i is right."""
+        """Classify the corrupted versions of a picture, and store in the outcomes which ones are right."""
         views: dict[Any, list[Subject]] = {}
         for subject in subjects:
             if self._keys[subject.model.name] in outcomes:
@@ -326,7 +336,7 @@ def _true_class(subject: Subject, picture: Picture) -> int:
 
 
 def _key(model: ServedModel, side: int) -> str:
-    """Return a hash of what an outcome depends on besides the picture: model file, card, decoded size."""
+    """Return a hash of what an outcome depends on, apart from the picture: model file, card, decoded size."""
     card = model.card
     read = card.model_dump_json(include={"input", "outputs", "detection", "classes"})
     return hashlib.sha256(json.dumps([model.version, read, side]).encode()).hexdigest()[:16]
@@ -337,7 +347,7 @@ def _tensor_key(spec: InputSpec) -> str:
 
 
 def listing_changes(before: Dataset, after: Dataset) -> tuple[list[str], list[str]]:
-    """Return the keys of pictures that appeared and of those whose truth changed between two listings."""
+    """Compare two listings; return the keys of new pictures, and of pictures whose truth has changed."""
     known = {picture.key: picture for picture in before.pictures}
     appeared = [picture.key for picture in after.pictures if picture.key not in known]
     relabelled = [

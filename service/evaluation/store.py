@@ -1,4 +1,4 @@
-"""Table of evaluations: one document per data set, to which further models are added."""
+"""Table of evaluations: one document per data set. Further models are added to the document."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelSummary(Finite):
 
 
 class EvaluationSummary(Finite):
-    """What a list shows of an evaluation."""
+    """Entry of an evaluation in a list."""
 
     id: EvaluationId
     name: str
@@ -71,14 +71,18 @@ class EvaluationStore:
     """Store of evaluations, thread-safe. Methods raise StorageUnavailable if the database cannot be used."""
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect. `obstacle` returns the reason, for clients, why writes are refused, or None."""
+        """Create the store without connecting to the database.
+
+        `obstacle` returns the reason, for clients, why writes are refused; None if they are not.
+        """
         self._engine = engine
         self._obstacle = obstacle
 
     def save(self, evaluation: Evaluation) -> Evaluation:
-        """Store an evaluation and return it, or the merged one if the data set has a stored evaluation.
+        """Store an evaluation and return it.
 
-        Raises InvalidEvaluation if the two cannot be of one data set.
+        If the data set already has a stored evaluation, both are merged, and the result is stored and
+        returned. Raises InvalidEvaluation if the two cannot be of the same data set.
         """
         with writing(self._engine, self._obstacle) as connection:
             if self._insert(connection, evaluation):
@@ -102,7 +106,7 @@ class EvaluationStore:
         """Return an evaluation. Raises UnknownEvaluation."""
         query = select(evaluations.c.document).where(evaluations.c.id == identifier)
         packed = None
-        if _ID.fullmatch(identifier):  # PostgreSQL refuses a NUL
+        if _ID.fullmatch(identifier):  # other text is no id, and PostgreSQL refuses text with a NUL
             with reading(self._engine, evaluations) as connection:
                 packed = None if connection is None else connection.execute(query).scalar()
         if packed is None:
@@ -110,14 +114,17 @@ class EvaluationStore:
         return _unpack(packed)
 
     def _insert(self, connection: Connection, evaluation: Evaluation) -> bool:
-        """Insert a row unless its id is stored; return whether it was inserted. Waits for other writers."""
+        """Insert a row unless its id is already stored, and return whether it was inserted.
+
+        Waits for other writers.
+        """
         insert = dialect_insert(evaluations, connection.dialect.name)
         statement = insert.values(**_row(evaluation)).on_conflict_do_nothing()
         return connection.execute(statement.returning(evaluations.c.id)).scalar() is not None
 
 
 def summarise(evaluation: Evaluation) -> EvaluationSummary:
-    """Return what a list shows of an evaluation."""
+    """Return the entry of an evaluation in a list."""
     models = []
     for model in evaluation.models:
         figure = model.accuracy

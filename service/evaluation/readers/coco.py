@@ -16,17 +16,17 @@ from service.evaluation.readers.paths import MOST_PICTURES, AnnotatedFiles, File
 from service.text.display import shown, without_surrogates
 
 MOST_BYTES = 512 << 20
-"""Largest file that is read; that of COCO's 118 287 training pictures has 448 MiB."""
+"""Maximum size of a file. The file for COCO's 118 287 training pictures has 448 MiB."""
 _LISTS = ("images", "annotations", "categories")
 
 
 def read_coco(path: Path, images: Path | None = None) -> Dataset:
     """Return the pictures of a JSON file of instances, with their boxes.
 
-    A picture without an annotation shows no object. An annotation that cannot be used is listed and left out:
-    its picture counts without it. Boxes that reach over the edge of the picture are not clipped, because
-    pycocotools does not clip them. Paths begin in or below `images` (AnnotatedFiles). By default, `images` is
-    the folder of the file, or its parent if the folder is called `annotations`.
+    A picture without an annotation shows no object. An annotation that cannot be used becomes a problem of
+    the data set, and its picture counts without it. Boxes that extend beyond the edge of the picture are not
+    clipped, because pycocotools does not clip them. Paths begin in or below `images` (see AnnotatedFiles). By
+    default, `images` is the folder of the file, or this folder's parent if it is called `annotations`.
 
     Raises InvalidDataset for another format, and if no picture exists.
     """
@@ -74,7 +74,7 @@ def read_coco(path: Path, images: Path | None = None) -> Dataset:
 
 
 def _content(path: Path, where: str) -> dict[str, list[Any]]:
-    """Return the three lists of the file; outlines of objects are dropped as they are read."""
+    """Return the three lists of the file. Outlines of objects are dropped while it is parsed."""
     content = read_file(path, MOST_BYTES)
     try:
         value = json.loads(content, object_hook=_without_outline)
@@ -124,7 +124,7 @@ def _categories(given: list[Any], problems: list[Problem]) -> dict[int | str, st
 def _pictures(
     given: list[Any], files: AnnotatedFiles, listed: Counter[Any], problems: list[Problem]
 ) -> dict[int | str, tuple[File, tuple[int, int] | None]]:
-    """Return file and declared (width, height) of each picture that exists, by its id."""
+    """Return file and declared (width, height) of each picture that exists, by the picture's id."""
     pictures: dict[int | str, tuple[File, tuple[int, int] | None]] = {}
     keys: dict[str, int | str] = {}
     for number, image in enumerate(given):
@@ -157,7 +157,7 @@ def _boxes(
     images: list[Any],
     problems: list[Problem],
 ) -> dict[int | str, list[Box]]:
-    """Return the boxes of each picture by its id."""
+    """Return the boxes of each picture, by the picture's id."""
     reported = {image.get("id") for image in images if isinstance(image, Mapping) and _is_id(image.get("id"))}
     boxes: dict[int | str, list[Box]] = {}
     known: dict[int | str, set[Box]] = {}
@@ -191,7 +191,7 @@ def _boxes(
 def _box(
     annotation: Mapping[str, Any], names: Mapping[int | str, str], size: tuple[int, int] | None
 ) -> Box | str:
-    """Return the box of an annotation, or in words why it has none."""
+    """Return the box of an annotation, or a message why the annotation cannot be used."""
     category = annotation.get("category_id")
     if not _is_id(category):
         return "no category_id"
@@ -222,7 +222,7 @@ def _box(
 def box_problem(
     left: float, top: float, right: float, bottom: float, size: tuple[int, int] | None
 ) -> str | None:
-    """Return in words why a box cannot be an object, or None. `size`: of the picture, if it is known."""
+    """Return a message why a box cannot be an object, or None. `size`: of the picture, if known."""
     if not (right > left and bottom > top):
         return f"box of {right - left:g} x {bottom - top:g} pixels"
     width, height = size or (math.inf, math.inf)
@@ -232,14 +232,14 @@ def box_problem(
 
 
 def declared_size(width: object, height: object) -> tuple[int, int] | None:
-    """Return (width, height) where both are whole positive numbers."""
+    """Return (width, height) if both are whole positive numbers, else None."""
     if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
         return width, height
     return None
 
 
 def _is_id(value: object) -> TypeGuard[int | str]:
-    """Return whether a value is an id: a whole number or text, which some tools write."""
+    """Return whether a value is an id: a whole number, or text as some tools write it."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (
         isinstance(value, str) and value != ""
     )

@@ -25,7 +25,7 @@ from service.evaluation.readers.paths import (
 from service.text.display import shown, without_surrogates
 
 MOST_BYTES = 256 << 20
-"""Largest file that is read."""
+"""Maximum size of a file."""
 _DELIMITERS = (",", ";", "\t", "|", " ")
 _PATHS = (
     *("path", "filepath", "filename", "file", "image", "imagepath", "imagefile", "imagename", "img"),
@@ -35,14 +35,14 @@ _LABELS = (
     *("label", "labels", "class", "classname", "category", "categoryname", "target", "species", "breed"),
     *("classid", "labelid", "y"),
 )
-"""Headers of the columns, in the order in which they are taken."""
+"""Possible headers of the column of labels; if a file has several, the first one in this order counts."""
 _SAMPLE = 50
 _Row = tuple[int, list[str]]
-"""Number of a line, and its cells."""
+"""Number of the line in the file, and the cells of the row."""
 
 
 class _Dialect(csv.excel):
-    """Excel's dialect, with spaces allowed before a quote; text after the closing quote is an error."""
+    """Excel's dialect, but spaces are allowed before a quote, and text after a closing quote is an error."""
 
     skipinitialspace = True
     strict = True
@@ -50,7 +50,7 @@ class _Dialect(csv.excel):
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of path and label, the number of all columns, and whether there is a header."""
+    """Indices of the columns of paths and labels, number of all columns, and whether there is a header."""
 
     path: int
     label: int
@@ -61,10 +61,11 @@ class _Columns:
 def read_csv(path: Path, images: Path | None = None) -> Dataset:
     """Return the pictures that a CSV file names, with their labels.
 
-    Columns are separated by comma, semicolon, tab, vertical bar or space, whichever the first lines support;
-    cells may be quoted. Text is UTF-8 or UTF-16, with or without a byte order mark, or else Windows-1252. A
-    header names the columns; without one, the column of paths is that with the suffixes of pictures. Paths
-    begin in or below `images`, by default the folder of the file (AnnotatedFiles).
+    Columns are separated by comma, semicolon, tab, vertical bar or space, whichever fits the first lines
+    best. Cells may be quoted. Text is UTF-8 or UTF-16, with or without a byte order mark, else Windows-1252.
+    A header names the columns. If there is no header, the column of paths is the one whose cells have the
+    suffixes of pictures. Paths begin in or below `images`, by default the folder of the file (see
+    AnnotatedFiles).
 
     Raises InvalidDataset if no row names a picture that exists.
     """
@@ -126,7 +127,7 @@ def _labelled(
 def _pictures(
     labelled: Sequence[tuple[int, str, str]], files: AnnotatedFiles, problems: list[Problem]
 ) -> list[Picture]:
-    """Return the pictures that exist, each once, without those that have two labels."""
+    """Return each picture that exists once; leave out pictures that have two different labels."""
     pictures: dict[str, Picture] = {}
     lines: dict[str, int] = {}
     contradicted: set[str] = set()
@@ -173,10 +174,10 @@ def _text(path: Path, where: str) -> tuple[str, list[str]]:
 
 
 def _rows(text: str, where: str) -> tuple[list[_Row], str]:
-    """Return the rows that are not blank, cells stripped, and their delimiter."""
+    """Return the rows that are not blank, with stripped cells, and the delimiter."""
     first, _, rest = text.partition("\n")
     line = 0
-    if first.strip().lower()[:4] == "sep=":  # a line in which Excel states the delimiter
+    if first.strip().lower()[:4] == "sep=":  # Excel states the delimiter in such a line
         named = first.strip("\r\n")[4:5]
         delimiters = (named,) if named in _DELIMITERS else _DELIMITERS
         text, line = rest, 1
@@ -193,7 +194,7 @@ def _rows(text: str, where: str) -> tuple[list[_Row], str]:
                 rows.append((line + reader.line_num, stripped))
     except csv.Error as error:
         raise InvalidDataset(f"{where}: line {line + reader.line_num}: {error}") from None
-    width = max((_width(cells) for _, cells in rows), default=0)  # each row may end with delimiters
+    width = max((_width(cells) for _, cells in rows), default=0)  # all rows may end with surplus delimiters
     rows = [(number, cells[:width]) for number, cells in rows]
     if not rows or max(len(cells) for _, cells in rows[:_SAMPLE]) < 2:
         raise InvalidDataset(
@@ -204,15 +205,19 @@ def _rows(text: str, where: str) -> tuple[list[_Row], str]:
 
 
 def _width(cells: Sequence[str]) -> int:
-    """Return the number of cells up to the last that is not empty."""
+    """Return the number of cells up to the last one that is not empty."""
     return next((number for number in range(len(cells), 0, -1) if cells[number - 1]), 0)
 
 
 def _support(head: str, delimiter: str) -> tuple[int, int]:
-    """Return how many of the first rows name a picture, and how many have the most common number of cells."""
+    """Return how well `delimiter` fits the first rows.
+
+    This is the number of rows that name a picture, and the number of rows with the most frequent number of
+    cells.
+    """
     reader = csv.reader(io.StringIO(head), _Dialect, delimiter=delimiter)
     rows: list[list[str]] = []
-    with contextlib.suppress(csv.Error):  # the last line may be the middle of a cell
+    with contextlib.suppress(csv.Error):  # `head` may end in the middle of a cell
         rows.extend([cell.strip() for cell in cells] for cells in reader)
     several = [cells for cells in rows if len(cells) > 1]
     named = sum(any(map(has_picture_suffix, cells)) for cells in several)
@@ -220,7 +225,7 @@ def _support(head: str, delimiter: str) -> tuple[int, int]:
 
 
 def _columns(rows: Sequence[_Row], where: str) -> _Columns:
-    """Return which columns are path and label. Raises InvalidDataset."""
+    """Return which columns have the path and the label. Raises InvalidDataset."""
     first = rows[0][1]
     sample = [cells for _, cells in rows[:_SAMPLE]]
     names = ["".join(filter(str.isalnum, cell.lower())) for cell in first]

@@ -1,4 +1,4 @@
-"""Data set of a folder per class: the name of a folder is the class of all pictures below it."""
+"""Data set with a folder per class: the name of a folder is the class of all pictures below it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _YOLO = frozenset({"images", "labels"})
 
 
 def read_folders(path: Path) -> Dataset:
-    """Return the pictures in the folders of `path`, each of the class that its folder is named after.
+    """Return the pictures in the folders of `path`; the name of a folder is the class of its pictures.
 
-    Links are followed, each folder once. Raises InvalidDataset where no folder holds a picture.
+    Links are followed, but each folder is read only once. Raises InvalidDataset if no folder has a picture.
     """
     where = f"--data {shown(path.name)}"
     try:
@@ -72,7 +72,7 @@ def read_folders(path: Path) -> Dataset:
 
 
 def _refuse_other_layouts(where: str, classes: Sequence[str]) -> None:
-    """Raise InvalidDataset where the folders are not those of classes."""
+    """Raise InvalidDataset if the folders are those of another layout instead of classes."""
     names = {name.lower() for name in classes}
     if names and names <= _SPLITS:
         raise InvalidDataset(
@@ -107,8 +107,8 @@ def _notes(path: Path, classes: Sequence[str], others: Counter[str]) -> list[str
 class _Walk:
     """The files below a folder.
 
-    Hidden files are left out, and a folder is entered once, by whichever of its names comes first: links may
-    form a loop. `problems`: what cannot be listed.
+    Hidden files are left out. A folder that has several names because of links is entered only under the
+    first name, because links may form a loop. `problems`: folders and files that cannot be listed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,7 +118,7 @@ class _Walk:
         self._enter(folder, ".")
 
     def below(self, name: str) -> Iterator[File]:
-        """Yield the files below the folder `name` in the order of their names."""
+        """Yield the files below the folder `name`, ordered by name."""
         pending = [name]
         while pending:
             key = pending.pop()
@@ -141,7 +141,7 @@ class _Walk:
                     self._report(f"{key}/{entry.name}", file)
 
     def _enter(self, folder: Path, key: str) -> bool:
-        """Return whether the folder is entered for the first time."""
+        """Return whether the folder has not been entered before, and remember it."""
         status = folder.stat()
         first = self._entered.setdefault((status.st_dev, status.st_ino), key)
         if first != key:

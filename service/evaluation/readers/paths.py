@@ -1,4 +1,4 @@
-"""Files of pictures: what a folder holds, and what the paths in a file of annotations name."""
+"""Files of pictures: list them in a folder, and find them by the paths in a file of annotations."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from service.inference.decoding.decode import SUFFIXES
 from service.text.display import shown, without_surrogates
 
 MOST_PICTURES = 1_000_000
-"""Most pictures of a data set."""
+"""Maximum number of pictures in a data set."""
 LAYOUTS = (
     "(allowed: a folder of pictures per class, a CSV file of path and label, COCO's JSON file, or a folder "
     "with Pascal VOC's Annotations)"
 )
-"""The data sets that can be read, for messages."""
+"""The layouts of data sets that can be read, for messages."""
 _LEFT_BEHIND = frozenset(
     {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 )
-"""Names that operating systems and file servers leave in folders, in lower case."""
+"""Names, in lower case, of files and folders that operating systems and file servers add to folders."""
 _OTHER_PICTURES = frozenset(
     {".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".psd", ".svg"}
     | {".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
 )
-"""Suffixes of pictures that may not be decodable: they are listed, to be reported as unreadable."""
+"""Suffixes of pictures that the service may be unable to decode. The pictures are listed nevertheless, so
+that they are reported as unreadable."""
 _OUTSIDE = " of the data set (allowed: a path below it; --images DIR gives another folder)"
 _TRIED = 200
-"""Number of first paths that are tried to find the folder in which all paths begin."""
+"""Number of paths, from the start of the list, that are used to find the folder in which all paths begin."""
 _MOST_FOLDERS = 200
-"""Most folders that are tried as the one in which paths begin."""
+"""Maximum number of folders that are tried as the folder in which all paths begin."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file: its path below a folder with `/`, its size in bytes and time of its last change."""
+    """A regular file: its path relative to a folder (with `/`), its size in bytes, its modification time."""
 
     key: str
     path: Path
@@ -48,12 +49,12 @@ class File:
 
 
 def ignored(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left behind by an operating system."""
+    """Return whether a file or folder is hidden, or was added by an operating system or file server."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def has_picture_suffix(name: str) -> bool:
-    """Return whether the name of a file ends as the name of a picture does."""
+    """Return whether a file name has the suffix of a picture."""
     suffix = os.path.splitext(name)[1].lower()
     return suffix in SUFFIXES or suffix in _OTHER_PICTURES
 
@@ -70,7 +71,7 @@ def read_file(path: Path, largest: int) -> bytes:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without ignored ones. Raises OSError."""
+    """Return the names of the folders in a folder, sorted, except for ignored ones. Raises OSError."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not ignored(entry.name) and is_folder(entry))
 
@@ -79,12 +80,12 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that points to itself
+    except OSError:  # a link may point to itself
         return False
 
 
 def file_at(path: Path, key: str) -> File | str:
-    """Return the regular file at `path`, or in words why there is none."""
+    """Return the regular file at `path`, or a message why there is none."""
     try:
         status = path.stat()
     except OSError as error:
@@ -96,7 +97,7 @@ def file_at(path: Path, key: str) -> File | str:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """Names in a folder; `plain`: the names by their plain form, which ignores case and Unicode form."""
+    """Names in a folder. `plain`: the names by their plain form, in which case and Unicode form are equal."""
 
     names: frozenset[str]
     plain: dict[str, list[str]]
@@ -105,11 +106,12 @@ class _Listing:
 class AnnotatedFiles:
     """The files that annotations name, all of them below `base`.
 
-    Relative paths begin in `base`; or, if less than half of the paths `first` exist there, in the folder
-    below it that has the most of them. Paths may have backslashes, and differ from the names of the files in
-    case, in Unicode form, and by a missing suffix. The pictures may have been annotated on another machine,
-    so absolute paths are read without their beginning, which is the same for all. A path with `..` never
-    leads out of `base`; links in `base` are followed.
+    `first`: the paths in the annotations. Relative paths begin in `base`. But if less than half of them exist
+    there, they begin in the folder below `base` where the most of them exist. A path may have backslashes.
+    It may differ from the file's name in case and in Unicode form, and may lack the suffix.
+
+    The pictures may have been annotated on another machine. So absolute paths are read without the beginning
+    that all of them share. A path with `..` must not lead out of `base`; links in `base` are followed.
     """
 
     def __init__(self, base: Path, first: Sequence[str]) -> None:
@@ -122,7 +124,7 @@ class AnnotatedFiles:
         self.root = self._choose_root([parts for parts in relative if parts])
 
     def find(self, text: str) -> File | str:
-        """Return the file that a path of an annotation names, or in words why there is none."""
+        """Return the file that a path in an annotation names, or a message why there is none."""
         parts, absolute = _split(text)
         if parts is None:
             return f"leads out of the folder{_OUTSIDE}"
@@ -171,14 +173,14 @@ class AnnotatedFiles:
         return best if hits(best) > in_base else self._base
 
     def _folders(self) -> list[Path]:
-        """Return the folders below the base, two deep."""
+        """Return the folders in the base, and the folders in these."""
         folders: list[Path] = []
         for folder in (self._base, *(self._base / name for name in _folders(self._base))):
             folders += [folder / name for name in _folders(folder)]
         return folders[:_MOST_FOLDERS]
 
     def _absolute(self, text: str, parts: tuple[str, ...]) -> Path | str | None:
-        """Return the file that an absolute path names, or in words why it may not be read."""
+        """Return the file that an absolute path names, or a message why the file must not be read."""
         given = Path(text.strip())
         if not given.is_absolute() or not os.path.lexists(given):
             return self._of_another_machine(parts)
@@ -188,7 +190,10 @@ class AnnotatedFiles:
         return f"outside of the folder{_OUTSIDE}"
 
     def _of_another_machine(self, parts: tuple[str, ...]) -> Path | None:
-        """Return the file that an absolute path names without the beginning that all absolute paths share."""
+        """Return the file that an absolute path names after its shared beginning is removed; None if missing.
+
+        The first path that names a file in this way determines the shared beginning.
+        """
         if self._beginning is not None:
             beginning = len(self._beginning)
             return (
@@ -245,9 +250,10 @@ def _plain(name: str) -> str:
 
 
 def _split(text: str) -> tuple[tuple[str, ...] | None, bool]:
-    """Return the parts of a path, None where `..` leads out of its folder, and whether it is absolute.
+    """Return the parts of a path, and whether it is absolute.
 
-    The first part of an absolute path is its drive or server, or empty.
+    The parts are None if `..` leads out of the folder. The first part of an absolute path is its drive or
+    server, or empty.
     """
     text = text.strip().replace("\\", "/")
     drive = PureWindowsPath(text).drive.replace("\\", "/") if text[1:2] == ":" or text[:2] == "//" else ""

@@ -1,4 +1,4 @@
-"""Read a data set: detect which layout a path has, and call the reader of that layout."""
+"""Read a data set: detect the layout of a path, and call the reader for this layout."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _TABLES = (".csv", ".tsv", ".txt")
 def read_dataset(path: Path, images: Path | None = None) -> Dataset:
     """Return the data set at `path`: a folder per class, a CSV file, COCO's JSON file, or Pascal VOC.
 
-    `images`: the folder that the paths of annotations begin in and may not leave; None means the folder of
-    the data set. Nothing is decoded. Raises InvalidDataset if nothing can be evaluated. Other faults become
-    problems or notes of the data set.
+    `images`: the folder in which the paths of annotations begin, and which they must not leave; None: the
+    folder of the data set. No picture is decoded. Raises InvalidDataset if there is nothing to evaluate.
+    Other faults become problems or notes of the data set.
     """
     path = Path(path).absolute()
     if path.name in ("", ".."):
@@ -68,7 +68,7 @@ def _read_folder(path: Path, images: Path | None) -> Dataset:
 
 
 def _json_files(path: Path) -> list[Path]:
-    """Return COCO's files of annotations in a folder: in `annotations`, or beside the pictures."""
+    """Return the COCO files in a folder: those in its folder `annotations`, or those beside the pictures."""
     try:
         names = sorted(path.iterdir())
         inner = [

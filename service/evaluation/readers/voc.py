@@ -18,18 +18,18 @@ from service.evaluation.readers.paths import MOST_PICTURES, AnnotatedFiles, File
 from service.text.display import shown, without_surrogates
 
 MOST_BYTES = 4 << 20
-"""Largest XML file that is read."""
+"""Maximum size of an XML file."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _NotAnnotated(Exception):
-    """An XML file does not annotate a picture; the message says why."""
+    """An XML file is not the annotation of a picture; the message gives the reason."""
 
 
 def annotations_in(path: Path) -> Path | None:
     """Return the folder of a data set's XML files: `Annotations`, or `path` itself; None if neither has any.
 
-    Raises InvalidDataset for a folder that cannot be listed.
+    Raises InvalidDataset if a folder cannot be listed.
     """
     try:
         inner = [folder for folder in sorted(path.iterdir()) if folder.name.lower() == "annotations"]
@@ -49,13 +49,14 @@ def _xml_files(folder: Path) -> list[Path]:
 def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Dataset:
     """Return the pictures that the XML files in `annotations` name, with their boxes.
 
-    Pascal VOC counts pixels from 1 and includes the last: `xmin` 1 is the left edge of the picture. If a
-    box begins below 1, all coordinates of the data set are read as continuous, from 0. An object that cannot
-    be used is listed and left out. A file that names no existing picture belongs to the picture with the
-    file's own name. Paths begin in or below `images`, by default the data set's folder (AnnotatedFiles).
+    Pascal VOC counts pixels from 1, and a box includes its last pixel: `xmin` 1 is the left edge of the
+    picture. But if any box begins below 1, all coordinates of the data set are read as continuous, from 0. An
+    object that cannot be used becomes a problem of the data set and is left out. If a file names a picture
+    that does not exist, it belongs to the picture that has the file's own name. Paths begin in or below
+    `images`, by default the data set's folder (see AnnotatedFiles).
 
-    A document type is refused, because it can define entities that grow without bound or read other files.
-    Raises InvalidDataset if no picture exists.
+    A file with a document type is refused, because it could define entities that grow without bound or read
+    other files. Raises InvalidDataset if no picture exists.
     """
     where = f"--data {shown(path.name)}"
     problems: list[Problem] = []
@@ -111,7 +112,7 @@ def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Datas
 
 
 def _root(file: Path) -> Element:
-    """Return the `annotation` of an XML file. Raises _NotAnnotated and InvalidDataset."""
+    """Return the element `annotation` of an XML file. Raises _NotAnnotated and InvalidDataset."""
     builder = TreeBuilder()
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = _refuse_doctype
@@ -152,7 +153,7 @@ def _whole(element: Element, name: str) -> int | None:
 
 
 def _first_pixel(roots: Sequence[Element]) -> int:
-    """Return the coordinate of the first pixel: 1, or 0 where a box begins below 1."""
+    """Return the coordinate of the first pixel: 0 if any box begins below 1, else 1."""
     corners = (
         _number(box, name)
         for root in roots
@@ -170,7 +171,7 @@ def _boxes(
     names: set[str],
     problems: list[Problem],
 ) -> tuple[Box, ...]:
-    """Return the boxes of an annotation, each once, and add the names of their classes to `names`."""
+    """Return the distinct boxes of an annotation, and add the names of their classes to `names`."""
     boxes: dict[Box, None] = {}
     for number, element in enumerate(root.iterfind("object"), 1):
         name = without_surrogates(_text(element, "name"))
@@ -188,7 +189,7 @@ def _boxes(
 
 
 def _box(element: Element, name: str, first: int, size: tuple[int, int] | None) -> Box | str:
-    """Return the box of an object, or in words why it has none."""
+    """Return the box of an object, or a message why the object cannot be used."""
     if not name:
         return "no name"
     given = element.find("bndbox")
