@@ -1,4 +1,4 @@
-"""The command line `weighin`, one file per command, imported only when it runs."""
+"""The command line `weighin`. Each command has its own file, which is imported only when the command runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.logs import configure_logging
 
 
 class _Command(NamedTuple):
-    """A command: the module in this package, the name in it, and the text in the list of commands."""
+    """A command: its module in this package, its name in the module, and its text in the list of commands."""
 
     module: str
     name: str
@@ -109,7 +109,7 @@ def load_command(name: str) -> Any:
 
 
 class _LazyGroup(TyperGroup):
-    """Lists commands without importing them, and imports the command that runs."""
+    """A group that lists commands without importing them, and imports only the command that runs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] in COMMANDS:
@@ -129,11 +129,11 @@ for _name, _listed in COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command line; an expected error prints one line to standard error and exits with code 1."""
-    atexit.register(gc.freeze)  # or else Python looks for garbage in all modules when it ends
+    """Run the command line. An expected error prints one line to standard error; the exit code is then 1."""
+    atexit.register(gc.freeze)  # otherwise Python looks for garbage in all modules when it ends
     open_missing_output()
     escape_unencodable()
-    configure_logging("text", "warning")  # on standard error; `serve` configures it again from its settings
+    configure_logging("text", "warning")  # to standard error; `serve` configures it again from its settings
     try:
         app()
     except (WeighinError, FileNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""`weighin add FILE`: make a model of an ONNX file, and say where each fact about it comes from."""
+"""`weighin add FILE`: make a model from an ONNX file, and print the source of each fact about it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add_model(
         float, typer.Option(min=1, help="Maximum seconds to load the file and run it once")
     ] = Bounds.seconds,
     memory_limit: Annotated[
-        float, typer.Option(min=0.1, help="Maximum memory to load and run it, in GiB")
+        float, typer.Option(min=0.1, help="Maximum memory to load and run the file, in GiB")
     ] = Bounds.memory_bytes / (1 << 30),
     size: Annotated[
         str | None, typer.Option(help="224, or 240x320 (height x width)", rich_help_panel=_INPUT)
@@ -66,12 +66,15 @@ def add_model(
     mean: Annotated[
         str | None,
         typer.Option(
-            help="Per channel, of pixels from 0 to 1, e.g. 0.485,0.456,0.406; of pixels "
-            "from 0 to 255 with --range 0..255",
+            help="Mean per channel, e.g. 0.485,0.456,0.406; for pixels from 0 to 1, or from 0 to 255 with "
+            "--range 0..255",
             rich_help_panel=_INPUT,
         ),
     ] = None,
-    std: Annotated[str | None, typer.Option(help="As --mean", rich_help_panel=_INPUT)] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Standard deviation per channel, as --mean", rich_help_panel=_INPUT),
+    ] = None,
     colour_order: Annotated[str | None, typer.Option(help="rgb, bgr", rich_help_panel=_INPUT)] = None,
     layout: Annotated[str | None, typer.Option(help="nchw, nhwc", rich_help_panel=_INPUT)] = None,
     channels: Annotated[int | None, typer.Option(help="1, 3", rich_help_panel=_INPUT)] = None,
@@ -88,7 +91,7 @@ def add_model(
         typer.Option(help="nearest, box, bilinear, hamming, bicubic, lanczos", rich_help_panel=_INPUT),
     ] = None,
     pad_value: Annotated[
-        int | None, typer.Option(help="Of the borders, 0 to 255", rich_help_panel=_INPUT)
+        int | None, typer.Option(help="Value of added borders, 0 to 255", rich_help_panel=_INPUT)
     ] = None,
     polarity: Annotated[
         str | None, typer.Option(help="as-is, light-on-dark (grey images)", rich_help_panel=_INPUT)
@@ -101,10 +104,10 @@ def add_model(
     ] = None,
     activation: Annotated[
         str | None,
-        typer.Option(help="Applied by the network: none, softmax, sigmoid", rich_help_panel=_OUTPUT),
+        typer.Option(help="What the network applies: none, softmax, sigmoid", rich_help_panel=_OUTPUT),
     ] = None,
     class_offset: Annotated[
-        int | None, typer.Option(help="1 with a background class, else 0", rich_help_panel=_OUTPUT)
+        int | None, typer.Option(help="1 if output 0 is a background class, else 0", rich_help_panel=_OUTPUT)
     ] = None,
     multi_label: Annotated[
         bool | None,
@@ -120,7 +123,9 @@ def add_model(
     ] = None,
     score_activation: Annotated[
         str | None,
-        typer.Option(help="Still to apply to the scores: none, sigmoid, softmax", rich_help_panel=_DETECTOR),
+        typer.Option(
+            help="Activation to apply to the scores: none, sigmoid, softmax", rich_help_panel=_DETECTOR
+        ),
     ] = None,
     no_object: Annotated[
         bool | None,
@@ -130,13 +135,16 @@ def add_model(
     ] = None,
     suppression: Annotated[
         str | None,
-        typer.Option(help="Of overlapping boxes: by-class, over-classes, none", rich_help_panel=_DETECTOR),
+        typer.Option(
+            help="How to drop overlapping boxes: by-class, over-classes, none", rich_help_panel=_DETECTOR
+        ),
     ] = None,
     iou: Annotated[
-        float | None, typer.Option(help="Overlap that suppresses, 0 to 1", rich_help_panel=_DETECTOR)
+        float | None,
+        typer.Option(help="Overlap from which a box is dropped, 0 to 1", rich_help_panel=_DETECTOR),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option(help="Least score, 0 to 1", rich_help_panel=_DETECTOR)
+        float | None, typer.Option(help="Minimum score, 0 to 1", rich_help_panel=_DETECTOR)
     ] = None,
     architecture: Annotated[
         str | None, typer.Option(help="E.g. mobilenet-v3", rich_help_panel=_WORDS)
@@ -157,8 +165,9 @@ def add_model(
 ) -> None:
     """Add an ONNX file as a model: read its facts, run it once, write its folder.
 
-    A running service on the same data directory serves it within two seconds. Facts that no source states
-    are assumed and listed: set them with the option named there, with --preset, or with --images.
+    A running service on the same data directory serves the model within two seconds. Facts that no source
+    states are assumed. They are listed, with the option that sets each; --preset or --images can also set
+    them.
     """
     facts: dict[str, Any] = {
         "input.size": None if size is None else _size(size),
@@ -211,9 +220,10 @@ def add_model(
 
 
 def _destination(to: Path | None) -> tuple[Path, Collection[str]]:
-    """Return the folder to add to, and the names of models that would hide one added there.
+    """Return the folder to add to, and the names of models in folders that are searched earlier.
 
-    A folder of WEIGHIN_MODEL_DIRS that cannot be read hides no models.
+    An added model with one of these names would not be served. Folders of WEIGHIN_MODEL_DIRS that cannot be
+    read are ignored.
     """
     settings = settings_with()
     folder = settings.added_models if to is None else to
@@ -224,7 +234,7 @@ def _destination(to: Path | None) -> tuple[Path, Collection[str]]:
         before.append(searched)
     else:
         if folder.resolve() != settings.added_models.resolve():
-            return folder, ()  # the service does not search it
+            return folder, ()  # the service does not search this folder
     taken: set[str] = set()
     for searched in before:
         with contextlib.suppress(FileNotFoundError, UnreadableFolder):
@@ -233,7 +243,7 @@ def _destination(to: Path | None) -> tuple[Path, Collection[str]]:
 
 
 def as_object(added: Added) -> dict[str, Any]:
-    """Return what `--json` prints, the JSON object of `AddedModel`."""
+    """Return the object that `--json` prints (schema: `AddedModel`)."""
     return {
         "name": added.card.name,
         "folder": without_surrogates(str(added.folder)),
@@ -300,7 +310,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _pixels(range_: str | None, mean: str | None, std: str | None) -> dict[str, Any]:
-    """Return mean and std in pixel values 0 to 255, from the options."""
+    """Return mean and std of the options, converted to pixel values from 0 to 255."""
     if range_ is not None and range_ not in _RANGES:
         raise RefusedModel(f"--range '{range_}': unknown (allowed: {', '.join(_RANGES)})")
     if mean is None and std is None:

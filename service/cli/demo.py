@@ -22,14 +22,14 @@ def demo(
     url: Annotated[
         str | None,
         typer.Option(
-            help="URL of a running service [default: on the configured port; if none runs there, start one]"
+            help="URL of a running service [default: the one on the configured port, started if needed]"
         ),
     ] = None,
 ) -> None:
     """Run every model on four bundled photographs for at most half a minute, to see the dashboard with data.
 
-    The runs are recorded in the regime `demo`, apart from live requests. Without a running service, this
-    starts one, which serves until Ctrl+C.
+    The runs are recorded in the regime `demo`, apart from live requests. If no service is running, this
+    command starts one, which serves until Ctrl+C.
     """
     settings = settings_with()
     if url is None and settings.port == 0:
@@ -58,11 +58,11 @@ class _DemoClient(GalleryClient):
         return True
 
     def is_ready(self) -> bool:
-        """Return whether a service answers that has loaded its models."""
+        """Return whether a service answers and has loaded its models."""
         return self.answers() and self._json("GET", "/readyz")["status"] != "loading"
 
     def start(self) -> dict[str, Any]:
-        """Start the demo; waits while another one runs."""
+        """Start the demo; retry while another demo or a benchmark runs."""
         return self._json("POST", "/demo")
 
     def demo(self) -> dict[str, Any]:
@@ -83,7 +83,10 @@ def _run(client: _DemoClient, address: str) -> None:
 
 
 def _serve(settings: Settings, address: str, key: str | None) -> None:
-    """Serve until a signal, and run the demo once the models are loaded. Exits with 1 if it failed."""
+    """Serve until a signal, and run the demo once the models are loaded.
+
+    Exits with code 1 if the demo failed.
+    """
     from service.logs import configure_logging  # imported here, because the web framework takes half a second
     from service.server import serve
 
@@ -100,7 +103,7 @@ def _serve(settings: Settings, address: str, key: str | None) -> None:
             say(f"weighin: {error}", error=True)
 
     configure_logging(settings.log_format, settings.log_level)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request of `run`
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # otherwise httpx logs every request of `run`
     threading.Thread(target=run, name="demo", daemon=True).start()
     serve(settings)
     if failures:
@@ -108,6 +111,6 @@ def _serve(settings: Settings, address: str, key: str | None) -> None:
 
 
 def _host(settings: Settings) -> str:
-    """Return the address at which the service on this machine can be reached, in a URL."""
+    """Return the host part of a URL by which the service can be reached from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     return f"[{host}]" if ":" in host else host

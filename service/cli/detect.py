@@ -95,7 +95,10 @@ def detect_objects(
 
 
 def _targets(draw: Path, photos: list[Path]) -> list[Path]:
-    """Return the file to draw each photo into, never one of the photos. Raises InvalidParameter."""
+    """Return for each photo the file to draw into, which must not be one of the photos.
+
+    Raises InvalidParameter.
+    """
     if draw.suffix and not draw.is_dir():
         if draw.suffix.lower() not in _SUFFIXES:
             raise InvalidParameter(
@@ -126,7 +129,7 @@ def _targets(draw: Path, photos: list[Path]) -> list[Path]:
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of a file, equal under all its names; None if it cannot be found."""
+    """Return device and inode of a file, which are equal for all its names; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -137,7 +140,7 @@ def _file(path: Path) -> tuple[int, int] | None:
 def _as_object(
     photo: Path, plan: DetectPlan, image: DecodedImage, objects: tuple[Found, ...], durations: Durations
 ) -> dict[str, Any]:
-    """Return what `--json` prints of a photo, the JSON object of `DetectedPhoto`."""
+    """Return the object that `--json` prints for a photo (schema: `DetectedPhoto`)."""
     return {
         "photo": without_surrogates(str(photo)),
         "model": plan.model.name,
@@ -173,7 +176,7 @@ def _draw(data: bytes, objects: tuple[Found, ...], max_pixels: int) -> Image.Ima
     line = max(2, round(max(image.size) / 300))
     text_height = max(10, line * 5)
     font = ImageFont.load_default(text_height)
-    for found in reversed(objects):  # the best are drawn last, over the others
+    for found in reversed(objects):  # the best object is drawn last, on top of the others
         colour = _colour(found.class_id)
         left, top, right, bottom = found.box
         canvas.rectangle((left, top, right, bottom), outline=colour, width=line)
@@ -188,5 +191,5 @@ def _draw(data: bytes, objects: tuple[Found, ...], max_pixels: int) -> Image.Ima
 
 
 def _colour(class_id: int) -> str:
-    """Return a light colour of the class: hues a golden angle apart."""
+    """Return a light colour for the class. The hues of successive classes differ by the golden angle."""
     return f"hsl({class_id * 137.508 % 360:.0f}, 90%, 65%)"

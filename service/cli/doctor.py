@@ -31,7 +31,7 @@ def doctor(
     ] = 1,
     spinning: Annotated[
         bool,
-        typer.Option("--spinning", help="Threads spin in that deployment, which is ONNX Runtime's default"),
+        typer.Option("--spinning", help="Idle threads spin in the deployment (ONNX Runtime's default)"),
     ] = False,
     json_file: JsonFile = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`weighin gate`: pass or fail a new network, compared with the old one, by limits."""
+"""`weighin gate`: compare a new network with the old one; pass it if it keeps the limits, else fail it."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _MOST_S = 86_400
 
 def gate(
     base: Annotated[
-        str, typer.Option(help="The network before: a name in the zoo, a folder with a card, or an ONNX file")
+        str, typer.Option(help="The old network: a name in the zoo, a folder with a card, or an ONNX file")
     ],
-    new: Annotated[str, typer.Option(help="The network that is to replace it, of the same task and classes")],
+    new: Annotated[str, typer.Option(help="The network that is to replace --base; same task and classes")],
     data: Annotated[
         Path | None,
         typer.Option(help="Labelled pictures, as for `weighin evaluate` [default: accuracy is not compared]"),
@@ -61,10 +61,10 @@ def gate(
         str, typer.Option(metavar="POINTS", help="Largest loss of accuracy that passes, such as 0.5pt")
     ] = "0.5pt",
     time_limit: Annotated[
-        str, typer.Option(metavar="TIME", help="Longest time to decide in, such as 90s, 5min, 1h")
+        str, typer.Option(metavar="TIME", help="Longest time for a decision, such as 90s, 5min, 1h")
     ] = "5min",
     mapping: Annotated[
-        Path | None, typer.Option(help="File with lines CLASS = LABEL, for classes whose names are no labels")
+        Path | None, typer.Option(help="File with lines CLASS = LABEL for classes whose names are not labels")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder in which the paths of a CSV, COCO or VOC file begin")
@@ -74,10 +74,10 @@ def gate(
 ) -> None:
     """Pass or fail a new network, compared with the old one: latency and accuracy within limits, for CI.
 
-    Exit code 0: both limits are kept; or nothing was compared, because there is no base yet or nothing
-    differs (the output has the reason). 1: a limit is broken. 2: undecided (the output has the reason, and
-    how a decision could be reached); also for bad input and interruptions. Appends a table to the file in
-    GITHUB_STEP_SUMMARY, where that is set.
+    Exit code 0: both limits are kept; or nothing was compared, because there is no base yet or the networks
+    do not differ. Exit code 1: a limit is broken. Exit code 2: undecided, bad input, or interrupted. The
+    output gives the reason; if undecided, also how to reach a decision. If GITHUB_STEP_SUMMARY is set, a
+    table is appended to the file that it names.
     """
     outputs = _Outputs(junit, json_file, step_summary())
     with unbreakable_output() as standard_output:
@@ -103,16 +103,17 @@ def _gate(
     outputs: _Outputs,
     standard_output: UnbreakableStream,
 ) -> int:
-    """Run the gate, report it, and return the exit code; whatever goes wrong is no pass and no broken limit.
+    """Run the gate, report the result, and return the exit code.
 
-    `limits`: returns the limits and the time limit in seconds, or raises InvalidParameter.
+    After an unexpected error, the exit code is never that of a pass or of a broken limit. `limits`: returns
+    the limits and the time limit in seconds, or raises InvalidParameter.
     """
     code: int = CANNOT_SAY
     try:
         result = _result(inputs, limits, outputs)
-        code = result.exit_code or CANNOT_SAY  # a pass counts once it is reported
+        code = result.exit_code or CANNOT_SAY  # a pass counts only after it is reported
         code = outputs.report(result, standard_output)
-    except typer.Exit as error:  # of wrong settings
+    except typer.Exit as error:  # the settings are invalid
         code = error.exit_code
     except KeyboardInterrupt:
         say("interrupted", error=True)
@@ -122,7 +123,7 @@ def _gate(
 
 
 def _result(inputs: Inputs, limits: Callable[[], tuple[Limits, float]], outputs: _Outputs) -> GateResult:
-    """Run the gate; return its result, or one that says why it could not begin or go on."""
+    """Run the gate and return its result; if it cannot run, return a result that says why."""
     settings = settings_with()
 
     @functools.cache
@@ -146,7 +147,7 @@ def _result(inputs: Inputs, limits: Callable[[], tuple[Limits, float]], outputs:
         return not_begun(error.detail)
     except KeyboardInterrupt:
         return not_begun("interrupted")
-    except Exception as error:  # whatever went wrong
+    except Exception as error:  # also unexpected errors become a result
         traceback.print_exc()
         return not_begun(f"unexpected {type(error).__name__}")
 
@@ -163,9 +164,9 @@ class _Outputs:
         self._to_error = any(path == STANDARD_OUTPUT for _, path in files)
 
     def check(self, inputs: Inputs, registry: Callable[[], Registry]) -> None:
-        """Raise InvalidParameter unless every output can be written, each to a file of its own.
+        """Raise InvalidParameter unless every output can be written, and each has a file of its own.
 
-        If some cannot be written, the others still get the report of that error.
+        If some outputs cannot be written, `report` still writes the error to the others.
         """
         problems: list[InvalidParameter] = []
         for option, path in self._given:
@@ -185,7 +186,7 @@ class _Outputs:
     def _check(self, option: str, path: Path) -> None:
         if option == _SUMMARY and path.is_file():
             try:
-                # it is not replaced, so its folder need not be writable
+                # the file is appended to, not replaced, so its folder need not be writable
                 os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
             except OSError as error:
                 raise InvalidParameter(f"{option} {path}: cannot be written: {error_words(error)}") from None
@@ -200,8 +201,8 @@ class _Outputs:
     def report(self, result: GateResult, standard_output: UnbreakableStream) -> int:
         """Write and print the result, and return the exit code.
 
-        A pass that cannot be written to every output becomes undecided, and the outputs already written are
-        rewritten to say so.
+        A pass that cannot be written to every output becomes undecided. The outputs that were already written
+        are then written again with this outcome.
         """
         _print(result, to_error=self._to_error)
         for number, output in enumerate(self._usable):
@@ -219,7 +220,7 @@ class _Outputs:
         return result.exit_code
 
     def _rewrite(self, count: int, result: GateResult) -> None:
-        """Write the first outputs again, except standard output."""
+        """Write the first `count` outputs again, except standard output."""
         for option, path in self._usable[:count]:
             if path != STANDARD_OUTPUT:
                 _written(option, path, result)
@@ -236,7 +237,7 @@ def _run(
         console=console,
         transient=True,
         disable=not console.is_terminal,
-        refresh_per_second=2,  # low, because a refresh uses a core that is being measured
+        refresh_per_second=2,  # low, because a refresh takes time of a core that is being measured
     )
     with display:
         task = display.add_task("", total=1.0)
@@ -251,19 +252,19 @@ def _run(
 
 
 def _print(result: GateResult, *, to_error: bool) -> None:
-    """Print what is assumed, and each check."""
+    """Print the notes on both models, the notes of the result, and each check."""
     for role, model in (("base", result.base), ("new", result.new)):
         for note in () if model is None else model.notes:
             say(f"{role}: {note}", error=True)
     for note in result.notes:
         say(note, error=True)
-    if result.limits is not None and not nothing_asked(result):  # else the outcome says all
+    if result.limits is not None and not nothing_asked(result):  # otherwise the outcome alone suffices
         for check in result.checks:
             say(f"{check.name}: {check.status}: {check.sentence}", error=to_error)
 
 
 def _written(option: str, path: Path, result: GateResult) -> bool:
-    """Write an output; return whether that worked, or say why it did not."""
+    """Write an output and return True. If it cannot be written, print why and return False."""
     try:
         if option == _JSON:
             write_json(path, result)
@@ -290,7 +291,7 @@ def _same_file(path: Path, other: Path) -> bool:
 
 
 def _number(text: str, option: str, unit: str, example: str, most: float) -> float:
-    """Return the number before the unit of a limit. Raises InvalidParameter."""
+    """Parse a limit such as "3%" and return its number. Raises InvalidParameter."""
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?{re.escape(unit)}", text.strip(), re.ASCII)
     if match is None or not float(match[1]) <= most:
         raise InvalidParameter(
@@ -300,7 +301,7 @@ def _number(text: str, option: str, unit: str, example: str, most: float) -> flo
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds of `--time-limit`. Raises InvalidParameter."""
+    """Return the time of `--time-limit` in seconds. Raises InvalidParameter."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", text.strip(), re.ASCII)
     seconds = 0.0 if match is None else float(match[1]) * _UNITS_S[match[2]]
     if not 0 < seconds <= _MOST_S:

@@ -26,7 +26,7 @@ def list_models(json_file: JsonFile = None) -> None:
     )
     registry.load()
     if json_file is not None:
-        from service.api.models import models_out  # imported here, because it takes half a second
+        from service.api.models import models_out  # imported here, because the import takes half a second
 
         write_json(json_file, models_out(registry))
     if json_file != STANDARD_OUTPUT:

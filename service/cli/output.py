@@ -28,14 +28,14 @@ from service.text.display import shown
 _PIPED_WIDTH = 160
 
 STANDARD_OUTPUT = Path("-")
-"""The FILE of `--json FILE` that stands for standard output, which then gets no table."""
+"""Value of FILE in `--json FILE` that means standard output. No table is printed then."""
 
 JsonFile = Annotated[
     Path | None,
     typer.Option(
         "--json",
         metavar="FILE",
-        help="Also write the result to this file as JSON; '-': to standard output, instead of the table",
+        help="Also write the result to this file as JSON; '-': to standard output, and print no table",
     ),
 ]
 
@@ -44,21 +44,21 @@ class LiteralConsole(Console):
     """Console that prints text literally: no markup, no emoji codes, control characters escaped."""
 
     def __init__(self, **options: Any) -> None:
-        """`options`: keyword arguments of rich's Console."""
+        """Open the console with `options`, the keyword arguments of rich's Console."""
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Convert a string to rich's Text, escaped; rich calls this for every string in tables and lines."""
+        """Escape a string and convert it to rich's Text. Rich calls this for every string that it prints."""
         return super().render_str(shown(text, keep="\n"), **options)
 
 
 def console(**options: Any) -> Console:
-    """Return a console on standard output, as wide as the terminal; in a pipe, 160 columns."""
+    """Return a console on standard output. It is as wide as the terminal; in a pipe, 160 columns wide."""
     return LiteralConsole(width=None if sys.stdout.isatty() else _PIPED_WIDTH, **options)
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table at its full width: lines may wrap, but no cell is cut off."""
+    """Print a table at its full width. The terminal may wrap its lines, but no cell is cut off."""
     table_width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console_width, console.width = console.width, max(table_width, console.width)
     try:
@@ -74,12 +74,12 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 def say(line: str, *, error: bool = False) -> None:
-    """Print a line to standard output or standard error, control characters escaped."""
+    """Print a line to standard output or standard error, with control characters escaped."""
     print(shown(line), file=sys.stderr if error else sys.stdout)
 
 
 def check_target(path: Path, option: str, inputs: Collection[Path] = ()) -> None:
-    """Raise InvalidParameter if the file of `option` cannot be written; call it before long work.
+    """Raise InvalidParameter if the file of `option` cannot be written. Call this before long work.
 
     `inputs`: files that the command reads, which must not be overwritten.
     """
@@ -98,7 +98,7 @@ def check_target(path: Path, option: str, inputs: Collection[Path] = ()) -> None
         if not target.parent.is_dir():
             raise InvalidParameter(f"{option} {path}: folder not found")
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"):
-            pass  # it can be written
+            pass  # the file can be written
     except OSError as error:
         raise InvalidParameter(f"{option} {path}: cannot be written: {error_words(error)}") from None
 
@@ -111,9 +111,10 @@ def write_json(path: Path, content: BaseModel | str) -> None:
 
 
 def write_document(path: Path, text: str, option: str) -> None:
-    """Write a document in UTF-8 to the file of `option`, whole or not at all, or to standard output.
+    """Write a document in UTF-8 to the file of `option`, or to standard output.
 
-    Raises InvalidParameter if it cannot be written: the disk is full, or the reader of the pipe is gone.
+    A file is written completely or not at all. Raises InvalidParameter if writing fails, for example because
+    the disk is full or the reader of a pipe has ended.
     """
     if path == STANDARD_OUTPUT:
         print_document(text)
@@ -135,15 +136,15 @@ def print_document(text: str) -> None:
         sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
     except OSError as error:
-        with contextlib.suppress(OSError):  # else Python fails once more when it flushes the rest at exit
+        with contextlib.suppress(OSError):  # otherwise Python fails again when it flushes the rest at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise InvalidParameter(f"standard output: cannot be written: {error_words(error)}") from None
 
 
 class UnbreakableStream(io.RawIOBase):
-    """Raw stream that writes to another one, and drops what that cannot take, e.g. on a full disk.
+    """Raw stream that writes to another stream, and drops what cannot be written, e.g. if the disk is full.
 
-    `error`: why the first write failed, None if everything was written.
+    `error`: error of the first write that failed; None if everything was written.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -155,21 +156,21 @@ class UnbreakableStream(io.RawIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Return whether it ends in a terminal."""
+        """Return whether the other stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Return the descriptor of the stream. Raises OSError if it has none."""
+        """Return the file descriptor of the other stream. Raises OSError if it has none."""
         return self._stream.fileno()
 
     def write(self, data: Any) -> int:
-        """Write bytes, or drop them; return how many."""
+        """Write bytes, or drop them; return the number of bytes written or dropped."""
         try:
             buffer = self._stream.buffer  # type: ignore[attr-defined]
             written = getattr(buffer, "raw", buffer).write(data)  # a buffer would keep the rest until exit
             if written is None:
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        except ValueError:  # it is closed
+        except ValueError:  # the other stream is closed
             self.error = self.error or OSError(errno.EBADF, os.strerror(errno.EBADF))
         except OSError as error:
             self.error = self.error or error
@@ -182,7 +183,7 @@ class UnbreakableStream(io.RawIOBase):
 def unbreakable_output() -> Iterator[UnbreakableStream]:
     """Context in which writing to standard output and standard error never fails.
 
-    Yields the stream of standard output, which knows whether everything was written.
+    Yields the stream of standard output, whose `error` tells whether everything was written.
     """
     kept = sys.stdout, sys.stderr
     for stream in kept:
@@ -205,7 +206,7 @@ def unbreakable_output() -> Iterator[UnbreakableStream]:
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether `path` is a device or a pipe, which is written to and never replaced."""
+    """Return whether `path` is a device or a pipe. Such a path is written to, never replaced by a file."""
     return path.exists() and not path.is_file()
 
 
@@ -217,10 +218,10 @@ def _same_file(path: Path, other: Path) -> bool:
 
 
 def open_missing_output() -> None:
-    """Open the null device as standard output or error, if it was closed when the process started.
+    """Open the null device as standard output or error, if the stream was closed when the process started.
 
-    Else the next file that is opened would get its descriptor, and the output of child processes would go to
-    that file.
+    Otherwise the next file that is opened would get the stream's descriptor, and child processes would write
+    their output into this file.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -228,7 +229,7 @@ def open_missing_output() -> None:
 
 
 def escape_unencodable() -> None:
-    """Write characters that standard output cannot encode as escapes, instead of failing."""
+    """Make standard output and error write escapes for characters that they cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -242,9 +243,9 @@ def millions(count: int) -> str:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """Yield an event that SIGINT and SIGTERM set, and the list of received signals.
+    """Yield an event that is set by SIGINT or SIGTERM, and the list of received signals.
 
-    A second signal ends the process.
+    If the same signal is received again, it ends the process.
     """
     stop = threading.Event()
     received: list[int] = []

@@ -1,4 +1,4 @@
-"""`weighin quantize MODEL --calibrate DIR`: make a model int8, judge it, say whether int8 pays."""
+"""`weighin quantize MODEL --calibrate DIR`: make an int8 variant of a model, and judge whether it pays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def quantize(
     judge: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of other pictures; with a folder for each class, accuracy is measured "
+            help="Folder of other pictures; if it has a folder for each class, accuracy is measured, too "
             "[default: every fourth picture of --calibrate]"
         ),
     ] = None,
@@ -44,8 +44,8 @@ def quantize(
 ) -> None:
     """Make a static int8 variant of a model, keep both, and say whether int8 pays on this machine.
 
-    Layers whose quantization changes predictions stay in float. Takes a minute or two on one core; a running
-    service on the same data directory serves the new model within two seconds.
+    Layers whose quantization changes predictions stay in float. The command takes a minute or two on one
+    core. A running service on the same data directory serves the new model within two seconds.
     """
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
@@ -81,7 +81,7 @@ def quantize(
 
 
 def _as_object(made: Quantized, gain: Int8Gain, sentence: str) -> dict[str, Any]:
-    """Return what `--json` prints, the JSON object of `QuantizedModel`."""
+    """Return the object that `--json` prints (schema: `QuantizedModel`)."""
     judgement, timing = made.judgement, gain.timing
     pair = judgement.paired
     return {

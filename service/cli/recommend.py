@@ -1,4 +1,4 @@
-"""`weighin recommend`: recommend a model for a budget, from benchmarks of this or another kind of machine."""
+"""`weighin recommend`: recommend a model for a budget, by benchmarks of this machine or of another kind."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def recommend(
         typer.Option(help="Minimum top-1 accuracy (detectors: average precision), 0 to 1"),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Label set [default: that of the task's default model, or of --data]")
+        str | None, typer.Option(help="Label set [default: of --data, else of the default model]")
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="Task: image-classification or object-detection [default: the first, or that of --data]"
+            help="image-classification or object-detection [default: task of --data, else classification]"
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Id of an evaluation by `weighin evaluate`: rank by the accuracy on its pictures"),
+        typer.Option(help="Id of an evaluation (`weighin evaluate`); rank by the accuracy on its pictures"),
     ] = None,
     bundles: Annotated[
         list[Path] | None,
@@ -66,22 +66,20 @@ def recommend(
     ] = None,
     machine: Annotated[
         str | None,
-        typer.Option(
-            help="Kind of machine to recommend for, as the answer names it [default: this machine's]"
-        ),
+        typer.Option(help="Kind of machine to recommend for, as the output names it [default: this machine]"),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Recommend a model for a budget, from benchmarks of this machine or from bundle files.
 
-    Exit code 2 if no model fits or nothing was measured.
+    The exit code is 2 if no model fits, or if nothing was measured.
     """
     if json_file is not None:
         check_target(json_file, "--json", bundles or ())
     max_bytes = None if max_mb is None else _bytes(max_mb)
     settings = settings_with()
     with contextlib.ExitStack() as stack:
-        if data is not None or not bundles:  # bundles alone need no database
+        if data is not None or not bundles:  # if only bundles are given, no database is needed
             engine = open_database(settings.database_url, settings.data_dir)
             stack.callback(engine.dispose)
         evaluation = None if data is None else stored_evaluation(EvaluationStore(engine), data)
@@ -104,7 +102,7 @@ def recommend(
             here = this_machine()
             advice = advise_here(constraints, registry, stored, unreadable, here, evaluation, machine)
     if json_file is not None:
-        from service.api.recommend import answer  # imported here, because it takes half a second
+        from service.api.recommend import answer  # imported here, because the import takes half a second
 
         write_json(json_file, answer(advice, data))
     if json_file != STANDARD_OUTPUT:
@@ -124,7 +122,7 @@ def _task(text: str | None) -> Task | None:
 
 
 def _bytes(megabytes: float) -> int:
-    """Convert megabytes to bytes; invalid numbers become 0, which Constraints refuses."""
+    """Convert megabytes to bytes. Invalid numbers become 0, which `Constraints` refuses."""
     try:
         return int(megabytes * 1e6)
     except (OverflowError, ValueError):  # inf and nan
@@ -190,9 +188,9 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
 
 
 def _ranked(fit: Fit) -> list[str]:
-    """Return the cell of the column "ranked by", or no cell if models are ranked by the column "accuracy".
+    """Return the cell of the column "ranked by", as a list.
 
-    Either all fits have the cell, or none has it.
+    The list is empty if models are ranked by the column "accuracy"; this is the same for all fits.
     """
     if fit.accuracy is None or fit.accuracy.ranked is None:
         return []
@@ -200,7 +198,10 @@ def _ranked(fit: Fit) -> list[str]:
 
 
 def _accuracy(accuracy: AccuracyEstimate | None) -> str:
-    """Format an accuracy; add the interval if it is on the user's pictures, because they may be few."""
+    """Format an accuracy.
+
+    If it was measured on the user's pictures, add the interval, because there may be few pictures.
+    """
     if accuracy is None:
         return "?"
     if accuracy.kind != "evaluated":
@@ -209,5 +210,5 @@ def _accuracy(accuracy: AccuracyEstimate | None) -> str:
 
 
 def _percent(confidence: float) -> str:
-    """Format a confidence; never rounds up to 100 %."""
+    """Format a confidence in percent, but never round it up to 100 %."""
     return "> 99.99%" if confidence > 0.9999 else f"{confidence:.2%}"

@@ -1,4 +1,4 @@
-"""`weighin report`: write a benchmark, with an evaluation if there is one, as a file to pass on."""
+"""`weighin report`: write a benchmark, with an evaluation if one is given, to a file for other people."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_IDS = 5
 """Maximum number of ids in a message."""
 
 Target = tuple[str, Path, Callable[[Report], str]]
-"""Option, file, and the function that writes the report in that format."""
+"""Option of a format, file, and the function that converts the report to this format."""
 
 
 def report(
@@ -80,7 +80,7 @@ def report(
 def _targets(
     html: Path | None, markdown: Path | None, csv: Path | None, json: Path | None, inputs: Sequence[Path]
 ) -> list[Target]:
-    """Return the formats that are asked for. Raises InvalidParameter unless they can be written.
+    """Return the requested formats. Raises InvalidParameter unless all of them can be written.
 
     `inputs`: files that the command may read, which must not be overwritten.
     """
@@ -102,9 +102,10 @@ def _targets(
 
 
 def _bundle(engine: Engine, bench: str | None) -> tuple[str, bytes]:
-    """Return name and content of a bundle: that of a file, that with an id, or the newest one.
+    """Return name and content of a bundle.
 
-    Raises InvalidBundle for a file that cannot be read, and UnknownBenchmark.
+    `bench`: a file or the id of a stored bundle; None: the newest stored bundle. Raises InvalidBundle if the
+    file cannot be read, and UnknownBenchmark.
     """
     if bench is not None and _names_file(bench):
         try:
@@ -128,7 +129,7 @@ def _bundle(engine: Engine, bench: str | None) -> tuple[str, bytes]:
 
 
 def _evaluation(engine: Engine, data: str | None) -> Evaluation | None:
-    """Return an evaluation by its id or from its file. Raises UnknownEvaluation and InvalidEvaluation."""
+    """Return the evaluation with an id, or in a file. Raises UnknownEvaluation and InvalidEvaluation."""
     if data is None:
         return None
     if _names_file(data):
@@ -137,6 +138,6 @@ def _evaluation(engine: Engine, data: str | None) -> Evaluation | None:
 
 
 def _names_file(text: str) -> bool:
-    """Return whether an option's text means a file: the file exists, or the text looks like a path."""
+    """Return whether an option's value means a file: the file exists, or the value looks like a path."""
     path = Path(text)
     return path.exists() or len(path.parts) > 1 or path.suffix == ".json"

@@ -1,7 +1,8 @@
-"""Schemas of the output of `--json` that no route returns; docs/json.md lists all commands.
+"""Schemas of documents that commands write with `--json` and that no route returns.
 
-Print the JSON Schema, docs/commands.schema.json, with `python -m service.cli.schemas`. Import this module
-only when it is needed, because it imports the schemas of the routes, which takes half a second.
+docs/json.md lists all commands. `python -m service.cli.schemas` prints the JSON Schema, which is
+docs/commands.schema.json. Import this module only when it is needed, because it imports the schemas of the
+routes, which takes half a second.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from service.inference.compare import Comparison
 from service.text.display import without_surrogates
 
 Number = float
-"""Alias of `float`, for classes with a field of that name."""
+"""Alias of `float` for classes that have a field named `float`."""
 
 
 class PhotoFailure(BaseModel):
@@ -90,11 +91,11 @@ class OperatorOut(BaseModel):
     name: str
     op: str = Field(examples=["Conv"])
     arithmetic: Arithmetic
-    typical_ms: float = Field(description="Interquartile mean")
-    share: float = Field(description="Of the sum over all operators, 0 to 1")
-    macs: int = Field(description="Multiply-accumulate operations; 0 if it has none")
-    gmacs_per_s: float | None = Field(description="null without multiply-accumulates")
-    of_ceiling: float | None = Field(description="`gmacs_per_s` as a share of the ceiling of its arithmetic")
+    typical_ms: float = Field(description="Interquartile mean of its time")
+    share: float = Field(description="Share of the time of all operators, 0 to 1")
+    macs: int = Field(description="Number of multiply-accumulate operations; 0 if it has none")
+    gmacs_per_s: float | None = Field(description="null if it has no multiply-accumulate operations")
+    of_ceiling: float | None = Field(description="`gmacs_per_s` divided by the ceiling of its arithmetic")
 
 
 class Diagnosis(BaseModel):
@@ -104,7 +105,7 @@ class Diagnosis(BaseModel):
     findings: list[FindingOut]
     operators: list[OperatorOut] = Field(description="The costliest first, at most 10")
     operators_in_all: int
-    total_ms: float = Field(description="Of all operators, on one thread")
+    total_ms: float = Field(description="Time of all operators on one thread")
 
     @classmethod
     def of(cls, report: Report) -> Diagnosis:
@@ -142,9 +143,9 @@ class Diagnoses(BaseModel):
 
     machine: Machine
     threads: int = Field(description="Threads per image in the deployment that was diagnosed")
-    spinning: bool = Field(description="Whether idle threads spin there")
+    spinning: bool = Field(description="Whether idle threads spin in the deployment that was diagnosed")
     ceiling_gmacs_per_s: dict[Arithmetic, float] = Field(
-        description="GMAC/s of one core on large 1x1 convolutions"
+        description="GMAC/s of one core on large 1x1 convolutions, for each arithmetic"
     )
     diagnoses: list[Diagnosis]
     failed: list[ModelFailure]
@@ -175,13 +176,13 @@ class ChangeOut(BaseModel):
     entry: str
     then_p50_ms: float
     now_p50_ms: float
-    ratio: float = Field(description="New time divided by old time: above 1 is slower")
+    ratio: float = Field(description="New time divided by old time; above 1 means slower")
     low: float = Field(description="95 % interval of `ratio`")
     high: float
-    adjusted_p: float = Field(description="After Holm's correction over the entries")
+    adjusted_p: float = Field(description="p value after Holm's correction for the number of entries")
     verdict: Verdict
-    regressed: bool = Field(description="Slower by the verdict and by more than the threshold")
-    other_file: bool = Field(description="Whether the model's file is another one")
+    regressed: bool = Field(description="Whether the verdict is slower, by more than the threshold")
+    other_file: bool = Field(description="Whether the model's file differs between the bundles")
 
     @classmethod
     def of(cls, change: Change) -> ChangeOut:
@@ -195,7 +196,7 @@ class BundleComparison(BaseModel):
 
     then: str = Field(description="Name of the older file")
     now: str = Field(description="Name of the newer file")
-    threshold: float = Field(description="Slowdown that counts as a regression, 0.05 is 5 %")
+    threshold: float = Field(description="Smallest slowdown that counts as a regression; 0.05 is 5 %")
     regressed: bool = Field(description="Whether any entry regressed")
     labels: list[str] = Field(description="Caveats, such as other software or a dirty benchmark")
     changes: list[ChangeOut]
@@ -223,7 +224,7 @@ class AddedModel(BaseModel):
     name: str
     folder: str
     changes: list[str] = Field(description="How the served file differs from the given one")
-    warnings: list[str] = Field(description="What is not certain, such as assumed facts")
+    warnings: list[str] = Field(description="What is uncertain, such as assumed facts")
     assumed: list[str] = Field(description="Paths of the card's facts that were assumed")
     card: Card = Field(description="As in card.json")
 
@@ -236,7 +237,7 @@ class AccuracyChange(BaseModel):
     loss_points: Number = Field(description="Percentage points that int8 loses; negative if it gains")
     loss_low: Number = Field(description="95 % interval of `loss_points`")
     loss_high: Number
-    p: Number = Field(description="Two-sided mid-p of McNemar's test")
+    p: Number = Field(description="Two-sided mid-p value of McNemar's test")
 
 
 class Int8Out(BaseModel):
@@ -247,14 +248,14 @@ class Int8Out(BaseModel):
     speedup: Number = Field(description="Time of the float model divided by that of the int8 model")
     speedup_low: Number = Field(description="95 % interval of `speedup`")
     speedup_high: Number
-    float_ms: Number = Field(description="Inference of the float model, one image on one thread")
+    float_ms: Number = Field(description="Inference time of the float model for one image on one thread")
     int8_ms: Number
     float_bytes: int
     int8_bytes: int
     activations_in_float: dict[str, Number] = Field(
-        description="Kind of activation without an integer kernel to its share of the int8 model's time"
+        description="Share of the int8 model's time for each kind of activation without an integer kernel"
     )
-    conversions: Number = Field(description="Share of time for converting between integers and floats")
+    conversions: Number = Field(description="Share of time spent on conversion between integers and floats")
     eaten_by: str | None = Field(description="What reduces the gain; null if nothing in particular does")
 
 
@@ -265,13 +266,13 @@ class QuantizedModel(BaseModel):
     folder: str
     parent: str
     in_float: list[str] = Field(description="Layers before the last pooling that stay in float")
-    layers: int = Field(description="Layers before the last pooling, in all")
+    layers: int = Field(description="Number of all layers before the last pooling")
     divergence: Number = Field(
         description="Mean Kullback-Leibler divergence of the probabilities from the parent's, in nats"
     )
-    divergence_all_int8: Number = Field(description="The same with all layers in int8")
-    agreement: Number = Field(description="Share of pictures for which both predict the same class")
-    pictures: int = Field(description="Pictures on which it was compared with its parent")
+    divergence_all_int8: Number = Field(description="`divergence` if all layers were in int8")
+    agreement: Number = Field(description="Share of pictures for which model and parent agree on the class")
+    pictures: int = Field(description="Number of pictures on which the model was compared with its parent")
     accuracy: AccuracyChange | None = Field(description="null if the pictures have no labels")
     int8: Int8Out
     warnings: list[str]
@@ -287,11 +288,11 @@ DOCUMENTS: tuple[type[BaseModel], ...] = (
     QuantizedModel,
     GateResult,
 )
-"""The documents and lines that commands write."""
+"""Schemas of the documents and lines that commands write."""
 
 
 def json_schema() -> str:
-    """Return the JSON Schema of all documents, one definition each; it is docs/commands.schema.json."""
+    """Return the JSON Schema, which is docs/commands.schema.json. It has a definition for each document."""
     _, schema = models_json_schema([(document, "serialization") for document in DOCUMENTS])
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     return json.dumps(schema, indent=2) + "\n"

@@ -18,7 +18,7 @@ def serve(
 ) -> None:
     """Run the HTTP service. Every setting can also be set by an environment variable, WEIGHIN_<NAME>."""
     settings = settings_with(warn=False, host=host, port=port, data_dir=data_dir)
-    # imported here, because importing the web framework takes half a second
+    # imported here, because the import of the web framework takes half a second
     import structlog
 
     from service.logs import configure_logging

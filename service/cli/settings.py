@@ -1,4 +1,4 @@
-"""Read settings from the environment and the command line, for every command."""
+"""Read the settings of every command from the environment and the command line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from service.settings import Settings, environment_warnings, setting_problems
 
 
 def settings_with(*, warn: bool = True, **options: object) -> Settings:
-    """Return the settings of the environment, overridden by command-line options that are set.
+    """Return the settings from the environment; `options` that are set override them.
 
-    Invalid settings are printed to standard error and end the command with exit code 2. With `warn`, ignored
-    variables are printed too.
+    Invalid settings are printed to standard error, and the command ends with exit code 2. With `warn`,
+    ignored variables are printed, too.
     """
     overrides = {name: value for name, value in options.items() if value not in (None, "")}
     try:

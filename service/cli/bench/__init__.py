@@ -55,8 +55,10 @@ def bench(
     baseline: Annotated[
         str | None, typer.Option(help="Model that others are compared with [default: the default model]")
     ] = None,
-    threads: Annotated[str, typer.Option(help="Threads per run; several, separated by commas")] = "1",
-    runtime: Annotated[str, typer.Option(help="onnxruntime, openvino, or both with a comma")] = "onnxruntime",
+    threads: Annotated[str, typer.Option(help="Threads per run, or several numbers, e.g. 1,2")] = "1",
+    runtime: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, or onnxruntime,openvino")
+    ] = "onnxruntime",
     photos: Annotated[
         list[Path] | None,
         typer.Option("--input", help="Photo to run on, repeatable [default: one fixed picture]"),
@@ -83,7 +85,7 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if json_file is not None:
-        check_target(json_file, "--json", photos or ())  # before minutes of measuring
+        check_target(json_file, "--json", photos or ())  # now, not after minutes of measuring
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     plan = make_plan(
@@ -118,7 +120,7 @@ def bench(
 
 
 def _store(settings: Settings, bundle: Bundle) -> None:
-    """Save the bundle in the data directory, for `weighin recommend`; warn if the directory is locked."""
+    """Save the bundle in the data directory, where `weighin recommend` finds it; warn if it is locked."""
     try:
         with open_state(settings.data_dir, settings.database_url) as state:
             BenchmarkArchive(state.benchmarks).save(bundle)
@@ -127,7 +129,7 @@ def _store(settings: Settings, bundle: Bundle) -> None:
 
 
 def _run(plan: Plan) -> Bundle:
-    """Run the benchmark with a progress display on standard error; Ctrl-C ends it with a partial bundle."""
+    """Run the benchmark with a progress display on standard error. After Ctrl-C, return a partial bundle."""
     display = Progress(
         TextColumn("{task.fields[where]}", markup=False),
         BarColumn(),
@@ -135,7 +137,7 @@ def _run(plan: Plan) -> Bundle:
         TextColumn("{task.description}", markup=False),
         console=LiteralConsole(stderr=True),
         transient=True,
-        refresh_per_second=2,  # low, because a refresh uses a core that is being measured
+        refresh_per_second=2,  # low, because a refresh takes time of a core that is being measured
     )
     with display:
         task = display.add_task("starting", total=1.0, where="", left_s=None)

@@ -37,7 +37,7 @@ def compare_files(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Compare two benchmarks of one machine. Exit code 1: a model regressed; 2: not comparable."""
+    """Compare two benchmarks of one machine. Exit code 1: a model regressed. Exit code 2: not comparable."""
     try:
         if json_file is not None:
             check_target(json_file, "--json", (then, now))
@@ -45,7 +45,7 @@ def compare_files(
             read_bundle(then), read_bundle(now), threshold=threshold, across_machines=across_machines
         )
         if json_file is not None:
-            from service.cli.schemas import BundleComparison  # imported here: it takes half a second
+            from service.cli.schemas import BundleComparison  # imported here, because it takes half a second
 
             write_json(json_file, BundleComparison.of(regression, then, now, threshold))
     except WeighinError as error:

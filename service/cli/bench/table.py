@@ -18,7 +18,7 @@ _LOUD = ("void", "partial", "dirty", "contaminated")
 
 
 def print_bundle(console: Console, bundle: Bundle) -> None:
-    """Print the figures of each model, the machine and configuration, and the bundle's flags."""
+    """Print the figures of each model, the machine, the configuration, and the bundle's flags."""
     summaries = summarise(bundle)
     print_whole(console, _table(bundle, summaries))
     for line in _about(bundle, summaries):
@@ -145,7 +145,7 @@ def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[Text]:
 
 
 def _overheads(summaries: list[EntrySummary]) -> list[str]:
-    """Return a line per model that was measured with and without the service: the difference in ms."""
+    """Return, for each model that was measured with and without the service, a line with the difference."""
     bare = {
         (summary.entry.model, summary.entry.runtime): summary
         for summary in summaries
@@ -153,7 +153,7 @@ def _overheads(summaries: list[EntrySummary]) -> list[str]:
     }
     lines = []
     for summary in summaries:
-        session = bare.get((summary.entry.model, summary.entry.runtime))  # as the service runs it
+        session = bare.get((summary.entry.model, summary.entry.runtime))  # the runtime that the service uses
         if summary.entry.via != "http" or session is None or "total" not in session.stages_p50_ns:
             continue
         p50 = {stage: ns / 1e6 for stage, ns in summary.stages_p50_ns.items()}

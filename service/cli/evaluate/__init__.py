@@ -35,7 +35,7 @@ from service.inference.registry import Registry
 from service.text.display import comma_list
 
 _NO_DATA = 2
-"""Exit code if nothing can be evaluated, as for wrong options."""
+"""Exit code if nothing can be evaluated. It is the same as for wrong options."""
 _MOST_NAMES = 3
 """Maximum number of names in a note."""
 
@@ -44,12 +44,12 @@ def evaluate(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder with a folder of pictures per class, CSV file of path and label, COCO JSON file, or "
-            "folder of Pascal VOC annotations"
+            help="Folder with a folder of pictures per class, CSV file with path and label, COCO JSON file, "
+            "or folder with Pascal VOC annotations"
         ),
     ],
     models: Annotated[
-        str | None, typer.Option(help="Names, separated by commas [default: all that know the classes]")
+        str | None, typer.Option(help="Names, separated by commas [default: models that know the classes]")
     ] = None,
     mapping: Annotated[
         Path | None, typer.Option(help="File with lines CLASS = LABEL for classes whose names are not labels")
@@ -58,16 +58,16 @@ def evaluate(
         Path | None, typer.Option(help="Folder that the paths in a CSV, COCO or VOC file are relative to")
     ] = None,
     corrupt: Annotated[
-        bool, typer.Option("--corrupt", help="Also classify noisy, blurred, pale, bright and JPEG versions")
+        bool, typer.Option("--corrupt", help="Also classify noisy, blurred, pale, bright, JPEG versions")
     ] = False,
     json_file: JsonFile = None,
     url: Annotated[
-        str | None, typer.Option(help="URL of a running service that keeps the evaluation [default: here]")
+        str | None, typer.Option(help="Store at the running service with this URL [default: store here]")
     ] = None,
 ) -> None:
     """Evaluate models on your own labelled pictures: accuracy with intervals, and tested differences.
 
-    To continue an interrupted evaluation, repeat the command. Exit code 2 if nothing can be evaluated.
+    To continue an interrupted evaluation, repeat the command. The exit code is 2 if nothing can be evaluated.
     """
     try:
         _evaluate(data, models, mapping, images, corrupt, json_file, url)
@@ -129,7 +129,7 @@ def _evaluate(
 
 
 def _run(runner: Runner, dataset: Dataset, chosen: Chosen) -> tuple[Run, int]:
-    """Run with a progress display; return the run and the signal that interrupted it, or 0."""
+    """Run the models with a progress display; return the run, and the signal that interrupted it, or 0."""
     with stop_on_signals() as (stop, received), progress_bar() as bar:
         count = len(chosen.subjects)
         task = bar.add_task(
@@ -162,13 +162,13 @@ def _changes(dataset: Dataset, run: Run, data: Path, images: Path | None) -> lis
 
 
 def _first(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Join the first names, and say how many more there are."""
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _written(path: Path, evaluation: Evaluation) -> bool:
-    """Write the evaluation, or print why it cannot be written; return whether it was written."""
+    """Write the evaluation and return True. If it cannot be written, print why and return False."""
     try:
         write_json(path, to_json(evaluation))
     except InvalidParameter as error:

@@ -1,4 +1,4 @@
-"""Store an evaluation in the data directory, or at the service that locked it; find stored evaluations."""
+"""Store an evaluation in the data directory, or at a running service; find stored evaluations."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 60.0
 _KEY_NEEDED = 401
 _MOST_STORED = 10
-"""Maximum number of stored evaluations in a message, the newest ones."""
+"""Maximum number of stored evaluations in a message; the newest ones are listed."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """An evaluation, with the models that were stored before, and `where` it is kept, in words.
+    """An evaluation as it was stored, together with models that had been stored before.
 
-    `file`: set if the evaluation is only in a file; `where` then says how to post it.
+    `where`: the place, in words. `file`: set if the evaluation is only in a file; `where` then says how to
+    post it.
     """
 
     evaluation: Evaluation
@@ -46,10 +47,10 @@ class Kept:
 
 
 def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> Kept:
-    """Store an evaluation at the service at `url`; without `url`, in the data directory.
+    """Store an evaluation at the service at `url`; if `url` is None, in the data directory.
 
-    If a service has locked that directory, store the evaluation at this service. If storing fails, write the
-    evaluation to a file in the data directory. Raises StorageUnavailable if that is impossible too,
+    If a running service has locked the data directory, post the evaluation to this service. If storing fails,
+    write the evaluation to a file in the data directory. Raises StorageUnavailable if this fails, too. Raises
     InvalidParameter for an invalid `url`, and InvalidEvaluation if the stored evaluation of the data set
     contradicts the new one.
     """
@@ -78,9 +79,10 @@ def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> 
 
 
 def stored_evaluation(store: EvaluationStore, identifier: str, *, files: bool = False) -> Evaluation:
-    """Return the evaluation with the id that --data names.
+    """Return the stored evaluation whose id was given by --data.
 
-    Raises UnknownEvaluation, which lists stored ids. `files`: whether --data may name a file instead.
+    Raises UnknownEvaluation, whose message lists stored ids. `files`: whether the message says that --data
+    may also name a file.
     """
     try:
         return store.get(identifier)
@@ -94,13 +96,13 @@ def stored_evaluation(store: EvaluationStore, identifier: str, *, files: bool = 
 
 
 def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies: bool) -> Kept | str:
-    """Post to the service at `address`; return what it stores then, or why posting failed, in words."""
+    """Post to the service at `address`; return what the service has stored, or a message why this failed."""
     import httpx  # imported here, because it takes a tenth of a second
 
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     url, where = f"{address}/evaluations", redacted(address)
     try:
-        verify = httpx.URL(address).scheme == "https"  # else it would load certificates for nothing
+        verify = httpx.URL(address).scheme == "https"  # for http, loading certificates would waste time
         with httpx.Client(timeout=_TIMEOUT_S, trust_env=proxies, headers=headers, verify=verify) as client:
             content = to_json(evaluation).encode()
             response = client.post(url, content=content, headers={"Content-Type": "application/json"})
@@ -124,15 +126,15 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _in_file(evaluation: Evaluation, data_dir: Path, reason: str, addresses: tuple[str, ...]) -> Kept:
-    """Write the evaluation to a file, merged with an earlier file of the data set; return how to post it.
+    """Write the evaluation to a file, merged with an earlier file of the same data set.
 
-    Raises StorageUnavailable.
+    The result says how to post the file. Raises StorageUnavailable.
     """
     folder = data_dir.absolute() / "evaluations"
     file = folder / f"{evaluation.id}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(InvalidEvaluation):  # no file, or none that can be read
+        with contextlib.suppress(InvalidEvaluation):  # there is no earlier file, or it is unreadable
             evaluation = merge(read_evaluation(file), evaluation)
         write_evaluation(file, evaluation)
     except OSError as error:

@@ -14,14 +14,17 @@ from service.evaluation.result import Evaluation, LabelSet, ModelResult
 from service.text.display import counted, joined, shown
 
 _FEW = 3
-"""Maximum pictures or classes in a line."""
+"""Maximum number of pictures or classes in a line."""
 _MOST_UNMATCHED = 10
-"""Maximum classes without a label in a list, from which people write a mapping."""
+"""Maximum number of listed classes that have no label. Users write a mapping from this list."""
 _LONGEST_LABEL = 30
 
 
 def print_evaluation(console: Console, evaluation: Evaluation, left_out: Mapping[str, str]) -> None:
-    """Print the figures of all models by label set, best first. `left_out`: other models, with the reason."""
+    """Print the figures of the evaluated models by label set, best model first.
+
+    `left_out`: models that were not evaluated, with the reason.
+    """
 
     def line(text: str, style: str | None = None) -> None:
         console.print(text, style=style, soft_wrap=True, highlight=False)
@@ -90,14 +93,14 @@ def _interval(figure: Share | Mean) -> str:
 
 
 def _threshold(result: ClassifierResult) -> str:
-    """Return the probability above which 95 % of predictions are right, and the share above it."""
+    """Return the probability from which 95 % of predictions are right, and the share of pictures from it."""
     if result.threshold is None:
         return "never"
     return f"{result.threshold.probability:.2f} ({result.threshold.share:.0%})"
 
 
 def _verdicts(evaluation: Evaluation, models: Sequence[ModelResult]) -> list[str]:
-    """Return sentences on the model with the best figure and the others."""
+    """Return sentences that compare the model with the best figure with the other models."""
     if len(models) == 1:
         return []
     best, *same = (model.name for model in highest(models, lambda model: model.accuracy.value))
@@ -127,7 +130,7 @@ def _all_or_count(worse: Sequence[str], models: Sequence[ModelResult]) -> str:
 
 
 def _details(model: ModelResult) -> Iterable[str]:
-    """Yield where the best model is wrong: classes, confusions, pictures."""
+    """Yield lines on the mistakes of the best model: classes, confusions, pictures."""
     if model.classification is not None:
         yield from _classifier_details(model.name, model.classification)
     if model.detection is not None:

@@ -1,4 +1,4 @@
-"""`weighin gallery add`: add images and folders of images, several at a time, one commit per image."""
+"""`weighin gallery add`: add images and folders of images, with several concurrent requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from service.inference.decoding.decode import SUFFIXES
 from service.text.display import shown, without_surrogates
 
 _AT_ONCE = 8
-"""Concurrent requests, enough to keep all cores of the service busy."""
+"""Number of concurrent requests. It is large enough to keep all cores of the service busy."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ def add(
     ] = False,
     url: Url = None,
 ) -> None:
-    """Add images. Files that the gallery already has, byte for byte, are not added again: repeat an
-    interrupted command to continue."""
+    """Add images.
+
+    Files that the gallery already has, byte for byte, are not added again. So an interrupted command can be
+    continued by repeating it.
+    """
     if not all(places):
         raise InvalidParameter("DIR is empty (allowed: files and folders; '.' for this folder)")
     files, others = _find([Path(place) for place in places])
@@ -80,7 +83,7 @@ def _print_counts(counts: Counter[str], others: int) -> None:
 
 
 def _find(places: list[Path]) -> tuple[list[ImageFile], int]:
-    """Return the images in files and folders, in sorted order without repeats, and the number of other files.
+    """Return the distinct images in files and folders, sorted, and the number of other files.
 
     Raises FileNotFoundError and UnreadableFolder.
     """
@@ -121,12 +124,12 @@ def _files_in(place: Path) -> Iterator[Path]:
             try:
                 if stat.S_ISREG(os.stat(path).st_mode):
                     yield path
-            except OSError as error:  # a broken link, a loop, a folder that may be listed but not entered
+            except OSError as error:  # broken link, loop of links, folder that may be listed but not entered
                 say(f"skipped: {path}: {error_words(error)}", error=True)
 
 
 def metadata_of(image: ImageFile) -> dict[str, str]:
-    r"""Return metadata of a file: `path`, relative to its root, and `label`, the name of its parent folder.
+    r"""Return metadata of a file: `path`, relative to `image.root`, and `label`, the parent folder's name.
 
     Bytes of a name that are not UTF-8 are written as `\x80`.
     """
@@ -138,9 +141,9 @@ def metadata_of(image: ImageFile) -> dict[str, str]:
 def _added(
     client: GalleryClient, files: Iterable[ImageFile], metadata_from_path: bool
 ) -> Iterator[tuple[ImageFile, str, str | None]]:
-    """Yield file, status and detail in the order of the responses.
+    """Add files with several concurrent requests; yield file, status and detail as responses arrive.
 
-    Raises Refused, after the pending responses, if further requests would fail too.
+    If a response shows that further requests would fail, too, raises Refused after the pending responses.
     """
 
     def add_file(image: ImageFile) -> tuple[ImageFile, str, str | None] | Refused:
@@ -153,7 +156,7 @@ def _added(
             return error if error.hopeless else (image, "rejected", error.detail)
         return image, answer["status"], answer["detail"]
 
-    # Not `map`: it would submit all files at once, and continue after Ctrl-C.
+    # `map` of the executor would submit all files at once, and would continue after Ctrl-C.
     remaining = iter(files)
     refusal: Refused | None = None
     with ThreadPoolExecutor(_AT_ONCE) as threads:

@@ -1,7 +1,7 @@
 """Exported gallery: a tar file with `gallery.jsonl` and the original bytes of the images.
 
-`gallery.jsonl` is the first member and has one line per image: `id`, `file`, `sha256`, `metadata`, and, for
-information only, `width`, `height`, `bytes` and `created_at`.
+`gallery.jsonl` is the first member. It has one line per image, with `id`, `file`, `sha256` and `metadata`.
+The fields `width`, `height`, `bytes` and `created_at` are for information only.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class Archived:
 def write_archive(
     target: Path, images: Iterable[dict[str, Any]], content: Callable[[str], bytes | None]
 ) -> Iterator[tuple[int, int]]:
-    """Write all images to `target` and yield (written, total) after each; `target` appears when complete.
+    """Write all images to `target`, and yield (number written, total) after each.
 
-    `content` returns the bytes of an id, or None if the image was deleted meanwhile: the image is left out.
+    The file `target` appears only when it is complete. `content` returns the bytes of the image with an id.
+    If it returns None, the image was deleted meanwhile, and is left out.
     """
     target = target.absolute()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -79,7 +80,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 class Archive:
-    """Sequential reader of an exported gallery; a context manager. Nothing is unpacked to disk."""
+    """Sequential reader of an exported gallery, used as a context manager. Nothing is unpacked to disk."""
 
     def __init__(self, file: Path) -> None:
         """Open `file` and read `gallery.jsonl`. Raises FileNotFoundError and BadArchive."""
@@ -119,10 +120,10 @@ class Archive:
         self.left_out = len(missing)
 
     left_out = 0
-    """Number of images listed without bytes, because they were deleted during the export.
+    """Number of images that are listed but have no bytes, because they were deleted during the export.
 
-        Set after the last image was read.
-        """
+    Set after the last image was read.
+    """
 
     def __enter__(self) -> Archive:
         return self

@@ -1,4 +1,4 @@
-"""HTTP client of a gallery, which retries while the service is busy."""
+"""HTTP client of a gallery. It repeats a request while the service is busy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import httpx  # lazy, because the import takes a tenth of a second
 
 PAGE = 1000
-"""Images per page."""
+"""Number of images per page of a list."""
 
 _ATTEMPTS = 30
 _LONGEST_WAIT_S = 5.0
@@ -29,13 +29,13 @@ class Refused(WeighinError):
     slug = "refused"
 
     def __init__(self, message: str, status: int = 0) -> None:
-        """`status`: HTTP status, 0 if there was no response."""
+        """Keep the message and the HTTP `status`, which is 0 if there was no response."""
         super().__init__(message)
         self.status = status
 
     @property
     def hopeless(self) -> bool:
-        """Whether further requests would fail too: gallery full, access denied, or service down."""
+        """Whether further requests would fail, too: gallery full, access denied, or service down."""
         return self.status in (0, 401, 403, 404, 405, 507) or self.status >= 500
 
 
@@ -55,7 +55,7 @@ class GalleryClient:
                 base_url=base_url,
                 headers=headers,
                 timeout=_TIMEOUT_S,
-                verify=httpx.URL(base_url).scheme == "https",  # else it would load certificates for nothing
+                verify=httpx.URL(base_url).scheme == "https",  # http needs no certificates
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise Refused(f"--url '{redacted(base_url)[:200]}': {str(error).lower()}") from None
@@ -133,9 +133,9 @@ class GalleryClient:
                 raise Refused(f"no answer from {self._url}: {error or type(error).__name__}") from None
             if response.status_code != 503 or attempt == _ATTEMPTS - 1:
                 break
-            if path == "/readyz":  # 503 is a valid answer: not ready
+            if path == "/readyz":  # 503 is a valid answer: the service is not ready
                 return response
-            if _kind(response) == "model-unavailable":  # a retry would fail too
+            if _kind(response) == "model-unavailable":  # another attempt would fail, too
                 break
             time.sleep(min(float(response.headers.get("Retry-After", 1)), _LONGEST_WAIT_S))
         if response.is_error:

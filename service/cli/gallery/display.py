@@ -11,7 +11,10 @@ CANCELLED = 130
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar with description, count, total and time left; hidden if not on a terminal."""
+    """Return a progress bar with description, count, total and time left.
+
+    It is hidden if standard error is not a terminal.
+    """
     console = LiteralConsole(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),

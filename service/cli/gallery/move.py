@@ -20,7 +20,7 @@ def export_gallery(
     file: Annotated[Path, typer.Argument(help="Tar file to write", metavar="FILE.tar")],
     url: Url = None,
 ) -> None:
-    """Write the original bytes of all images, with ids and metadata as JSON lines, to a tar file."""
+    """Write all images to a tar file: their original bytes, and their ids and metadata as JSON lines."""
     if not file.absolute().parent.is_dir():
         raise FileNotFoundError(f"no such folder: {file.absolute().parent}")
     deleted: list[str] = []
@@ -52,7 +52,7 @@ def import_gallery(
     file: Annotated[Path, typer.Argument(help="Tar file that `export` wrote", metavar="FILE.tar")],
     url: Url = None,
 ) -> None:
-    """Store all images of an exported gallery under their ids; images with the same ids are replaced."""
+    """Store all images of an exported gallery under their ids. Stored images with these ids are replaced."""
     counts: Counter[str] = Counter()
     with Archive(file) as archive, open_gallery(url) as client, progress_bar() as bar:
         task = bar.add_task("importing", total=len(archive))

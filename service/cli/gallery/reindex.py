@@ -21,8 +21,11 @@ def reindex(
     model: Annotated[str, typer.Option(help="Name of the new model")],
     url: Url = None,
 ) -> None:
-    """Re-embed all images with another model. The old model serves searches until the last image is done.
-    An interrupted re-index continues when the command is repeated or a service starts."""
+    """Re-embed all images with another model.
+
+    Until the last image is done, searches use the old model. An interrupted re-index continues when the
+    command is repeated, or when a service starts.
+    """
     with open_gallery(url) as client, progress_bar() as bar:
         try:
             state = client.reindex(model)

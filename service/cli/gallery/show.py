@@ -26,7 +26,7 @@ def list_images(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line")] = False,
     url: Url = None,
 ) -> None:
-    """List the images by id, with their metadata."""
+    """List the images with their metadata, sorted by id."""
     with open_gallery(url) as client:
         images = itertools.islice(client.images(where), limit)
         if as_json:
@@ -53,7 +53,7 @@ def remove(
     ids: Annotated[list[str], typer.Argument(help="Ids of the images", metavar="ID...")],
     url: Url = None,
 ) -> None:
-    """Delete images. Unknown ids are reported, and the other images are deleted."""
+    """Delete images. Unknown ids are reported; the images with the other ids are deleted nevertheless."""
     missing = 0
     with open_gallery(url) as client:
         for id in ids:

@@ -1,4 +1,4 @@
-"""Open the gallery of a running service, or of the configured database with a service in this process."""
+"""Open the gallery of a running service; or start a service in this process, on the configured database."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Url = Annotated[
 def open_gallery(url: str | None) -> Iterator[GalleryClient]:
     """Yield a client of the service at `url`, when the service is ready.
 
-    Without `url`, start a service in this process, on the configured database and a free loopback port, so
-    that both cases behave alike. Raises Refused if the service cannot be reached, and DataDirectoryInUse if
-    another service holds the data directory.
+    If `url` is None, start a service in this process, on the configured database and a free loopback port.
+    So both cases behave alike. Raises Refused if the service cannot be reached, and DataDirectoryInUse if
+    another service has locked the data directory.
     """
     settings = settings_with()
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
@@ -47,7 +47,7 @@ def open_gallery(url: str | None) -> Iterator[GalleryClient]:
 
 @contextmanager
 def _own_service(settings: Settings) -> Iterator[str]:
-    import uvicorn  # imported here, because `--url` and `--help` need no web framework
+    import uvicorn  # imported here, because with `--url` or `--help` no web framework is needed
 
     from service.app import create_app
     from service.logs import configure_logging
