@@ -1,4 +1,4 @@
-"""Benchmarks of the whole project; run as modules from the repository's root, with `.venv-bench`."""
+"""Benchmarks of the whole project. Run them as modules in the repository's root, with `.venv-bench`."""
 
 MODEL = "efficientnet-lite0-int8"
-"""The model of benchmarks over HTTP."""
+"""Model that the benchmarks over HTTP use."""

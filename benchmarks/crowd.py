@@ -3,13 +3,14 @@
     python -m benchmarks.crowd PORT PATH COUNT EVERY_S
     python -m benchmarks.crowd control FILE
 
-The first form prints a line when every dashboard is connected; then each waits for a random part of a period
-before its first request, so that the rate of requests is the same from the beginning. When standard input
-ends, it prints the responses per second since that line. It parses only the status and the length of a
-response.
+The first form prints a line when every dashboard is connected. Then each dashboard waits for a random part of
+a period before its first request, so that the rate of requests is constant from the start. When standard
+input ends, it prints the number of responses per second since that line. It parses only the status and the
+length of a response.
 
-`control` is the server of the control: it prints its port, and answers every request with the bytes of the
-file, a complete HTTP response, until it is ended. Both run in separate processes.
+The second form, `control`, is the server of the control measurement. It prints its port, and answers every
+request with the content of the file, which is a complete HTTP response. It runs until it is terminated. The
+two forms run in separate processes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ async def run(port: int, path: str, count: int, every_s: float) -> None:
             if status != "200":
                 raise RuntimeError(f"{path}: status {status} (allowed: 200)")
             answers += 1
-            # as the dashboard's script does
+            # the dashboard's script waits as long
             await asyncio.sleep(every_s + random.random() * 0.5)
 
     crowd = [asyncio.create_task(dashboard(number)) for number in range(count)]
@@ -67,7 +68,7 @@ async def run(port: int, path: str, count: int, every_s: float) -> None:
 
 
 class Control(asyncio.Protocol):
-    """Answers each request, which must have no body, with the same bytes."""
+    """Answers every request with the same bytes. Requests must have no body."""
 
     answer = b""
 
@@ -80,7 +81,7 @@ class Control(asyncio.Protocol):
 
 
 async def control(file: Path) -> None:
-    """Serve the content of `file` on a free port until the process is ended."""
+    """Serve the content of `file` on a free port until the process is terminated."""
     Control.answer = file.read_bytes()
     server = await asyncio.get_running_loop().create_server(Control, HOST, 0)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -1,7 +1,8 @@
 """Cost of decoding in a separate process: `python -m benchmarks.decode_process`.
 
-Compares the decoder in this process with the same one in a child process, which receives the file through a
-pipe and writes the pixels into shared memory without a further copy: the minimum cost of a process boundary.
+Compares the decoder in this process with the same decoder in a child process. The child receives the file
+through a pipe and writes the pixels into shared memory without a further copy. So the difference is the
+minimum cost of a process boundary.
 """
 
 from __future__ import annotations

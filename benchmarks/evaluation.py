@@ -1,12 +1,12 @@
-"""Time `weighin evaluate`: Fashion-MNIST on all its models, and ImageNet-sized photos beside bare sessions.
+"""Time `weighin evaluate`: on Fashion-MNIST, and on ImageNet-sized photos compared with bare sessions.
 
     .venv/bin/python -m benchmarks.evaluation [fashion] [photos]
 
-Needs `make fashion` and `make photos`. `fashion` is the time of the whole command on the 10 000 test images
-as PNG files (goal: 120 s on two cores). `photos` prints two figures of an evaluation of all ImageNet
-models. The first is its rate, with decoding, divided by the rate of the same sessions alone, on as many
-threads (goal: 0.9). The second is the share of the threads' time that is spent in sessions; other load on the
-machine disturbs it less.
+Needs `make fashion` and `make photos`. `fashion` measures the time of the whole command on the 10 000 test
+images as PNG files (goal: 120 s on two cores). `photos` evaluates all ImageNet models and prints two figures.
+The first figure is the rate of the evaluation, decoding included, divided by the rate of the same sessions
+alone, on the same number of threads (goal: 0.9). The second figure is the share of the threads' time that is
+spent in sessions; other load on the machine affects it less.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PHOTOS = Path(".cache/photos")
 PACKAGES = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "mate-backgrounds")
 PER_PHOTO = 4
 SIZE = (500, 375)
-"""Width and height of the photos, the most frequent ones in ImageNet."""
+"""Width and height of the photos: the most frequent size in ImageNet."""
 ROUNDS = 5
 
 
 def main() -> None:
-    """Measure what the arguments name, by default all."""
+    """Measure the parts that the arguments name, by default both."""
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or ("fashion", "photos"):
             {"fashion": time_fashion, "photos": time_photos}[name](Path(folder))
@@ -75,7 +75,7 @@ def write_fashion(data: Path) -> None:
 
 
 def time_photos(folder: Path) -> None:
-    """Write photos, evaluate them by turns with bare sessions, and print the ratio of the rates."""
+    """Write photos, evaluate them, alternate with runs of bare sessions, and print the ratio of the rates."""
     data = folder / "photos"
     for number, pixels in enumerate(crops(PHOTOS, PACKAGES, PER_PHOTO)):
         path = data / ("tench", "goldfish")[number % 2] / f"{number:04}.jpg"
@@ -103,7 +103,7 @@ def time_photos(folder: Path) -> None:
 
 
 def bare_seconds(subjects: Sequence[Subject], pictures: int, threads: int) -> float:
-    """Return the seconds in which the sessions run `pictures` times on one prepared picture."""
+    """Return the seconds that the sessions take for `pictures` runs on one preprocessed picture."""
     pixels = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
     ready = [(subject.model, preprocess(pixels, subject.model.card.input)) for subject in subjects]
     remaining = iter(range(pictures))

@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.examples
 
-Needs the test requirements (for scikit-image's photographs), jq and a free port 8000; run it on a quiet
-machine. It starts a service with a new data directory and classifies photographs first, so that latencies are
-recorded.
+Needs the test requirements (for scikit-image's photographs), jq and a free port 8000. Run it on a quiet
+machine. It starts a service with a new data directory. Before the examples, it classifies photographs, so
+that the service has recorded latencies.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "http://127.0.0.1:8000"
 CLASSIFIED_FIRST = 700
-"""Number of classifications before the examples; enough for a p99."""
+"""Number of classifications before the examples. It is large enough for a p99."""
 
 
 PAGES = [ROOT / name for name in ("docs/api.md", "docs/v2.md", "README.md")]
-"""docs/api.md first: the README uses files that its blocks make."""
+"""Pages in the order in which they are run. docs/api.md is first, because README.md uses files that the
+blocks of docs/api.md make."""
 
 KEY = "WEIGHIN_API_KEY"
-"""Blocks that name this variable run against a service with a key, the others against one without."""
+"""Blocks that name this variable run against a service with a key, all others against one without a key."""
 
 
 def main() -> None:
-    """Rewrite the pages."""
+    """Run the examples of the pages and insert their output."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for photo in ("cat", "coffee", "rocket"):
@@ -59,7 +60,7 @@ def main() -> None:
 
 @contextmanager
 def running(environment: dict[str, str]) -> Iterator[None]:
-    """Run a service, which has the data directory of the environment for itself."""
+    """Run a service on the data directory of `environment`, which no other process may use."""
     service = subprocess.Popen([ROOT / ".venv/bin/weighin", "serve"], env=environment)
     try:
         wait_until_ready(service)
@@ -70,8 +71,11 @@ def running(environment: dict[str, str]) -> Iterator[None]:
 
 
 def rewrite(folder: Path, environment: dict[str, str], *, keyed: bool) -> None:
-    """Run the blocks that name the key, or those that do not, and put their output into the pages."""
-    own = environment | {"WEIGHIN_DATA_DIR": str(folder / "command-line")}  # the service uses its own
+    """Run the blocks and put their output into the pages.
+
+    `keyed`: run only the blocks that name the key; otherwise run only the others.
+    """
+    own = environment | {"WEIGHIN_DATA_DIR": str(folder / "command-line")}  # the service locks its folder
 
     def run_block(block: re.Match[str]) -> str:
         return run_all(block.group(), folder, own) if (KEY in block.group()) == keyed else block.group()
@@ -96,14 +100,14 @@ def wait_until_ready(service: subprocess.Popen[bytes]) -> None:
 
 
 def run_all(block: str, folder: Path, environment: dict[str, str]) -> str:
-    """Run the commands of a block (lines that begin with `$ `); return each followed by its output."""
+    """Run the commands of a block (lines that begin with `$ `); return the commands with their outputs."""
     transcript = ""
     for command in re.findall(r"^\$ (.+)$", block, re.MULTILINE):
         print(command, file=sys.stderr)
         done = subprocess.run(
             ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
         )
-        if done.returncode:  # progress is on stderr
+        if done.returncode:  # not if stderr has text, because progress is printed there
             raise SystemExit(f"{command}: exit code {done.returncode}: {done.stderr}")
         output = "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
         transcript += f"$ {command}\n{output}\n"

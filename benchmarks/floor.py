@@ -1,7 +1,7 @@
 """Lower bound without HTTP: decode, preprocess and run the network on the same bytes in a bare loop.
 
-`python -m benchmarks.floor JPEG MODEL_FOLDER SECONDS THREADS` prints as JSON the images per second, and of
-one image the p50 and the CPU time in milliseconds. It uses the service's own decoder, preprocessing and
+`python -m benchmarks.floor JPEG MODEL_FOLDER SECONDS THREADS` prints, as JSON, the images per second, and the
+p50 and the CPU time of one image in milliseconds. It uses the service's own decoder, preprocessing and
 session.
 """
 

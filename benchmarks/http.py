@@ -3,8 +3,9 @@
     make bench                                    # or, with .venv-bench in place:
     .venv-bench/bin/python -m benchmarks.http [--rounds 3] [--requests 10000] [--json FILE]
 
-Within each round, compared alternatives run in turn. Every figure is the median of the rounds with their
-range; ratios are taken within a round, under the same conditions. See docs/measurement.md.
+Within each round, the alternatives that are compared run in turn. Every figure is the median of the rounds,
+with their range. Ratios are computed within a round, so that both values were measured under the same
+conditions. See docs/measurement.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-if not __package__:  # run as a script: this folder's http.py would hide Python's http package
+if not __package__:  # this file is run as a script: it would hide Python's package `http`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import MODEL
@@ -34,7 +35,7 @@ STARTS_NO_PART_AFTER_S = 6.5 * 60
 
 
 def preparation(photos: Photos) -> list[Figure]:
-    """Measure decode and preprocess against OpenCV (small image) and Pillow (large image)."""
+    """Measure decode and preprocess; compare with OpenCV (small image) and Pillow (large image)."""
     times = run_json("inprocess", "preparation", photos.small, photos.large, NETWORKS / MODEL)
     best = [min(pair) for pair in zip(times["small opencv linear"], times["small opencv area"], strict=True)]
     times["small opencv"] = best
@@ -52,7 +53,7 @@ def preparation(photos: Photos) -> list[Figure]:
 
 
 def precision(effort: Effort = PRECISION) -> list[Figure]:
-    """Measure int8 against fp32 on one thread by `weighin bench`."""
+    """Measure int8 and fp32 on one thread with `weighin bench`."""
     medians = measurement(measure(NETWORKS, SIX, effort)).medians
     target, note = (0.55, "") if has_vnni() else (None, "no VNNI here")
     figures = []

@@ -1,7 +1,7 @@
 """Measurements without HTTP: decoding and preprocessing, cost of recording.
 
 `python -m benchmarks.inprocess PART ...` runs one part in this process and prints its rounds as JSON.
-Compared alternatives are interleaved, in a new random order in every round.
+The alternatives that are compared are interleaved, in a new random order in each round.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ Rounds = dict[str, list[float]]
 def interleaved(
     work: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int], seed: int = 0
 ) -> Rounds:
-    """Return each function's median milliseconds in each round, in which it runs `repeats` times in a row."""
+    """Return, for each function, its median time in each round in milliseconds.
+
+    In a round, a function runs as many times in a row as `repeats` gives for its name.
+    """
     order = list(work)
     shuffle = random.Random(seed).shuffle
-    for name in order:  # warm-up, not measured
+    for name in order:  # a warm-up, which is not measured
         for _ in range(repeats[name]):
             work[name]()
     results: Rounds = {name: [] for name in order}
@@ -56,8 +59,9 @@ def interleaved(
 def preparation(small: Path, large: Path, model: Path) -> Rounds:
     """Measure decode and preprocess, in milliseconds.
 
-    The service's code runs on a small and a large JPEG; simplejpeg with OpenCV's resize and fused
-    normalisation runs on the small one. Pillow decodes the large one in full, alone and with preprocessing.
+    The service's code runs on a small and a large JPEG. For comparison, simplejpeg with OpenCV's resize and
+    fused normalisation runs on the small JPEG. Pillow decodes the large JPEG in full, once without and once
+    with preprocessing.
     """
     import cv2
 
@@ -109,7 +113,7 @@ def preparation(small: Path, large: Path, model: Path) -> Rounds:
 
 
 def recording() -> Rounds:
-    """Measure timing and recording per request in microseconds, and each flush in milliseconds."""
+    """Measure the time per request for timing and recording (microseconds), and per flush (milliseconds)."""
     per_request, flushes = [], []
     with tempfile.TemporaryDirectory() as folder:
         state = open_state(Path(folder), None)

@@ -1,10 +1,14 @@
 """Duration of /latency and /latency/history queries over 30 days of 20 models.
 
 Fills a new database as if 20 models had run in every minute of 30 days (by default 300 runs per minute each,
-in `--instances` processes) and queries the HTTP router in this process, without sockets. `first`: first
-response of a process, nothing cached; `again`: closed buckets cached, and every model has recorded a run
-since; `idle`: nothing recorded since; `minute`: a minute has closed since; `flush`: saving one run of each
-model. Prints medians of wall-clock time over several rounds, in milliseconds, and the CPU time of `first`.
+in `--instances` processes). Then queries the HTTP router in this process, without sockets. Prints medians of
+wall-clock time over several rounds, in milliseconds, and the CPU time of `first`. The columns are:
+
+- `first`: first response of a process; nothing is cached
+- `again`: closed buckets are cached, and every model has recorded a run since the last query
+- `idle`: nothing was recorded since the last query
+- `minute`: a minute has closed since the last query
+- `flush`: not a query, but the saving of one run of each model
 
     python -m benchmarks.latency_queries [--models 20] [--runs-per-minute 300] [--instances 1]
 """
@@ -64,7 +68,7 @@ ROUNDS = 15
 
 
 class Clock:
-    """A clock that is set explicitly."""
+    """A clock whose time is set by the caller."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -82,7 +86,7 @@ def sample(runs: int, seed: int) -> Distribution:
 def fill(
     store: LatencyStore, now: float, models: list[str], runs_per_minute: int, instances: int = 1
 ) -> None:
-    """Write 30 days of buckets, by day, hour and minute as the store retains them."""
+    """Write the buckets of 30 days: those of a day, an hour and a minute that the store would retain."""
     minutes = [sample(runs_per_minute, seed) for seed in range(40)]
     hours = [merge([minutes[(first + n) % 40] for n in range(60)]) for first in range(7)]
     days = [merge(hours * 3) for _ in range(2)]
@@ -132,7 +136,7 @@ async def measure(models: list[str], runs_per_minute: int, instances: int, folde
     for query in QUERIES:
         first, cpu, again, idle, minute, flush = [], [], [], [], [], []
         for _ in range(3):
-            # In a new process: a service that has just started must first grow its heap.
+            # The query runs in a new process, because a newly started service must first grow its heap.
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
                 wall_ms, cpu_ms = executor.submit(after_a_start, query, models, folder, clock()).result()
             first.append(wall_ms)
@@ -172,7 +176,10 @@ def after_a_start(query: str, models: list[str], folder: Path, now: float) -> tu
 
 
 def client_of(recorder: Recorder, models: list[str], folder: Path) -> httpx.AsyncClient:
-    """Return a client of an application with only the latency routes. `folder` gets an empty card of each."""
+    """Return a client of an application with only the latency routes.
+
+    Writes an empty card of each model to `folder`.
+    """
     for model in models:
         (folder / "models" / model).mkdir(parents=True, exist_ok=True)
         (folder / "models" / model / "card.json").touch()
@@ -186,7 +193,7 @@ def client_of(recorder: Recorder, models: list[str], folder: Path) -> httpx.Asyn
 
 @cache
 def version_of(model: str) -> str:
-    """Return a version as the service records it."""
+    """Return a version of the model in the form that the service records, a SHA-256."""
     return hashlib.sha256(model.encode()).hexdigest()
 
 

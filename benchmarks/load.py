@@ -1,9 +1,9 @@
-"""A bounded HTTP load generator for one loopback port, in a separate process.
+"""HTTP load generator for one loopback port, in a separate process, with a maximum duration.
 
-`python -m benchmarks.load` reads a Plan as JSON from standard input and prints an Outcome as JSON. Requests
-are built in advance and written in one piece to persistent connections; of a response, only status, length
-and `Retry-After` are parsed, so that the generator uses little CPU time of the cores it shares with the
-server.
+`python -m benchmarks.load` reads a Plan as JSON from standard input and prints an Outcome as JSON. The
+generator shares cores with the server, so it must use little CPU time. Therefore requests are built in
+advance and written in one piece to persistent connections. Only status, length and `Retry-After` of a
+response are parsed.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ LAST_ANSWERS_S = 12
 
 @dataclass(frozen=True)
 class Plan:
-    """Requests to send in turn.
+    """Requests to send in turn, in a closed or an open loop.
 
-    Closed loop: `clients` that each wait for a response before the next request. Open loop, if `rate` is
-    given: at random times, `rate` per second on average, regardless of responses. Ends after `seconds`; the
-    closed loop also after `count` requests if that is given.
+    If `rate` is None, the loop is closed: each of `clients` clients waits for the response before it sends
+    the next request. If `rate` is given, the loop is open: requests are sent at random times, `rate` per
+    second on average, without waiting for responses. The run ends after `seconds`. A closed loop also ends
+    after `count` requests, if `count` is given.
     """
 
     port: int
     requests: list[tuple[str, str, str]]
-    """(path, content type, file with the body)."""
+    """Path, content type, and file with the body of each request."""
     clients: int = 1
     rate: float | None = None
     seconds: float = 3
@@ -50,8 +51,11 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """Result of a run. `latencies_ms`: by status; measured from sending in the closed loop, and from the
-    scheduled time in the open loop."""
+    """Result of a run.
+
+    `latencies_ms`: by status. They are measured from the sending of the request in the closed loop, and from
+    the scheduled time in the open loop.
+    """
 
     seconds: float = 0
     latencies_ms: dict[str, list[float]] = field(default_factory=dict)
@@ -65,7 +69,7 @@ class Outcome:
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive connection; one request at a time."""
+    """A persistent connection, which carries one request at a time."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -73,14 +77,14 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
 
     @property
     def open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, request: bytes) -> asyncio.Future[tuple[str, bool]]:
-        """Send a request; the result is its status and whether the response has `Retry-After`."""
+        """Send a request. The future's result is the status, and whether the response has `Retry-After`."""
         assert self._transport is not None
         self._buffer = b""
         self._answer = asyncio.get_running_loop().create_future()
@@ -125,7 +129,7 @@ async def connect(port: int) -> Connection:
 
 
 async def closed_loop(plan: Plan, requests: list[bytes]) -> Outcome:
-    """Run `plan.clients` clients that each send a request after the response to the previous one."""
+    """Run `plan.clients` clients; each sends its next request after the response to the previous one."""
     outcome = Outcome()
     start = time.perf_counter() + plan.warm_up_s
     end = start + min(plan.seconds, LONGEST_S)
@@ -151,7 +155,7 @@ async def closed_loop(plan: Plan, requests: list[bytes]) -> Outcome:
 
 
 async def open_loop(plan: Plan, rate: float, requests: list[bytes]) -> Outcome:
-    """Send at Poisson times; waiting for a free connection counts towards the latency."""
+    """Send requests at Poisson times. The wait for a free connection is part of the latency."""
     outcome = Outcome()
     gaps = random.Random(plan.seed)
     idle = deque([await connect(plan.port) for _ in range(64)])
@@ -194,7 +198,7 @@ async def open_loop(plan: Plan, rate: float, requests: list[bytes]) -> Outcome:
 
 
 async def run(plan: Plan) -> Outcome:
-    """Carry out `plan`."""
+    """Run the open or the closed loop of `plan`."""
     requests = [build(plan.port, *request) for request in plan.requests]
     if plan.rate is not None:
         return await open_loop(plan, plan.rate, requests)

@@ -3,9 +3,9 @@
     .venv/bin/pip install 'mlcommons-loadgen>=6.0'
     .venv/bin/python -m benchmarks.loadgen --models DIRECTORY --model NAME [--rounds 5] [--seconds 4]
 
-Both run in turn, each round in random order, in one process on one session. The figure is the median over
-rounds of their ratio with a 95 % bootstrap interval. Results are appended to those of benchmarks.instrument
-and shown in docs/instrument.md.
+Both measurements run in turn, in random order within each round, in one process and with one session. The
+figure is the median over rounds of the ratio of the two, with a 95 % bootstrap interval. Results are appended
+to those of benchmarks.instrument and shown in docs/instrument.md.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _System:
             thread.start()
 
     def issue(self, samples: list[Any]) -> None:
-        """Receive queries from the load generator; single-stream queries run in its thread."""
+        """Receive queries from the load generator. Single-stream queries run in the generator's thread."""
         if len(samples) == 1:
             self._answer(samples[0])
             return
@@ -124,7 +124,7 @@ def ours(subject: BareSession, executor: ThreadPoolExecutor, scenario: str, seco
 
 
 def main() -> None:
-    """Measure both in turn and append the ratios to the results."""
+    """Measure with both methods in turn, and append the ratios to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,14 +1,20 @@
 """Cost of the dashboard: time until it is drawn, and throughput lost to a hundred open dashboards.
 
-`drawn`: starts a service with 30 days of 20 models and opens /dashboard in a browser for each window;
-measures from the start of the navigation until the table is painted, and until every chart is drawn. `first`
-is the first visit after the start, with nothing cached; `again` are later visits with an empty browser cache;
-`details`, also with an empty browser cache, those of one model, which have six charts.
-`crowd`: 8 clients classify as fast as possible: alone, beside 100 dashboards of one view, each of which
-fetches /dashboard/figures every 5 seconds over its own connection, and beside a control: 100 dashboards that
-fetch the same bytes from another process, which has them in memory. The dashboards run on the cores of the
-service, so the control shows what simulating them costs. The three take turns, in random order. Before that,
-`crowd` measures the CPU time that service and simulation use for the dashboards alone.
+`drawn` starts a service with 30 days of 20 models and opens /dashboard in a browser for each time window. It
+measures the time from the start of the navigation until the table is painted, and until every chart is drawn.
+`first` is the first visit after the start of the service, with nothing cached. `again` is a later visit with
+an empty browser cache. `details` is a visit to the view of one model, which has six charts, also with an
+empty browser cache.
+
+`crowd` lets 8 clients classify as fast as possible, in three situations that take turns in random order:
+
+- alone
+- beside 100 dashboards of one view, each of which fetches /dashboard/figures every 5 seconds over its own
+  connection
+- beside a control: 100 dashboards that fetch the same bytes from another process, which has them in memory
+
+The simulated dashboards run on the cores of the service, so the control shows what the simulation costs.
+Before that, `crowd` measures the CPU time that service and simulation use for the dashboards alone.
 
     python -m benchmarks.pages [--rounds 6] [--only drawn|crowd]          # after make .venv/installed-web
 """
@@ -91,7 +97,7 @@ def served(data: Path) -> Iterator[Server]:
 
 
 def drawn(data: Path, rounds: int) -> list[Figure]:
-    """Measure the seconds until the page is drawn, by window."""
+    """Measure the seconds until the page is drawn, for each time window."""
     from playwright.sync_api import sync_playwright
 
     figures = []
@@ -134,7 +140,7 @@ def drawn(data: Path, rounds: int) -> list[Figure]:
 
 
 def crowd(data: Path, photos: Photos, rounds: int) -> list[Figure]:
-    """Measure classifications per second alone, beside a hundred dashboards, and beside the control's."""
+    """Measure classifications per second alone, beside a hundred dashboards, and beside the control."""
     path = "/dashboard/figures?since=24h"
     simulated: list[float] = []
     used: list[float] = []
@@ -178,20 +184,20 @@ def crowd(data: Path, photos: Photos, rounds: int) -> list[Figure]:
 
 @contextlib.contextmanager
 def dashboards(port: int, path: str, rate: list[float]) -> Iterator[psutil.Process]:
-    """Run dashboards in a separate process; appends their responses per second to `rate` at the end."""
+    """Run dashboards in a separate process. At the end, append their responses per second to `rate`."""
     command = [sys.executable, "-m", "benchmarks.crowd", str(port), path, str(DASHBOARDS), str(EVERY_S)]
     process = psutil.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()  # every dashboard is connected
+    process.stdout.readline()  # wait until every dashboard is connected
     try:
         yield process
     finally:
-        output, _ = process.communicate()  # closes its input, which ends it
+        output, _ = process.communicate()  # closes the standard input of the process, which then ends
         rate.append(float(output))
 
 
 @contextlib.contextmanager
 def control(answer: httpx.Response) -> Iterator[int]:
-    """Run a server that sends this response from memory, in a separate process; yields its port."""
+    """Run, in a separate process, a server that sends this response from memory; yield its port."""
     head = b"".join(b"%b: %b\r\n" % field for field in answer.headers.raw)
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + answer.content)

@@ -1,11 +1,12 @@
-"""Measure where the time of a request goes, and draw it: event loop, job threads, and what one client sees.
+"""Measure and draw where the time of a request goes: event loop, job threads, and latency of one client.
 
     PATH=$PWD/.cache/hey/usr/bin:$PATH .venv/bin/python -m benchmarks.path [--rounds 6] [--seconds 2]
 
-Compares Weigh-in with a bare ASGI function under uvicorn, which does the same job, and with a bare loop,
-which decodes, preprocesses and runs the same bytes, but chooses no classes and writes no JSON. Prints the
-figures, and writes them to benchmarks/path.json and the picture to docs/performance.svg. `hey` drives
-eight clients. CPU time per request is steadier than throughput on a shared machine.
+Compares Weigh-in with a bare ASGI function under uvicorn and with a bare loop. The ASGI function does the
+same job. The bare loop decodes and preprocesses the same bytes and runs the network on them, but chooses no
+classes and writes no JSON. Prints the figures, writes them to benchmarks/path.json, and draws
+docs/performance.svg. `hey` simulates eight clients. CPU time per request is steadier than throughput on a
+shared machine.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Rounds = dict[str, list[float]]
 
 
 def thread_times(server: Server) -> tuple[float, float]:
-    """Return the CPU seconds so far of the thread that runs the event loop, and of all others."""
+    """Return the CPU seconds used so far by the event loop's thread, and by all other threads together."""
     first = server.tree()[0]
     times = {thread.id: thread.user_time + thread.system_time for thread in first.threads()}
     loop = times.pop(first.pid)
@@ -52,7 +53,10 @@ def thread_times(server: Server) -> tuple[float, float]:
 
 
 def busy(server: Server, url: str, content_type: str, body: Path, seconds: float) -> dict[str, float]:
-    """Load a server with CLIENTS; return images/s, and per request the CPU ms of event loop and others."""
+    """Load a server with CLIENTS clients.
+
+    Returns images per second, and per request the CPU time of the event loop and of the other threads in ms.
+    """
     hey.run(url, content_type, body, clients=CLIENTS, seconds=WARM_UP_S, warm_up_s=0)
     loop_s, others_s = thread_times(server)
     load = hey.run(url, content_type, body, clients=CLIENTS, seconds=seconds, warm_up_s=0)
@@ -65,7 +69,7 @@ def busy(server: Server, url: str, content_type: str, body: Path, seconds: float
 
 
 def alone(server: Server, path: str, content_type: str, body: Path) -> dict[str, float]:
-    """Post REQUESTS images, one at a time; return the medians of the client's ms and of the stages' ms."""
+    """Post REQUESTS images, one at a time; return the median latencies of client and stages in ms."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     content = body.read_bytes()
     seen: dict[str, list[float]] = {}
@@ -121,7 +125,7 @@ def measure(rounds: int, seconds: float) -> Rounds:
 
 
 def figures(values: Rounds) -> list[Figure]:
-    """Return the figures, with the goals of CPU time and of one client's median."""
+    """Return the figures. CPU time and the median latency of one client have goals."""
     floor, floor_1 = values[f"floor {core_budget()} cpu_ms"], values["floor 1 p50_ms"]
     rows = [
         figure(f"bare loop, {core_budget()} threads: CPU per image", "ms", floor),
@@ -156,7 +160,7 @@ def figures(values: Rounds) -> list[Figure]:
 
 
 def picture(values: Rounds) -> str:
-    """Return an SVG: a bar per server and kind of request, CPU time per request of threads and event loop."""
+    """Return an SVG with a bar per server and kind of request: CPU time of job threads and event loop."""
     median = {name: statistics.median(found) for name, found in values.items()}
     bars = [("bare loop", median[f"floor {core_budget()} cpu_ms"], 0.0)]
     for kind in KINDS:
@@ -190,7 +194,7 @@ def picture(values: Rounds) -> str:
 
 
 def main() -> None:
-    """Measure, print the figures, write results and picture."""
+    """Measure, print the figures, and write the results and the picture."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.path", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, choices=range(1, 21), default=6)
     parser.add_argument("--seconds", type=float, default=2.0, help="per point")

@@ -15,7 +15,7 @@ BOUNDARY = "weighin-benchmark"
 
 
 class Photos:
-    """Files with a JPEG of 512 x 512 pixels, one of 4000 x 3000, and a multipart form."""
+    """Files: a JPEG of 512 x 512 pixels, a JPEG of 4000 x 3000 pixels, and a multipart form."""
 
     def __init__(self, folder: Path) -> None:
         self.small, self.large, self.form = folder / "512.jpg", folder / "4000.jpg", folder / "512.form"
@@ -35,7 +35,7 @@ class Photos:
 
     @staticmethod
     def _large_photo() -> Image.Image:
-        """Return a photograph of `make photos` if it exists, else tiled photographs of scikit-image."""
+        """Return a photograph of `make photos` if there is one, else tiled photographs of scikit-image."""
         camera = ROOT / ".cache/photos/lomiri-wallpapers-16.04/Dragonfly_by_Bolly.jpg"
         if camera.exists():
             return Image.open(camera).convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS)

@@ -1,10 +1,10 @@
-"""Measure the service under Ray Serve beside the plain server, with a PostgreSQL each.
+"""Measure the service under Ray Serve and the plain server, each with its own PostgreSQL.
 
     make bench-ray                      # or, in a network namespace that has only the loopback:
     .venv-ray/bin/python -m benchmarks.ray_serve [--rounds 5] [--seconds 2]
 
-One node and one replica with all cores, which is what the plain server has. `hey` drives one and eight
-clients; the servers take turns, and the one that is not measured is stopped with SIGSTOP.
+Ray has one node and one replica with all cores; the plain server has all cores, too. `hey` simulates one and
+eight clients. The servers take turns; the server that is not measured is paused with SIGSTOP.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def serve_with_ray(port: int) -> None:
         _node_ip_address="127.0.0.1",
     )
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    quiet = {"log_level": "WARNING", "enable_access_log": False}  # as in docker/ray/serve.yaml
+    quiet = {"log_level": "WARNING", "enable_access_log": False}  # the same as in docker/ray/serve.yaml
     serve.run(application({}), blocking=True, route_prefix="/", logging_config=quiet)
 
 
@@ -69,9 +69,9 @@ def start(name: str, folder: Path, database_url: str) -> Server:
 
 
 def measure(rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Return what each round has measured, by `NAME CLIENTS WHAT`.
+    """Return the values of all rounds, by `NAME CLIENTS WHAT`.
 
-    WHAT: `per_s`, requests per second; `p50_ms`; `cpu_ms`, CPU time of all processes per request.
+    WHAT is `per_s` (requests per second), `p50_ms`, or `cpu_ms` (CPU time of all processes per request).
     """
     values: dict[str, list[float]] = {}
     with ExitStack() as stack:

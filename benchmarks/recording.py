@@ -1,8 +1,11 @@
 """Cost of recording one run with all its stages, in microseconds.
 
-`alone`: one thread, aggregation of a full queue included; `queued`: without aggregation, the cost to a
-request; `flushing`: while the flush thread aggregates and writes to a real database once a second; `crowded`:
-four threads at once, wall-clock time divided by runs. The target is 30 us.
+- `alone`: on one thread, with the aggregation of full queues
+- `queued`: without aggregation, which is the cost for a request
+- `flushing`: while the flush thread aggregates, and writes to a real database once a second
+- `crowded`: on four threads at once, as wall-clock time divided by runs
+
+The target is 30 us.
 
     python -m benchmarks.recording [--runs 200000]
 """

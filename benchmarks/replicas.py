@@ -2,9 +2,10 @@
 
     python -m benchmarks.replicas [--rounds 3]
 
-On the same cores: one process on SQLite; one on PostgreSQL; the same behind haproxy; and as many replicas as
-cores, with one thread each, behind haproxy. A gain needs a second machine, so there is none to be seen here.
-Needs haproxy. Prints the table of docs/scaling.md in two minutes; ratios are taken within a round.
+Measures four setups on the same cores: one process with SQLite; one process with PostgreSQL; one process with
+PostgreSQL behind haproxy; and one replica per core, each with one thread, behind haproxy. Replicas only pay
+with a second machine, so no gain is to be expected here. Needs haproxy. Prints the table of docs/scaling.md
+in two minutes. Ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ CLIENTS = (1, 8)
 
 @dataclass(frozen=True)
 class Setup:
-    """One way to run the service: the processes, and the port to which clients send."""
+    """One way to run the service: its processes, and the port to which clients send requests."""
 
     name: str
     servers: Sequence[Server]
     port: int
 
     def measure(self, request: list[str], clients: int) -> dict[str, float]:
-        """Return p50 in ms and images per second of a closed loop; other setups are paused meanwhile."""
+        """Measure p50 in ms and images per second in a closed loop, while the other setups are paused."""
         plan = {"port": self.port, "requests": [request], "clients": clients, "seconds": SECONDS}
         for server in self.servers:
             server.resume()
@@ -74,7 +75,7 @@ def started(stack: ExitStack, folder: Path, name: str, **settings: object) -> Se
 
 
 def setups(stack: ExitStack, folder: Path, database: PostgresServer) -> list[Setup]:
-    """Start everything that is measured; it stops with `stack`."""
+    """Start all setups. They stop when `stack` is closed."""
     cores = core_budget()
     plain = started(stack, folder, "plain")
     shared = started(stack, folder, "shared", database_url=database.new_schema())
@@ -97,7 +98,7 @@ def setups(stack: ExitStack, folder: Path, database: PostgresServer) -> list[Set
 
 
 def measure(rounds: int) -> list[Figure]:
-    """Measure every setup with every number of clients in each round, in random order."""
+    """Measure, in each round, every setup with every number of clients, in random order."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         request = Photos(folder).raw(MODEL)

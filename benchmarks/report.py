@@ -22,7 +22,7 @@ PACKAGES = (
 class Figure:
     """One figure: `value` is the median of the rounds, `low` and `high` their extremes.
 
-    `target`: maximum of the value, or minimum if `at_least` is set; None without a target.
+    `target`: maximum of `value`, or its minimum if `at_least` is set; None if there is no target.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median meets the target; None without a target."""
+        """Whether the median meets the target; None if there is no target."""
         if self.target is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Return name, value with spread, target and verdict as text."""
+        """Return name, value with range, target and verdict, each as text."""
         spread = f"  ({_short(self.low)} to {_short(self.high)}, {self.rounds})" if self.rounds > 1 else ""
         target = "" if self.target is None else f"{'≥' if self.at_least else '≤'} {_short(self.target)}"
         verdict = {None: "", True: "met", False: "MISSED"}[self.met]
@@ -60,7 +60,7 @@ def figure(
     at_least: bool = False,
     note: str = "",
 ) -> Figure:
-    """Return the median of `rounds` with its range."""
+    """Return the figure of `rounds`: their median with their range."""
     middle = statistics.median(rounds)
     return Figure(name, unit, middle, min(rounds), max(rounds), len(rounds), target, at_least, note)
 
@@ -87,13 +87,13 @@ def machine() -> dict[str, object]:
 
 
 def has_vnni() -> bool:
-    """Return whether the CPU has VNNI, the int8 dot products that speed up quantized networks."""
+    """Return whether the CPU has VNNI: instructions for int8 dot products, which int8 networks use."""
     flags = _cpuinfo("flags").split()
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def guarded(part: str, measure: Callable[[], list[Figure]]) -> tuple[list[Figure], str | None]:
-    """Return the figures of `measure` and None, or no figures and the error as one line."""
+    """Return the figures of `measure` and None; after an error, no figures and the error as one line."""
     try:
         return measure(), None
     except Exception as error:  # a failure of one part must not prevent the others

@@ -1,4 +1,4 @@
-"""Results of a study as JSON lines, appended step by step, so that it can be resumed."""
+"""Results of a study as JSON lines. They are appended step by step, so that the study can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 class Results:
-    """A file of results: one record with its `kind` per line."""
+    """A file of results. Each line is a record, which has a `kind`."""
 
     def __init__(self, path: Path = INSTRUMENT) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class Results:
         return records[-1] if records else None
 
     def record_machine(self) -> None:
-        """Append the machine and the versions that the study measures, unless the file has them."""
+        """Append a record of the machine and of the measured versions, unless the file already has it."""
         if self.last("machine") is None:
             machine = take_fingerprint({}, {}).machine
             self.append(

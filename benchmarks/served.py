@@ -26,17 +26,18 @@ DEADLINE_MS = 10_000
 ONE_COMMAND_S = 90
 REQUESTS = 10_000
 MOST_AT_ONCE = 4_000
-"""Requests that are completed within the maximum duration of a load, 60 s, also on a slow machine."""
+"""Maximum number of requests in one load. Even a slow machine completes them within a load's maximum duration
+of 60 s."""
 IN_TURN = 150
-"""Requests of each kind in a round that compares two kinds."""
+"""Number of requests of each kind in a round that compares two kinds."""
 SECONDS = 3.0
-"""Duration of each measurement in a round."""
+"""Duration, in seconds, of each measurement in a round."""
 
 
 def run_json(module: str, *arguments: object, stdin: str | None = None) -> Any:
-    """Run `python -m benchmarks.MODULE ARGUMENTS`; return its output as decoded JSON.
+    """Run `python -m benchmarks.MODULE ARGUMENTS`; return its output, decoded from JSON.
 
-    Raises RuntimeError if it fails.
+    Raises RuntimeError if the command fails.
     """
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
@@ -60,7 +61,7 @@ def load(server: Server, requests: list[list[str]], **plan: object) -> dict[str,
 
 
 def completed(outcome: dict[str, Any]) -> list[float]:
-    """Return the latencies in ms of the requests with status 200; RuntimeError without any."""
+    """Return the latencies in ms of the requests with status 200. Raises RuntimeError if there are none."""
     latencies: list[float] = outcome["latencies_ms"].get("200", [])
     if not latencies:
         counts = {status: len(times) for status, times in outcome["latencies_ms"].items()}
@@ -69,12 +70,12 @@ def completed(outcome: dict[str, Any]) -> list[float]:
 
 
 def per_s(outcome: dict[str, Any]) -> float:
-    """Return the requests with status 200 per second."""
+    """Return the number of requests with status 200 per second."""
     return len(completed(outcome)) / float(outcome["seconds"])
 
 
 def throughput(photos: Photos, rounds: int) -> list[Figure]:
-    """Measure one and eight clients against the bare loop. `make bench-rivals` measures other servers."""
+    """Measure one and eight clients, and the bare loop. (`make bench-rivals` measures other servers.)"""
     model, cores = NETWORKS / MODEL, core_budget()
     with weighin() as service:
         service.wait_until("/readyz")
@@ -122,9 +123,9 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
 
 
 def protocol(photos: Photos, rounds: int) -> list[Figure]:
-    """Measure one client that sends the encoded image to /v2, in binary, and to /classify, in turn.
+    """Measure one client that sends an encoded image in turn to /v2, as binary data, and to /classify.
 
-    Both return the five most probable classes.
+    Both routes return the five most probable classes.
     """
     image = photos.small.read_bytes()
     entry = {"name": "image", "shape": [1], "datatype": "BYTES"}
@@ -143,7 +144,7 @@ def protocol(photos: Photos, rounds: int) -> list[Figure]:
     with weighin() as service:
         service.wait_until("/readyz")
         client = http.client.HTTPConnection("127.0.0.1", service.port)
-        for _ in range(rounds + 1):  # the first one warms up
+        for _ in range(rounds + 1):  # the first round is a warm-up
             seen: dict[str, list[float]] = {name: [] for name in requests}
             for _ in range(IN_TURN):
                 for name, (path, body, headers) in random.sample(list(requests.items()), len(requests)):
@@ -166,7 +167,7 @@ def protocol(photos: Photos, rounds: int) -> list[Figure]:
 
 
 def startup() -> list[Figure]:
-    """Measure the time from process start until all models are ready, and the CPU time until then."""
+    """Measure wall-clock time and CPU time from the start of the process until all models are ready."""
     ready, cpu = [], []
     for _ in range(5):
         with weighin() as server:
@@ -180,9 +181,10 @@ def startup() -> list[Figure]:
 
 
 def memory(photos: Photos, requests: int = REQUESTS) -> list[Figure]:
-    """Measure resident memory over `requests` requests to the included classifiers in turn.
+    """Measure resident memory during `requests` requests to the included classifiers in turn.
 
-    All included models are loaded. Afterwards, each detector gets as many requests as cores at a time.
+    All included models are loaded. After the classifiers, each detector gets requests, as many at a time as
+    there are cores.
     """
     classifiers = [photos.raw(name) for name in _included("image-classification")]
     detectors = [photos.raw(name, "/detect") for name in _included("object-detection")]
@@ -209,7 +211,7 @@ def memory(photos: Photos, requests: int = REQUESTS) -> list[Figure]:
 
 
 def _included(task: Task | None) -> list[str]:
-    """Return the names of the included models of a task, or of all."""
+    """Return the names of the included models of a task; None: of all tasks."""
     names = sorted(folder.name for folder in NETWORKS.iterdir())
     return [name for name, card in read_cards(NETWORKS, names).items() if task in (None, card.task)]
 
@@ -223,7 +225,7 @@ def _send(server: Server, requests: list[list[str]], *, clients: int, count: int
 
 
 def overload(photos: Photos, rounds: int) -> list[Figure]:
-    """Measure Poisson arrivals at three times the throughput of eight clients."""
+    """Measure Poisson arrivals at three times the throughput that eight clients reach."""
     peak, carried, accepted, refused, without_retry_after, unexpected = [], [], [], [], [], []
     with weighin() as server:
         server.wait_until("/readyz")

@@ -21,7 +21,7 @@ STOPS_WITHIN_S = 15
 
 
 class Server:
-    """A running server. A paused one uses no CPU time while another is measured."""
+    """A running server. It can be paused, so that it uses no CPU time while another server is measured."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Server:
     def wait_until(self, path: str) -> float:
         """Wait until GET `path` returns 200; return the seconds since the start of the process.
 
-        Raises RuntimeError, with the end of the server's log, if it exits or needs more than STARTS_WITHIN_S
-        from now.
+        If the server exits, or is not ready within STARTS_WITHIN_S from now, raises RuntimeError with the end
+        of the server's log.
         """
         began = time.perf_counter()
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
@@ -74,7 +74,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def tree(self) -> list[psutil.Process]:
-        """Return the server's processes: the first one and all of its descendants."""
+        """Return all processes of the server: the first one and its descendants."""
         try:
             first = psutil.Process(self._process.pid)
             return [first, *first.children(recursive=True)]
@@ -82,11 +82,11 @@ class Server:
             return []
 
     def tree_cpu_s(self) -> float:
-        """Return the CPU time of all processes so far, those that ended included, in seconds."""
+        """Return the CPU time used so far by all processes, including ended ones, in seconds."""
         total = 0.0
         for process in self.tree():
             with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(process.cpu_times()[:4])  # user and system, its own and of children that ended
+                total += sum(process.cpu_times()[:4])  # user and system, of the process and of ended children
         return total
 
     def tree_pss_mb(self) -> float:
@@ -106,7 +106,7 @@ class Server:
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End the server with SIGTERM, then what is left of its processes with SIGKILL."""
+        """End the server with SIGTERM; then end its remaining processes with SIGKILL."""
         processes = self.tree()
         self.resume()
         self._process.terminate()
@@ -117,7 +117,7 @@ class Server:
         self.log.close()
 
     def _signal(self, number: signal.Signals, processes: list[psutil.Process] | None = None) -> None:
-        """Send a signal to the process group, and to `processes` (default: all) in other groups."""
+        """Send a signal to the process group, and to those of `processes` (default: all) in other groups."""
         processes = self.tree() if processes is None else processes
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)

@@ -1,4 +1,4 @@
-"""Recall and latency of searching a gallery in PostgreSQL, and size and build time of its index.
+"""Recall and latency of searches in a PostgreSQL gallery, and size and build time of its index.
 
     python -m benchmarks.shared_gallery [--count 10000] [--build-only] [--work-memory 1GB]
 
@@ -30,11 +30,11 @@ QUERIES = 200
 EXACT_QUERIES = 20
 ROUNDS = 3
 SHARES = (1, 10, 50)
-"""Percentages of the images that filters match."""
+"""Percentages of the images that match the filters."""
 
 
 def fill(server: PostgresServer, engine: Engine, vectors: np.ndarray) -> None:
-    """Insert the vectors with keys from 1, each with a number from 0 to 99 as metadata."""
+    """Insert the vectors with keys from 1 on. Each gets a number from 0 to 99 as metadata."""
     prepare(engine)
     with server.connect() as connection:
         register_vector(connection)
@@ -56,9 +56,10 @@ def fill(server: PostgresServer, engine: Engine, vectors: np.ndarray) -> None:
 def report(
     name: str, search: PostgresqlNearest, data: Workload, share: int = 100, queries: int = QUERIES
 ) -> None:
-    """Measure and print one row: the first `queries` queries, with a filter for `share` percent of images.
+    """Measure and print one row of the table.
 
-    Times are the median of ROUNDS rounds, with the lowest and the highest.
+    Runs the first `queries` queries, with a filter that matches `share` percent of the images. Times are the
+    median of ROUNDS rounds, with the lowest and the highest value.
     """
     where: Sequence[Condition] = () if share == 100 else [Condition("hundredth", "lt", share)]
     matching = np.arange(1, len(data.gallery) + 1) % 100 < share
@@ -81,7 +82,7 @@ def report(
 
 
 def build(search: PostgresqlNearest) -> float:
-    """Let the service build its index; return the seconds."""
+    """Let the service build its index; return the time in seconds."""
     started = time.perf_counter()
     search.notify()
     while search.status.mode != "hnsw":
@@ -101,7 +102,7 @@ def sizes(engine: Engine, count: int) -> str:
 
 
 def main() -> None:
-    """Fill a server; measure without an index, with an index, and with filters."""
+    """Fill a PostgreSQL server; measure without an index, with an index, and with filters."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000, help="images in the gallery")
     parser.add_argument("--build-only", action="store_true", help="build the index, without searches")

@@ -1,8 +1,8 @@
-"""Time non-maximum suppression by ONNX Runtime's operator, as the service does it, beside NumPy.
+"""Time non-maximum suppression: by ONNX Runtime's operator, which the service uses, and by NumPy.
 
     .venv/bin/python -m benchmarks.suppression
 
-Prints the table of docs/detection.md. Both keep the same boxes, which is checked.
+Prints the table of docs/detection.md. Checks that both methods keep the same boxes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK = 64
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both methods and print the table."""
     print("| boxes | kept | ONNX Runtime | NumPy |")
     print("| --- | --- | --- | --- |")
     for name, (count, spread, classes) in CASES.items():
@@ -62,7 +62,10 @@ def scattered(count: int, spread: int, classes: int) -> tuple[NDArray[np.float64
 
 
 def by_matrices(boxes: NDArray[np.float64], ids: NDArray[np.int64], iou: float) -> list[int]:
-    """Suppress with NumPy: compare blocks of boxes with all later boxes in float32, keep one bit per pair."""
+    """Suppress with NumPy: compare blocks of boxes with all later boxes, in float32.
+
+    Keeps one bit per pair of boxes.
+    """
     left, top, right, bottom = np.ascontiguousarray(boxes.T, np.float32)
     area = (right - left) * (bottom - top)
     dropped, kept = 0, []

@@ -1,1 +1,1 @@
-"""What the included detectors find and miss on the pictures at hand, and what they cost."""
+"""What the included detectors find and miss in known pictures, and what they cost."""

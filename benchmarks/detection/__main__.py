@@ -20,7 +20,10 @@ COMMANDS = {"quality": quality.quality, "speed": speed.speed}
 
 
 def replaced(text: str, command: str, tables: str) -> str:
-    """Return the page with the tables of `command` between its markers. Raises ValueError without them."""
+    """Return the page `text` with `tables` between the markers of `command`.
+
+    Raises ValueError if the page does not have the markers.
+    """
     begin, end = f"<!-- figures: python -m benchmarks.detection {command} -->\n", "<!-- end of figures -->\n"
     before, marker, rest = text.partition(begin)
     _, closing, after = rest.partition(end)
@@ -30,7 +33,7 @@ def replaced(text: str, command: str, tables: str) -> str:
 
 
 def main() -> int:
-    """Run one command."""
+    """Run the command that the arguments name."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.detection",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""Pictures with known people, vehicles and faces: three with boxes, the others marked by hand."""
+"""Pictures with known people, vehicles and faces: three with boxes, the others with marks set by hand."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CACHE = Path(__file__).parents[2] / ".cache"
 PEOPLE = CACHE / "people"
 PHOTOS = CACHE / "photos"
 COUNTED = Path(__file__).with_name("counted.json")
-"""Marks set by hand, x and y of each in pixels.
+"""Marks set by hand, as x and y in pixels.
 
-`people`: by frame of vtest.avi, the middle of every person who is at least about half visible. `faces`: by
-picture, every face in focus that is not turned away.
+`people`: by frame of vtest.avi, a mark in the middle of every person of whom at least about half is visible.
+`faces`: by picture, a mark on every face that is in focus and not turned away.
 """
 FACELESS = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 """Packages of `make photos` whose photographs show no people."""
@@ -30,12 +30,12 @@ Point = tuple[float, float]
 
 
 class MissingPicturesError(Exception):
-    """The pictures were not fetched."""
+    """The pictures have not been downloaded."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded image and what is to be found in it: `boxes` with their labels, or `points`."""
+    """An encoded image and the objects to find in it: `boxes` with their labels, or `points`."""
 
     name: str
     content: bytes
@@ -73,7 +73,7 @@ def pedestrians(folder: Path = PEOPLE) -> Iterator[Picture]:
 
 
 def faces(folder: Path = PEOPLE, photos: Path = PHOTOS) -> Iterator[Picture]:
-    """Yield the pictures in which faces were counted, and photographs without any."""
+    """Yield the pictures in which faces are marked, and photographs that show no face."""
     for name, points in _counted("faces").items():
         path = _fetched(folder) / name
         yield Picture(name, path.read_bytes() if path.suffix else _scikit_image(name), points=points)

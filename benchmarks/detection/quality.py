@@ -1,4 +1,4 @@
-"""Tables of what the detectors find and miss, and of int8 beside fp32."""
+"""Tables of what the detectors find and miss, and of int8 compared with fp32."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from service.latency.stages import Stopwatch
 
 SSD, FACES = "ssd-mobilenet-v2", "centerface"
 LOWER = 0.2
-"""A second threshold, below the cards' own."""
+"""A second score threshold, which is below those of the cards."""
 CLASSES = {"person": ("Person",), "car": ("Car", "Vehicle"), "bus": ("Vehicle", "Car")}
-"""The SSD's classes that stand for a label of the photographs; it has none for buses."""
+"""Classes of the SSD that count as correct for a label of the photographs. The SSD has no class for buses."""
 MAX_PIXELS = 100_000_000
 
 Find = Callable[[bytes], Sequence[Found]]
 
 
 def finder(model: ServedModel, min_score: float | None = None) -> Find:
-    """Return a function from an encoded image to the objects that `model` finds, best first."""
+    """Return a function that returns the objects that `model` finds in an encoded image, best first."""
     plan = detect_plan(model, min_score)
 
     def find(content: bytes) -> Sequence[Found]:
@@ -39,7 +39,10 @@ def finder(model: ServedModel, min_score: float | None = None) -> Find:
 
 @dataclass
 class Marked:
-    """Detections in one picture: `hits` have a mark each, `others` have none; `missed`: marks not hit."""
+    """Detections in one picture, matched with its marks.
+
+    `hits`: detections with a mark. `others`: detections without a mark. `missed`: marks without a detection.
+    """
 
     hits: list[Found] = field(default_factory=list)
     missed: list[Point] = field(default_factory=list)
@@ -47,9 +50,9 @@ class Marked:
 
 
 def match_points(found: Iterable[Found], points: Sequence[Point]) -> Marked:
-    """Match detections, best first, with marks, each mark once.
+    """Match detections, best first, with marks; a mark matches at most one detection.
 
-    A detection takes the free mark in its box that is nearest to the middle of the box.
+    Each detection takes, of the marks in its box that are still free, the one nearest to the box's middle.
     """
     result = Marked(missed=list(points))
     for one in found:
@@ -74,7 +77,10 @@ class Pairs:
     only_second: int = 0
 
     def add(self, first: Sequence[Found], second: Sequence[Found]) -> None:
-        """Add one picture: the best detections of the first model choose first."""
+        """Match and add the detections in one picture.
+
+        `first`: of the first model, best first; they are matched in this order.
+        """
         left = list(second)
         for one in first:
             overlaps = [
@@ -109,7 +115,7 @@ def quality(zoo: Path = NETWORKS, people: Path = PEOPLE, photos: Path = PHOTOS) 
 
 
 def photographs(model: ServedModel, pictures: Sequence[Picture]) -> str:
-    """Return a table of every labelled object, and of what else was found."""
+    """Return a table of every labelled object, and of the other objects that were found."""
     find, find_all = finder(model), finder(model, 0.05)
     rows, others = [], []
     for picture in pictures:
@@ -144,7 +150,7 @@ def photographs(model: ServedModel, pictures: Sequence[Picture]) -> str:
 def counted(
     title: str, models: dict[str, ServedModel], name: str, pictures: Sequence[Picture], label: str
 ) -> str:
-    """Return a table of what the fp32 and int8 variants of `name` find of the marked objects."""
+    """Return a table of the marked objects that the fp32 and int8 variants of `name` find."""
     marks = sum(len(picture.points) for picture in pictures)
     summary, results = [], {}
     for variant in (name, f"{name}-int8"):
@@ -194,7 +200,7 @@ def counted(
 
 
 def int8_beside_fp32(fp32: ServedModel, int8: ServedModel, pictures: Sequence[Picture]) -> str:
-    """Return a table that compares the matched detections of both models."""
+    """Return a table that compares the detections of both models on the same pictures."""
     detection = fp32.card.detection
     assert detection is not None
     rows = []
@@ -226,6 +232,6 @@ def int8_beside_fp32(fp32: ServedModel, int8: ServedModel, pictures: Sequence[Pi
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table."""
+    """Return a Markdown table with the column names `head`."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,7 +1,7 @@
-"""What the detectors cost: end to end beside a bare loop, decoding and suppression, int8, OpenVINO.
+"""What the detectors cost: requests compared with a bare loop, decoding and suppression, int8, OpenVINO.
 
-`python -m benchmarks.detection.speed JPEG MODEL_FOLDER SECONDS` runs the bare loop in this process and prints
-the p50 of each stage in milliseconds as JSON.
+`python -m benchmarks.detection.speed JPEG MODEL_FOLDER SECONDS` runs the bare loop in this process, and
+prints as JSON the p50 of each stage in milliseconds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ DECODING = ("postprocess", "nms")
 
 
 def speed(rounds: int = ROUNDS) -> str:
-    """Return the figures with their targets, and the runtimes beside each other, as Markdown."""
+    """Return, as Markdown, the figures with their targets, and the tables that compare the runtimes."""
     names = [path.parent.name for path in sorted(NETWORKS.glob("*/card.json"))]
     detectors = [name for name in names if name.removesuffix("-int8") in SIZES]
     figures = []
@@ -72,7 +72,7 @@ def speed(rounds: int = ROUNDS) -> str:
 
 
 def _jpeg(folder: Path, name: str) -> Path:
-    """Write scikit-image's astronaut in the size for a detector, and return the path."""
+    """Write scikit-image's photograph `astronaut` in the size for a detector, and return the path."""
     path = folder / f"{name}.jpg"
     size = SIZES[name.removesuffix("-int8")]
     Image.fromarray(skimage.data.astronaut()).resize(size).save(path, quality=90)
@@ -80,7 +80,7 @@ def _jpeg(folder: Path, name: str) -> Path:
 
 
 def end_to_end(name: str, jpeg: Path, rounds: int) -> list[Figure]:
-    """Measure POST /detect by one client beside the bare loop, in random order within each round."""
+    """Measure POST /detect with one client, and the bare loop, in random order within each round."""
     served: list[float] = []
     bare: list[Mapping[str, float]] = []
     with weighin() as server:
@@ -143,7 +143,7 @@ def bare_loop(jpeg: Path, folder: Path, seconds: float) -> dict[str, float]:
 
 
 def worst_case(name: str) -> Figure:
-    """Measure decoding and suppression of random outputs in which every score passes the threshold."""
+    """Measure decoding and suppression of boxes, for random outputs whose scores all pass the threshold."""
     card = read_card(NETWORKS / name)
     decoder, labels = decoder_of(card), load_model(NETWORKS / name).labels
     random_numbers = np.random.default_rng(0)
@@ -170,7 +170,10 @@ def _blank(card: Card) -> DecodedImage:
 
 
 def runtimes(name: str) -> str:
-    """Return a table of fp32 and int8 in ONNX Runtime and OpenVINO, one thread, with their parity."""
+    """Return a table of fp32 and int8 in ONNX Runtime and OpenVINO on one thread.
+
+    It has latencies, and how far the outputs differ.
+    """
     card = read_card(NETWORKS / name)
     image = preprocess(np.asarray(Image.fromarray(skimage.data.astronaut()).resize(SIZES[name])), card.input)
     runs, note = {}, ""
@@ -213,13 +216,13 @@ def _bound(run: Callable[[NDArray[np.float32]], object], image: NDArray[np.float
 
 
 def _parity(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> str:
-    """Return the largest difference of each output, in standard deviations of the expected one."""
+    """Return the largest difference of each output from the expected one, in standard deviations of it."""
     worst = {role: float(np.abs(found[role] - value).max() / value.std()) for role, value in expected.items()}
     return ", ".join(f"{role} {difference:.1e}" for role, difference in worst.items())
 
 
 def _same_objects(card: Card, found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> str:
-    """Return how many of the objects that `expected` stands for are in `found`, matched by IoU."""
+    """Return how many of the objects in the outputs `expected` are also in the outputs `found`, by IoU."""
     decoder, image = decoder_of(card), _blank(card)
     labels = load_model(NETWORKS / card.name).labels
     objects = [

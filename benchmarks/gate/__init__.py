@@ -1,1 +1,1 @@
-"""Proof of `weighin gate`: how often its verdicts are wrong, where the right one is known."""
+"""Validation of `weighin gate`: how often its verdicts are wrong, in cases whose right verdict is known."""

@@ -7,8 +7,8 @@
     .venv/bin/python -m benchmarks.gate replay [--part choose]        # prints the counts of verdicts
     .venv/bin/python -m benchmarks.gate page                          # writes its section of docs/ci-gate.md
 
-Each step appends to benchmarks/gate/results.jsonl and is not repeated; commit that file with the page.
-The machine must be otherwise idle, except for `answers`, `replay` and `page`.
+Each step appends its result to benchmarks/gate/results.jsonl and is not repeated. Commit this file with the
+page. The machine must be otherwise idle, except for `answers`, `replay` and `page`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS = ("record", "answers", "live", "replay", "page")
 
 
 def main() -> None:
-    """Run one step until it is complete or the time is over."""
+    """Run one command until it is complete or the time is over."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +66,7 @@ def main() -> None:
         folder = make_network(ZOO)
 
     def step() -> bool:
-        """Do one step, unless all are done; return whether there was one."""
+        """Do the next step and return True; if all steps are done, return False."""
         if arguments.step == "live":
             return live.record_gate(results)
         busy = arguments.load != "none"

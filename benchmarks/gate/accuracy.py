@@ -1,8 +1,8 @@
-"""Gates on accuracy with a known answer, from the answers of pairs of networks on Fashion-MNIST's test set.
+"""Gates on accuracy with a known answer, simulated from pairs of networks on Fashion-MNIST's test set.
 
-The discordance of each pair, the share of pictures that only one of the two answers correctly, is recorded. A
-gate's pictures are drawn with that discordance, which is split so that the new network is as good as the
-base, or 1.5 points worse.
+For each pair, the discordance is recorded: the share of pictures that only one of the two networks classifies
+correctly. The pictures of a simulated gate are drawn with this discordance. It is split between the two
+networks so that the new network is as good as the base, or 1.5 points worse.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ NEW = (
     "fashion-inverted-residual-pruned-50",
     "fashion-ghost",
 )
-"""From the same weights in int8 to another architecture: their answers differ more and more from BASE's."""
+"""New networks, from BASE's own weights in int8 to another architecture. The further down the list, the more
+their answers differ from those of BASE."""
 WORSE_BY = 0.015
 PICTURES = (1000, 2500, 5000, 10_000, 20_000)
 GATES = 1000
 
 
 def record(results: Results) -> None:
-    """Record, for each of NEW, how many pictures only it or only BASE answers correctly."""
+    """Record, for each network of NEW, how many pictures only it or only BASE classifies correctly."""
     test = load_test(default_folder())
     base = _correct(BASE, test.pixels, test.classes)
     for name in NEW:
@@ -51,15 +52,16 @@ def _correct(model: str, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) 
 
 
 def discordance(answers: Record, loss: float) -> float:
-    """Return the share of pictures that only one network of a pair answers correctly, at least `loss`."""
+    """Return the share of pictures that only one network of a pair classifies correctly, at least `loss`."""
     share: float = (answers["only_base"] + answers["only_new"]) / answers["n"]
     return max(share, loss)
 
 
 def replay(answers: Record, pictures: int, loss: float, max_loss: float, gates: int = GATES) -> Counts:
-    """Return the outcomes of gates of `pictures` pictures each, whose new network is worse by `loss`.
+    """Return the outcomes of gates with `pictures` pictures each, whose new network is worse by `loss`.
 
-    Gates that drew the same answers are judged once, as `judge_accuracy` does.
+    They are judged as by `judge_accuracy`. Gates that drew the same answers are judged only once, to save
+    time.
     """
     share = discordance(answers, loss)
     shares = [(share + loss) / 2, (share - loss) / 2, 1 - share]

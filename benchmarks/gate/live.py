@@ -1,4 +1,4 @@
-"""Real gates whose right verdict is known, run by the command `weighin gate`."""
+"""Real gates whose right verdict is known, run with the command `weighin gate`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LIVE = (
     *[(MODELS[1], "equal", False), (MODELS[1], "slow", False)] * 8,
     *[(MODELS[1], "equal", True), (MODELS[1], "slow", True)],
 )
-"""The gates: the base, what the new network is, and whether one core is kept busy meanwhile."""
+"""The gates, each with the base, the kind of new network, and whether one core is kept busy meanwhile."""
 _TRIED_CHANNELS = (1, 65)
 
 
 def record_gate(results: Results) -> bool:
-    """Run and record the next of the gates LIVE; return whether there was one."""
+    """Run and record the next gate of LIVE and return True; if all are recorded, return False."""
     done = len(results.of("live-gate"))
     if done >= len(LIVE):
         return False
@@ -65,9 +65,10 @@ def record_gate(results: Results) -> bool:
 
 
 def _channels(results: Results, model: Path) -> int:
-    """Return the channels of the additional convolution that make a run of the model SLOWER_BY longer.
+    """Return how many channels an additional convolution needs to make a run of the model SLOWER_BY longer.
 
-    Measured once, with few and with many channels, because the nodes themselves take time too.
+    This is measured once, with few and with many channels, because the additional nodes take time, too,
+    whatever their number of channels.
     """
     for record in results.of("live-calibration"):
         if record["model"] == model.name:
@@ -87,10 +88,11 @@ def _channels(results: Results, model: Path) -> int:
 
 
 def write_copy(model: Path, target: Path, channels: int) -> None:
-    """Write a copy of a classifier with its card to the folder `target`; its file has other bytes.
+    """Write a copy of a classifier with its card to the folder `target`; the copy's file has other bytes.
 
-    If `channels` is not 0, the copy has an additional convolution of the image with that number of output
-    channels. Its result is scaled to nothing and added to the logits: more work, the same answers.
+    If `channels` is not 0, the copy has an additional convolution of the image, with this number of output
+    channels. The result of the convolution is scaled to nearly zero and added to the logits. So the copy does
+    more work, but gives the same answers.
     """
     card = read_card(model)
     network = onnx.load_model_from_string((model / card.file.name).read_bytes())

@@ -22,7 +22,7 @@ _CONDITIONS = ((False, "quiet"), (True, "one core busy"))
 
 
 def write(results: Results, page: Path = PAGE) -> None:
-    """Replace the section of the page, which is its last."""
+    """Replace the last section of the page."""
     text = page.read_text()
     page.write_text(text[: text.index(HEADING)] + section(results))
 
@@ -78,7 +78,7 @@ def _traces(results: Results) -> list[str]:
 
 
 def latency(results: Results, part: str = "proof") -> list[str]:
-    """Return the table of gates replayed from the traces of a part, and whether the targets are met."""
+    """Return the table of gates that are replayed from the traces of `part`, and a text on the targets."""
     lines = [
         "### Latency: gates replayed from the traces",
         "",
@@ -95,7 +95,7 @@ def latency(results: Results, part: str = "proof") -> list[str]:
         for kind, names in (("equal", EQUAL_GATE), ("8 % slower", SLOW_GATE)):
             usable = traces if kind == "equal" else _with_slow(traces)
             gates = replay(usable, names, _LIMITS.max_slower, ROUNDS_PER_LAUNCH)
-            if not gates:  # of too few launches
+            if not gates:  # too few launches are recorded
                 continue
             counts = counted(gate.judgement.outcome for gate in gates)
             totals[busy, kind] = totals.get((busy, kind), counted([])) + counts

@@ -1,7 +1,7 @@
-"""Interleaved traces for the replay: equal sessions of a model, and one whose runs do 8 % more work.
+"""Interleaved traces for the replay: equal sessions of a model, and a session whose runs do 8 % more work.
 
-Each launch is a new process with equal sessions `a1` to `a3`, and with `slow8`. Only the median of each block
-of `BLOCK_RUNS` runs is kept.
+Each launch is a new process with the equal sessions `a1` to `a3`, and the slower session `slow8`. Only the
+median of each block of `BLOCK_RUNS` runs is recorded.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ EQUAL = ("a1", "a2", "a3")
 SLOW = "slow8"
 SLOWER_BY = 0.08
 Load = Literal["none", "loop", "recorder"]
-"""What else runs: nothing, a loop that keeps one core busy, or another recorder that does."""
+"""What else runs: nothing, a loop that keeps one core busy, or another recorder that keeps one core busy."""
 LOADS: tuple[Load, ...] = get_args(Load)
 PARTS = ("choose", "proof")
-"""Purposes of launches: to choose the gate's rule, or for the proof, which the choice must not see."""
+"""Purposes of launches: to choose the gate's rule, or to prove it. The choice must not use launches of the
+proof."""
 
 
 def record_launch(
     results: Results, folder: Path, *, load: Load, part: str, rounds: int, slower: bool = True
 ) -> None:
-    """Record one launch of the model in `folder`; start the `load` `loop`, but not `recorder`.
+    """Record one launch of the model in `folder`.
 
-    Without `slower`, it has the equal sessions only.
+    If `load` is `loop`, this function starts the loop; a `recorder` must already be running. If `slower` is
+    false, the launch has only the equal sessions.
     """
     work = dict.fromkeys(EQUAL, 0)
     if slower:
@@ -65,22 +67,22 @@ def record_launch(
 
 
 def pack(medians_ns: Sequence[float]) -> str:
-    """Return medians as text: tenths of a microsecond, little-endian uint32, in zlib's format, as base64."""
+    """Return medians as text: tenths of a microsecond as little-endian uint32, zlib-compressed, in base64."""
     tenths = np.round(np.asarray(medians_ns) / 100).astype("<u4")
     return base64.b64encode(zlib.compress(tenths.tobytes(), 9)).decode()
 
 
 def unpack(text: str) -> list[float]:
-    """Return the medians of `pack` in microseconds."""
+    """Return, in microseconds, the medians in a text of `pack`."""
     tenths = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u4")
     return list((tenths / 10).tolist())
 
 
 def _extra_work(results: Results, folder: Path) -> int:
-    """Return the number of dot products that `slow8` adds to a run: by calibration, corrected by launches.
+    """Return the number of dot products that `slow8` adds to a run.
 
-    The caches hold other data in a launch than in the calibration. The launches are those of part `choose`,
-    if there are any.
+    The number comes from the calibration. In a launch the caches hold other data than in the calibration, so
+    the number is corrected by the slowdown in the launches of part `choose`, if there are any.
     """
     added = extra_work(calibrate(results, folder), SLOWER_BY)
     chosen = launches(results, folder.name, busy=False, part="choose")
@@ -88,7 +90,7 @@ def _extra_work(results: Results, folder: Path) -> int:
 
 
 def slowdown(traces: Sequence[Record]) -> tuple[float, float, float]:
-    """Return by which share `slow8` took longer than `a1` and `a2`, with Student's 95 % interval."""
+    """Return by which share `slow8` took longer than `a1` and `a2`, with its 95 % interval (Student's)."""
     values = []
     for launch in traces:
         first, second, slower = (np.log(launch["medians_us"][name]) for name in ("a1", "a2", SLOW))
@@ -99,9 +101,9 @@ def slowdown(traces: Sequence[Record]) -> tuple[float, float, float]:
 
 
 def launches(results: Results, model: str, *, busy: bool, part: str) -> list[Record]:
-    """Return the launches of a model, recorded beside a busy core or not, oldest first.
+    """Return the launches of a model with this `part` and `busy`, oldest first.
 
-    Their medians are unpacked, as `medians_us`.
+    `busy`: whether another process kept a core busy. The result has the unpacked medians as `medians_us`.
     """
     return [
         launch | {"medians_us": {name: unpack(text) for name, text in launch["medians"].items()}}
@@ -111,6 +113,6 @@ def launches(results: Results, model: str, *, busy: bool, part: str) -> list[Rec
 
 
 def digest(traces: Sequence[Record]) -> str:
-    """Return the SHA-256 of the packed medians of launches, a line for each session of each launch."""
+    """Return the SHA-256 of the packed medians of launches: of a text with a line per session and launch."""
     lines = [f"{name} {text}\n" for launch in traces for name, text in sorted(launch["medians"].items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,7 +1,8 @@
-"""Replay recorded traces as gates: each takes launches, as a real one does, until its verdict is certain.
+"""Replay recorded traces as gates. Like a real gate, each takes launches until its verdict is certain.
 
-No two gates of one call of `replay` share a round. A launch of a gate is a window of rounds of one recorded
-launch, and the launches of a gate are different processes, because only those are independent.
+A launch of a replayed gate is a window of rounds of one recorded launch. All launches of a gate come from
+different recorded launches, because only different processes are independent. In one call of `replay`, no two
+gates share a round.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from service.gate.decision import (
 )
 
 EQUAL_GATE = ("a1", "a2", "a3")
-"""Base, base again and new of a gate whose networks are equal."""
+"""Sessions of a gate whose networks are equal: the base, the base again (control), and the new network."""
 SLOW_GATE = ("a1", "a2", "slow8")
-"""The same of a gate whose new network does 8 % more work."""
+"""Sessions of a gate whose new network does 8 % more work, in the order of EQUAL_GATE."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """The last judgement of a gate, and the rounds it took: (recorded launch, window) of each launch."""
+    """The last judgement of a gate, and the (recorded launch, window) taken for each of its launches."""
 
     judgement: LatencyJudgement
     windows: tuple[tuple[int, int], ...]
@@ -38,10 +39,11 @@ class Replayed:
 def replay(
     traces: Sequence[Record], names: tuple[str, str, str], max_slower: float, rounds: int, seed: int = 0
 ) -> list[Replayed]:
-    """Return the gates that the traces give, with `rounds` rounds per launch.
+    """Return as many gates as the traces suffice for, with `rounds` rounds per launch.
 
-    Every launch of a gate is drawn from the recorded launches that it has not used, those with the most
-    windows left first. A gate starts only while MAX_LAUNCHES launches have windows left, so none is cut off.
+    A gate draws each launch at random from the recorded launches that it has not used yet and that have the
+    most unused windows. A gate starts only while at least MAX_LAUNCHES recorded launches have unused windows,
+    so that no gate runs out of launches.
     """
     base, again, new = names
     left = {
@@ -81,7 +83,7 @@ class Counts:
 
     @property
     def n(self) -> int:
-        """The number of gates."""
+        """Number of all gates."""
         return sum(self.outcomes.values())
 
     def __add__(self, other: Counts) -> Counts:
@@ -89,6 +91,6 @@ class Counts:
 
 
 def counted(outcomes: Iterable[Outcome]) -> Counts:
-    """Count outcomes."""
+    """Return the number of gates by outcome."""
     counter = Counter(outcomes)
     return Counts({"pass": counter["pass"], "fail": counter["fail"], "undecided": counter["undecided"]})

@@ -7,8 +7,9 @@
     .venv/bin/python -m benchmarks.instrument page                   # writes docs/instrument.md
     .venv/bin/python -m benchmarks.loadgen                           # needs mlcommons-loadgen
 
-Each step appends to benchmarks/instrument/results.jsonl and is not repeated; commit that file with the page.
-The machine must be otherwise idle: launches during other load are recorded, marked and excluded.
+Each step appends its result to benchmarks/instrument/results.jsonl and is not repeated. Commit this file with
+the page. The machine must be otherwise idle. Launches during other load are recorded, but are marked and not
+used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One launch with sessions of one model, some of which do more work by a calibrated amount.
+"""One launch with sessions of one model; some of them do a calibrated amount of additional work.
 
-For studies of measurement rules: the truth about every pair of sessions is known.
+Studies of measurement rules use such launches, because the true difference of every two sessions is known.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ WARM_UP_S = 0.3
 
 
 def calibrate(results: Results, folder: Path) -> Record:
-    """Measure once how long a dot product and a run take, interleaved; return the recorded calibration."""
+    """Measure how long a dot product and a run take, interleaved, unless this is already recorded.
+
+    Returns the recorded calibration.
+    """
     for record in results.of("trace-calibration"):
         if record["model"] == folder.name:
             return record
@@ -40,7 +43,7 @@ def calibrate(results: Results, folder: Path) -> Record:
 
 
 def open_network(folder: Path) -> Run:
-    """Open the network in `folder` with one thread."""
+    """Open the network in `folder` in a session with one thread."""
     card = read_card(folder)
     return OnnxSession((folder / card.file.name).read_bytes(), card).run
 
@@ -48,8 +51,8 @@ def open_network(folder: Path) -> Run:
 def measure_slowdown(plain: Subject, slower: Subject) -> tuple[float, float]:
     """Return the median nanoseconds of a run of `plain`, and by which share a run of `slower` takes longer.
 
-    Both run in turn, in short blocks; the share is the median over pairs of blocks, because the speed of a
-    processor can change from second to second.
+    The two run in turn, in short blocks. The share is the median over pairs of successive blocks, because the
+    speed of a processor can change from second to second.
     """
     subjects = (plain, slower)
     for subject in subjects:
@@ -63,18 +66,20 @@ def measure_slowdown(plain: Subject, slower: Subject) -> tuple[float, float]:
 
 
 def extra_work(calibration: Record, share: float) -> int:
-    """Return the number of dot products that take `share` of a run of the calibrated model."""
+    """Return the number of dot products that take `share` of the time of a run of the calibrated model."""
     return round(share * calibration["p50_ns"] / calibration["unit_ns"])
 
 
 def measure_launch(
     number: int, folder: Path, work: Mapping[str, int], rounds: int, block_runs: int
 ) -> Record:
-    """Run one launch. `work`: names of its sessions, each with the dot products to add to each of its runs.
+    """Run one launch.
 
-    Returns the medians of every session in nanoseconds, one per round; what the watch over the machine read
-    (`steal`, `outside`); and `quiet`, whether a benchmark with these readings would be clean. The order of
-    loading, and the order in each round, are random with the seed `number`.
+    `work`: for each session of the launch, by name, the number of dot products to add to each run. The order
+    of loading, and the order in each round, are random with the seed `number`.
+
+    Returns the medians of each session in nanoseconds, one per round. Also returns the readings of the
+    machine watch (`steal`, `outside`), and `quiet`: whether a benchmark with these readings would be clean.
     """
     entries = [
         WorkerEntry(

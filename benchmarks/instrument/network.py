@@ -17,9 +17,10 @@ _BLOCKS = ((64, 1), (128, 2), (128, 2))
 
 
 def make_network(folder: Path) -> Path:
-    """Write the network with its card to `folder`/NAME, unless it exists, and return that folder.
+    """Write the network with its card to `folder`/NAME, unless it exists, and return its folder.
 
-    The weights are random and He-scaled: activations are as large as in a trained network, none is denormal.
+    The weights are random and He-scaled. So activations are as large as in a trained network, and no number
+    is denormal.
     """
     target = folder / NAME
     if (target / "card.json").exists():

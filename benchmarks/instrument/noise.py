@@ -1,4 +1,4 @@
-"""Test whether a run is flagged if another process keeps one core busy during half of it."""
+"""Test whether a benchmark is flagged if another process keeps one core busy during half of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WARM_UP_S = 0.3
 
 @contextlib.contextmanager
 def busy_core(at_most_s: float = _BUSY_AT_MOST_S) -> Iterator[None]:
-    """Keep the first core busy with a process, which ends by itself after `at_most_s` seconds."""
+    """Keep the first core busy with a process. It ends by itself after at most `at_most_s` seconds."""
     loop = subprocess.Popen([sys.executable, "-c", _BUSY, str(at_most_s)])
     try:
         os.sched_setaffinity(loop.pid, {min(os.sched_getaffinity(0))})
@@ -38,7 +38,7 @@ def busy_core(at_most_s: float = _BUSY_AT_MOST_S) -> Iterator[None]:
 
 
 def record_run(results: Results, registry: Registry, model: str, *, noise: bool) -> None:
-    """Record a quick run of one model; with `noise`, one core is busy during its second half."""
+    """Record a quick benchmark of one model. If `noise`, one core is kept busy during its second half."""
     plan = replace(make_plan(registry, Request(models=(model,))), warm_up_s=WARM_UP_S)
     middle = plan.configuration.launches * plan.configuration.rounds // 2
     started = not noise

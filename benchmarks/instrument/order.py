@@ -1,4 +1,4 @@
-"""Test whether two standard runs of the same models rank every distinguishable pair alike."""
+"""Test whether two standard benchmarks of the same models give every distinguishable pair the same order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.inference.registry import Registry
 
 
 def record_run(results: Results, registry: Registry, names: Sequence[str] | None) -> None:
-    """Record one standard run: the verdict on every pair and the p50 of every model."""
+    """Record one standard benchmark: the verdict on every pair of models, and the p50 of every model."""
     plan = make_plan(registry, Request(models=None if names is None else tuple(names), profile="standard"))
     bundle = Runner(plan).run()
     results.append(
@@ -32,7 +32,10 @@ def record_run(results: Results, registry: Registry, names: Sequence[str] | None
 
 
 def every_pair(bundle: Bundle) -> dict[str, Verdict]:
-    """Return verdicts by "a b": the verdict on model a against b, adjusted among the comparisons with b."""
+    """Return the verdicts on all pairs by "a b", where model a is compared with the baseline b.
+
+    p values are adjusted for the number of comparisons with the same b.
+    """
     names = [entry.name for entry in bundle.entries if not entry.control]
     verdicts: dict[str, Verdict] = {}
     for reference in names:
@@ -43,9 +46,9 @@ def every_pair(bundle: Bundle) -> dict[str, Verdict]:
 
 
 def disagreements(first: dict[str, Verdict], second: dict[str, Verdict]) -> tuple[list[str], int]:
-    """Return the pairs with different verdicts in two runs, and the number of distinguishable pairs.
+    """Return the pairs whose verdict differs between two benchmarks, and the number of distinguishable pairs.
 
-    A pair is distinguishable if at least one run calls it so.
+    A pair is distinguishable if it is so in at least one of the two benchmarks.
     """
     pairs = [
         pair

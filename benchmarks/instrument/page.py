@@ -24,7 +24,7 @@ All intervals are 95 % intervals. [measurement.md](measurement.md) explains how 
 
 
 def page(results: Results) -> str:
-    """Return the whole page as Markdown; it marks the experiments that have no results."""
+    """Return the whole page as Markdown. Experiments that have no results are marked."""
     parts: Sequence[Callable[[Results], list[str]]] = (
         _machine,
         _verdicts,

@@ -1,4 +1,4 @@
-"""Test the percentile rule on simulated runs with a known percentile: independent and bursty samples."""
+"""Test the rule for percentiles on simulated samples, independent and bursty, with a known percentile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUANTILES = {0.90: 1.2815516, 0.95: 1.6448536, 0.99: 2.3263479}
 
 
 def record(results: Results) -> None:
-    """Simulate every percentile at its minimum n and above, then the p99 of bursty samples."""
+    """Simulate every percentile with its minimum sample size and with larger ones; then the bursty p99."""
     for fraction, z in _QUANTILES.items():
         for n in (samples_needed(fraction), 1600, 6400):
             held = _held(_Independent(n), n, fraction, math.exp(0.25 * z))
@@ -48,9 +48,9 @@ class _Independent:
 
 
 class _Bursty:
-    """Latencies with bursts of geometric length, in which runs take 1.5 times as long.
+    """Latencies with bursts, in which runs take 1.5 times as long. The length of a burst is geometric.
 
-    2 % of the runs are in bursts, so that they determine the p99.
+    2 % of the runs are in bursts, so that the bursts determine the p99.
     """
 
     def __init__(self, mean_burst: int) -> None:
@@ -70,11 +70,12 @@ class _Bursty:
 
 
 def _bursty_p99(mean_burst: int) -> float:
-    """Return the true p99: the median of the bursts, which are 2 % of the runs, so 1 % is above it.
+    """Return the true p99, which is the median of the runs in bursts.
 
-    (Durations in and outside of bursts hardly overlap.)
+    These are 2 % of all runs, and hardly overlap with the other durations. So 1 % of all runs take longer
+    than their median.
     """
-    del mean_burst  # the length of bursts does not change their share
+    del mean_burst  # the mean length of bursts does not change the share of runs in bursts
     return 1.5
 
 
@@ -89,5 +90,5 @@ def _held(source: _Independent | _Bursty, n: int, fraction: float, truth: float)
 
 
 def interval(record: dict[str, object]) -> tuple[float, float]:
-    """Return the 95 % interval of the share of runs whose bound held."""
+    """Return the 95 % interval of the share of simulated samples whose bound held."""
     return wilson(int(record["held"]), int(record["runs"]))  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Coordinated omission: a service that stalls for 200 ms every 2 s, measured by an open and a closed loop."""
+"""Coordinated omission: measure a service that stalls for 200 ms every 2 s, by an open and a closed loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CLIENTS = 2
 
 
 def record(results: Results, folder: Path) -> None:
-    """Measure a real service with both loops, first undisturbed, then while it is stopped periodically."""
+    """Measure a real service with both loops, first undisturbed, then while it is paused periodically."""
     with _service(folder) as (pid, url):
         for stalling in (False, True):
             with _stalls(pid) if stalling else _nothing():
@@ -66,7 +66,7 @@ def record(results: Results, folder: Path) -> None:
 
 
 def _interval(samples: list[int]) -> tuple[float, float]:
-    """Return the 95 % interval of the p99 by a block bootstrap: 2 000 resamples, blocks of EVERY_S."""
+    """Return the 95 % interval of the p99 by a block bootstrap (2 000 resamples, blocks of EVERY_S)."""
     random_state = np.random.default_rng(0)
     values = np.array(samples)
     length = max(1, round(len(values) * EVERY_S / SECONDS))

@@ -1,8 +1,8 @@
-"""Long interleaved traces of four equal sessions of a model and of copies slowed by a known amount of work.
+"""Long interleaved traces of equal sessions of a model, and of sessions with a known amount of more work.
 
-Each launch is a new process with equal sessions `a1` to `a4`, and `slow3`, `slow5`, `slow10`, whose runs do
-3, 5 and 10 percent more work. Split into disjoint segments as large as a quick or standard run, the traces
-give many verdicts whose correct answer is known.
+Each launch is a new process with the equal sessions `a1` to `a4`, and the slower sessions `slow3`, `slow5`
+and `slow10`, whose runs do 3, 5 and 10 percent more work. The traces are split into disjoint segments, each
+as large as a quick or standard benchmark. So they give many verdicts whose correct answer is known.
 """
 
 from __future__ import annotations
@@ -41,12 +41,15 @@ def record_launch(results: Results, folder: Path, rounds: int) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of the traces, as large as one run: medians of rounds by entry and launch."""
+    """Part of the traces, as large as one benchmark: medians of the rounds, by entry and launch."""
 
     medians: Mapping[str, Mapping[int, Sequence[float]]]
 
     def ratios(self, entry: str, *references: str) -> dict[int, list[float]]:
-        """Return log-ratios of the entry's medians to the references' geometric mean, by launch."""
+        """Return, by launch, the log-ratios of the entry's medians to those of `references`.
+
+        Of several references, the geometric mean of their medians is taken.
+        """
         return {
             launch: (
                 np.log(np.array(medians))
@@ -59,7 +62,7 @@ class Segment:
 def segments(launches: Sequence[Record], per_segment: int, rounds: int) -> list[Segment]:
     """Return disjoint segments of `per_segment` launches with `rounds` rounds each.
 
-    The grouping of launches differs between windows of rounds, so that a few launches do not decide all
+    For each window of rounds, launches are grouped differently, so that a few launches do not determine all
     verdicts.
     """
     parts = []
@@ -84,10 +87,10 @@ def segments(launches: Sequence[Record], per_segment: int, rounds: int) -> list[
 
 @dataclass(frozen=True)
 class PValues:
-    """Mean log-ratio and p-value of each comparison of a segment, by the bootstrap.
+    """Mean log-ratio and p value, by the bootstrap, of each comparison in a segment.
 
-    `alike`: one per pair of equal sessions. `slower`: one per copy, with p adjusted among the copies as in a
-    run.
+    `alike`: for each pair of equal sessions. `slower`: for each slower session; p is adjusted for the number
+    of slower sessions, as in a benchmark.
     """
 
     alike: tuple[tuple[float, float], ...]
@@ -95,12 +98,12 @@ class PValues:
 
 
 def judge(segment: Segment) -> PValues:
-    """Bootstrap every comparison of a segment."""
+    """Compute mean log-ratio and p value of every comparison in a segment by the bootstrap."""
     alike = []
     for entry, reference in PAIRS_ALIKE:
         estimate = bootstrap(segment.ratios(entry, reference))
         alike.append((estimate.mean, estimate.p))
-    # two sessions, because the baseline of a run is also measured twice
+    # two sessions are the reference, because a benchmark also measures its baseline twice
     estimates = {name: bootstrap(segment.ratios(name, "a1", "a2")) for name in SLOWER}
     adjusted = holm([estimate.p for estimate in estimates.values()])
     slower = {
@@ -110,9 +113,10 @@ def judge(segment: Segment) -> PValues:
 
 
 def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, float, float]]:
-    """Return hits, verdicts and the 95 % interval of the share of hits, for equal sessions and each copy.
+    """Return the numbers of hits and verdicts, and the 95 % interval of the share of hits.
 
-    For equal sessions, a hit is a verdict of any difference; for a copy, a hit is the verdict `slower`.
+    Key `alike`: for equal sessions; a hit is any verdict but `indistinguishable`. Other keys: for a slower
+    session; a hit is the verdict `slower`.
     """
     false = [
         verdict(mean, p, level) != "indistinguishable" for segment in judged for mean, p in segment.alike
@@ -125,7 +129,7 @@ def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, 
 
 
 def true_slowdowns(launches: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
-    """Return the slowdown of each copy over all launches as a share, with its 95 % interval."""
+    """Return the slowdown of each slower session over all launches, as a share, with its 95 % interval."""
     whole = Segment(
         {
             name: {number: launch["medians_ns"][name] for number, launch in enumerate(launches)}

@@ -1,1 +1,1 @@
-"""Benchmark of the similarity search beside other libraries: `python -m benchmarks.retrieval`."""
+"""Benchmark of the similarity search and of other libraries: `python -m benchmarks.retrieval`."""

@@ -1,4 +1,4 @@
-"""Benchmark of the similarity search against its targets and beside other libraries, on real embeddings.
+"""Benchmark of the similarity search: against its targets and other libraries, on real embeddings.
 
     .venv-bench/bin/python -m benchmarks.retrieval embed [--seconds 60]  # 101 000 images; run again to resume
     .venv-bench/bin/python -m benchmarks.retrieval search [--only hnsw]  # measured searches are not repeated
@@ -6,9 +6,10 @@
     .venv-bench/bin/python -m benchmarks.retrieval precision NAME [--zoo FOLDER] [--write-card]
     .venv-bench/bin/python -m benchmarks.retrieval page                  # writes docs/retrieval.md's tables
 
-`make bench-retrieval` runs all but `precision`. Needs `make photos` and `make fashion`, 4 GB of memory and 2
-GB of disk space in .cache. Each search method is measured in a separate process; results are appended to
-benchmarks/retrieval/results.jsonl, which is committed with the page. Run it on an otherwise idle machine.
+`make bench-retrieval` runs all commands except `precision`. The benchmark needs `make photos` and
+`make fashion`, 4 GB of memory and 2 GB of disk space in .cache. Each search method is measured in a separate
+process. Results are appended to benchmarks/retrieval/results.jsonl, which is committed with the page. Run it
+on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ EDITED_WITH = (
 
 
 def main() -> None:
-    """Run one command."""
+    """Run the command that the arguments name."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,7 +90,7 @@ def main() -> None:
 
 
 def measure_searches(results: Results, only: str | None, count: int | None, again: bool) -> None:
-    """Measure every search method that was not measured yet; with `again`, measure all."""
+    """Measure every search method that is not in the results yet. If `again`, measure all methods."""
     embed()
     done = {(record["way"], record["images"]) for record in results.of("search")}
     for way, images in SEARCHES:
@@ -146,7 +147,7 @@ def measure_edited(results: Results) -> None:
 
 
 def measure_precision(folder: Path, write_card: bool) -> None:
-    """Print a network's precision at ten by class; with `write_card`, write it into its card."""
+    """Print a network's precision at ten by class. If `write_card`, also write it into the network's card."""
     result = precision.precision(folder)
     print(result.model_dump_json(indent=2))
     if write_card:

@@ -19,16 +19,17 @@ PACKAGES = (
     "plasma-workspace-wallpapers",
 )
 READ_AT = 1024
-"""Shorter side in pixels at which photographs are cropped: most crops are then no larger than the networks'
-input, and cropping costs less than embedding."""
+"""Shorter side, in pixels, to which photographs are reduced before they are cropped. Most crops are then no
+larger than the networks' input, and cropping costs less than embedding."""
 SHARES = (0.1, 0.6)
-"""Smallest and largest side of a crop as shares of the shorter side; log-uniform in between."""
+"""Smallest and largest side of a crop, as shares of the photograph's shorter side. Sides are distributed
+log-uniformly between the two."""
 
 Pixels = NDArray[np.uint8]
 
 
 class MissingDataError(Exception):
-    """Images are missing; the message names the folder and the command to run."""
+    """Images are missing. The message names the folder, and the command that downloads them."""
 
 
 def photographs(folder: Path = CACHE / "photos") -> list[Path]:
@@ -51,10 +52,10 @@ def read_photograph(path: Path, shorter_side: int = READ_AT) -> Pixels:
 
 
 class Crops:
-    """`per_photograph` square crops of every photograph; crop i is of photograph i // per_photograph.
+    """A series of square crops, `per_photograph` of each; crop i is from photograph i // per_photograph.
 
-    Each crop has its own seed, so that reading can start anywhere, and a longer series of a photograph starts
-    with the same crops as a shorter one.
+    Each crop has its own seed, so that reading can start at any crop. If more crops are taken from a
+    photograph, the first ones stay the same.
     """
 
     def __init__(self, per_photograph: int) -> None:
@@ -97,7 +98,7 @@ class FashionMnist:
         return len(self.pixels)
 
     def since(self, first: int) -> Iterator[Pixels]:
-        """Yield the images from number `first` on as grey RGB, uint8 (28, 28, 3)."""
+        """Yield the images from number `first` on, as RGB with equal channels, uint8 (28, 28, 3)."""
         for image in self.pixels[first:]:
             yield np.repeat(image[..., None], 3, axis=2)
 

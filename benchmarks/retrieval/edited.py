@@ -1,8 +1,8 @@
 """Search for the originals of cropped, recompressed, resized, flipped and darkened photographs.
 
-200 images without overlaps are cropped from large photographs; each is edited in five ways, and the copies
-are searched for among the originals with the service's own decoding and embedding. The same embeddings and
-perceptual hashes are used to evaluate thresholds for near duplicates (near.py).
+200 images that do not overlap are cropped from large photographs. Each image is edited in five ways. Then the
+original of each edited copy is searched for, with the service's own decoding and embedding. near.py uses the
+same embeddings and perceptual hashes to evaluate thresholds for near duplicates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.inference.loading import ServedModel
 PICTURES = 200
 COLUMNS, ROWS = 3, 2
 READ_AT = 1600
-"""Shorter side of a photograph in pixels before it is cropped; the crops then have about 800."""
+"""Shorter side, in pixels, of a photograph before it is cropped. A crop's side is then about 800 pixels."""
 MAX_PIXELS = 10**8
 
 EDITS: dict[str, Callable[[Image.Image], bytes]] = {
@@ -43,7 +43,10 @@ class Features:
 
 
 def pictures() -> list[bytes]:
-    """Return the originals as JPEGs of quality 90: PICTURES random cells of a grid over all photographs."""
+    """Return the originals as JPEGs of quality 90.
+
+    They are PICTURES random cells of a grid over all photographs.
+    """
     pieces = []
     for path in photographs():
         image = Image.fromarray(read_photograph(path, READ_AT))
@@ -56,13 +59,13 @@ def pictures() -> list[bytes]:
 
 
 def edited(originals: Sequence[bytes]) -> dict[str, list[bytes]]:
-    """Return the edited copies by name of the edit."""
+    """Return the edited copies of all originals, by the name of the edit."""
     images = [Image.open(io.BytesIO(original)) for original in originals]
     return {name: [edit(image) for image in images] for name, edit in EDITS.items()}
 
 
 def features(images: Sequence[bytes], models: Sequence[ServedModel]) -> Features:
-    """Return the features that the gallery would store of these images."""
+    """Return the features that the gallery would store for these images."""
     prepared = [prepare(image, models, max_pixels=MAX_PIXELS) for image in images]
     return Features(
         {

@@ -48,8 +48,8 @@ class Embedder:
 def embeddings(embedder: Embedder, name: str, pictures: Pictures, seconds: float = float("inf")) -> Vectors:
     """Return the embeddings of `pictures`, float32 (N, D), memory-mapped from their cache file.
 
-    The file only grows, by whole rows; another run resumes at its end. Raises TimeoutError if they are not
-    complete after `seconds`.
+    Rows are only ever appended to the file, so that a later run can continue. Raises TimeoutError if the
+    embeddings are not complete after `seconds`.
     """
     card = embedder.card
     path = EMBEDDINGS / f"{card.name}-{card.file.sha256[:12]}" / f"{name}.f32"

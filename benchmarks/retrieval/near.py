@@ -1,4 +1,4 @@
-"""Evaluate thresholds of hash bits and cosine that separate edited copies from other images."""
+"""Evaluate thresholds, for hash bits and cosine, that separate edited copies from other images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ CHUNK = 250
 class RuleResult:
     """What the rule "at most `bits` differing hash bits and a cosine of at least `cosine`" marks as near.
 
-    `copies`: number of copies by edit. `others`: how many of `other_pairs` pairs of a copy and another image.
-    `garments`: how many of `garment_pairs` pairs of a test and a training image of Fashion-MNIST.
-    `garments_asked`: share of these test images with at least one near image.
+    `copies`: number of edited copies that are near their original, by edit. `others`: number of near pairs
+    among `other_pairs` pairs of a copy and another image. `garments`: number of near pairs among
+    `garment_pairs` pairs of a test and a training image of Fashion-MNIST. `garments_asked`: share of these
+    test images that have at least one near training image.
     """
 
     bits: int
@@ -38,14 +39,14 @@ class RuleResult:
 
     @property
     def chosen(self) -> bool:
-        """Whether this is the service's rule."""
+        """Whether this is the rule that the service uses."""
         return (self.bits, self.cosine) == (NEAR_HASH_BITS, NEAR_COSINE)
 
 
 def evaluate_rules(
     originals: Features, copies: dict[str, Features], model: str, garments: NDArray[np.float32]
 ) -> list[dict[str, object]]:
-    """Evaluate all rules. `garments`: embeddings of Fashion-MNIST by `model`, float32 (N, D)."""
+    """Evaluate all rules. `garments`: embeddings of Fashion-MNIST's images by `model`, float32 (N, D)."""
     own = originals.embeddings[model]
     cosines = {edit: copies[edit].embeddings[model] @ own.T for edit in EDITS}
     bits = {edit: _differing(copies[edit].hashes, originals.hashes) for edit in EDITS}
@@ -77,7 +78,7 @@ def evaluate_rules(
 
 
 def _garments(embeddings: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-    """Yield cosines and differing bits of QUERIES test images with GARMENTS training images, in chunks."""
+    """Yield, in chunks, cosines and differing bits between QUERIES test and GARMENTS training images."""
     data = FashionMnist()
     gallery = np.array(embeddings[:GARMENTS])
     gallery_hashes = _hashes(data.pixels[:GARMENTS])
@@ -99,10 +100,10 @@ def _near(
 
 
 def _differing(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Return the number of bits in which each of `first` (N,) differs from each of `second` (M,), (N, M)."""
+    """Return, as (N, M), the number of bits that differ between each of `first` (N,) and of `second` (M,)."""
     return np.bitwise_count(first[:, None] ^ second[None, :])
 
 
 def rule_rows(results: Sequence[dict[str, object]]) -> list[RuleResult]:
-    """Convert recorded results."""
+    """Convert recorded results to objects."""
     return [RuleResult(**result) for result in results]  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def write(results: Results) -> None:
 
 
 def figures(results: Results) -> str:
-    """Return all tables as Markdown, as far as there are results."""
+    """Return, as Markdown, all tables that have results."""
     searches: dict[tuple[str, int], Record] = {
         (record["way"], record["images"]): record for record in results.of("search")
     }
@@ -87,7 +87,7 @@ def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
 
 
 def targets(searches: dict[tuple[str, int], Record]) -> str:
-    """Return the table of targets and whether each was met."""
+    """Return the table of targets, which says whether each was met."""
     rows: list[tuple[str, ...]] = []
 
     def row(name: str, value: str, target: str, met: bool) -> None:
@@ -181,7 +181,7 @@ def edited_copies(measured: Record) -> str:
 
 
 def rules(measured: Record) -> str:
-    """Return the table of the images that each rule marks as near."""
+    """Return the table of how many images each rule marks as near."""
     rows = []
     for rule in rule_rows(measured["rules"]):
         cells = (

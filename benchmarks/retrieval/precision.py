@@ -1,6 +1,6 @@
-"""Precision at ten: share of a test image's ten nearest training images that have its class.
+"""Precision at ten: the share of a test image's ten nearest training images that have the image's class.
 
-Works with any model of the zoo; models trained on Fashion-MNIST should score best.
+Works with any model of the zoo. Models that were trained on Fashion-MNIST should score best.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ def same_class(
     queries: NDArray[np.float32],
     query_classes: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return, per query (Q, D), the share of its K nearest in the gallery (N, D) with its class: (Q,)."""
+    """Return, for each query, the share of its K nearest vectors in the gallery that have its class.
+
+    `queries` is (Q, D), `gallery` is (N, D), and the result is (Q,).
+    """
     shares = []
     for start in range(0, len(queries), AT_ONCE):
         cosines = queries[start : start + AT_ONCE] @ gallery.T

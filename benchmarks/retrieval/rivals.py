@@ -47,7 +47,10 @@ def hnswlib(vectors: NDArray[np.float32]) -> Search:
 
 
 def qdrant_local(vectors: NDArray[np.float32]) -> Search:
-    """Build qdrant-client's local mode in memory: exhaustive, and by its documentation for prototypes."""
+    """Build qdrant-client's local mode in memory. It searches exhaustively.
+
+    According to its documentation, it is for prototypes.
+    """
     import warnings
 
     from qdrant_client import QdrantClient, models

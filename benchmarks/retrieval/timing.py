@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 ROUNDS = 3
 
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
-"""From a query, float32 (D,), to rows of the gallery, best first."""
+"""Takes a query, float32 (D,), and returns rows of the gallery, best first."""
 
 
 def timed_searches(
     search: Search, queries: NDArray[np.float32]
 ) -> tuple[list[NDArray[np.int64]], dict[str, list[float]]]:
-    """Return the rows found for each query, and percentiles of each of ROUNDS rounds in milliseconds.
+    """Return the rows found for each query, and percentiles of the time in each of ROUNDS rounds, in ms.
 
-    `p50_ms` and `p99_ms` are wall-clock time; `cpu_p50_ms` and `cpu_p99_ms` are CPU time of the thread, which
-    other load on the machine does not lengthen. A tenth of the queries runs first as a warm-up.
+    `p50_ms` and `p99_ms` are wall-clock time. `cpu_p50_ms` and `cpu_p99_ms` are CPU time of the thread, which
+    other load on the machine does not lengthen. First, a tenth of the queries runs as a warm-up.
     """
     for query in queries[::10]:
         search(query)

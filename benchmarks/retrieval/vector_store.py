@@ -1,4 +1,4 @@
-"""Embeddings of a gallery in a real SQLite database, without images, as the source of the index."""
+"""Embeddings of a gallery in a real SQLite database, without images. The index is built from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_ONCE = 5_000
 
 
 class VectorStore:
-    """The store as the index uses it. Keys are change numbers, as in the service."""
+    """Store with the methods that the index needs. Keys are change numbers, as in the service."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

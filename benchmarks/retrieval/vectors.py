@@ -1,4 +1,4 @@
-"""Vectors of the search benchmarks: a gallery and queries of garments and crops, and the true neighbours."""
+"""Vectors for benchmarks of the search: a gallery and queries of garments and crops; the true neighbours."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ MODEL = "efficientnet-lite0-int8"
 DIMENSIONS = 1280
 CROPS_PER_PHOTOGRAPH = 840
 QUERIES = 500
-"""Number of queries of each kind; none is in the gallery."""
+"""Number of queries of each kind, garments and crops. The queries are not in the gallery."""
 GALLERY = (69_500, 30_500)
-"""Garments and crops in a gallery of 100 000; smaller galleries have the same shares."""
+"""Numbers of garments and of crops in a gallery of 100 000. Smaller galleries have the same shares."""
 K = 10
 TOLERANCE = 1e-6
-"""Cosines this close to the K-th nearest count as equal to it: float32 sums depend on their order."""
+"""A cosine that differs from the K-th best one by less than this counts as equal to it, because float32 sums
+depend on their order."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Workload:
 
     @cached_property
     def cosines(self) -> NDArray[np.float32]:
-        """Cosines of each query with the whole gallery, float32 (Q, N)."""
+        """Cosine of each query with each vector of the gallery, float32 (Q, N)."""
         return self.queries @ self.gallery.T
 
     def kth_cosine(self, matching: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Return the K-th best cosine of each query among rows that match a filter (N,), float32 (Q,)."""
+        """Return, for each query, the K-th best cosine, float32 (Q,).
+
+        Only rows for which the filter `matching`, (N,), is true count.
+        """
         cosines = self.cosines if matching is None else self.cosines[:, matching]
         return np.partition(cosines, -K, axis=1)[:, -K]
 
@@ -46,7 +50,8 @@ class Workload:
     ) -> NDArray[np.float64]:
         """Return recall at K of each query, (Q,). `results`: at most K rows of the gallery per query.
 
-        A row counts if it matches the filter `matching` (N,) and is as near as the K-th nearest.
+        A row counts as correct if it matches the filter `matching`, (N,), and is at least as near as the K-th
+        nearest row.
         """
         threshold = self.kth_cosine(matching) - TOLERANCE
         hits = [
@@ -61,7 +66,7 @@ class Workload:
 
 
 def embed(seconds: float = float("inf")) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the embeddings of all garments and of all crops; compute those that are not cached."""
+    """Return the embeddings of all garments and of all crops. Those that are not cached are computed."""
     embedder = Embedder(NETWORKS / MODEL)
     garments = embeddings(embedder, "fashion-mnist", FashionMnist(), seconds)
     crops = embeddings(embedder, f"crops-{CROPS_PER_PHOTOGRAPH}", Crops(CROPS_PER_PHOTOGRAPH), seconds)

@@ -1,6 +1,7 @@
 """Measure one search method in this process: `python -m benchmarks.retrieval.worker METHOD COUNT FOLDER`.
 
-Prints its figures as JSON. FOLDER has the service's database and index file, which its methods share.
+Prints the figures of the method as JSON. FOLDER has the database and the index file of the service; all
+methods of the service share it.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ CHURN_ROUNDS = 10
 CHURN_SHARE = 0.2
 SETTLE_TIMEOUT_S = 1_000.0
 EVERY = {"qdrant local": 5}
-"""Query subsampling for slow methods: at 100 000 vectors, one query takes 0.2 s."""
+"""For slow methods, only every n-th query is run: with 100 000 vectors, one query takes 0.2 s."""
 WHILE_BUILDING = 20
-"""Number of queries answered from the database while the index is built."""
+"""Number of queries that are answered from the database while the index is built."""
 
 Figures = dict[str, Any]
 
 
 def rival(way: str, count: int) -> Figures:
-    """Build and search with another library."""
+    """Build an index with another library and search it."""
     data = workload(count)
     before, started, started_cpu = own_memory(), time.perf_counter(), time.process_time()
     search = RIVALS[way](data.gallery)
@@ -53,7 +54,7 @@ def rival(way: str, count: int) -> Figures:
 
 
 def exact(count: int, folder: Path) -> Figures:
-    """Build from the database; search exhaustively."""
+    """Build the index from the database and search it exhaustively."""
     data, store = workload(count), filled(count, folder)
     figures, search = built(count, folder, store, exact_up_to=count)
     figures |= searches(search, data)
@@ -70,7 +71,7 @@ def build(count: int, folder: Path) -> Figures:
 
 
 def hnsw(count: int, folder: Path) -> Figures:
-    """Measure loading the file that `build` saved, up to the first answer; then search by the graph."""
+    """Load the file that `build` saved, measure the time up to the first answer, then search by the graph."""
     data, store = workload(count), filled(count, folder)
     before, started = own_memory(), time.perf_counter()
     search = opened(store, folder, 0)
@@ -86,7 +87,7 @@ def hnsw(count: int, folder: Path) -> Figures:
 
 
 def built(count: int, folder: Path, store: VectorStore, exact_up_to: int) -> tuple[Figures, EmbeddedSearch]:
-    """Build the index; return time and memory of the build, and the search."""
+    """Build the index; return time and memory of the build, and the search object."""
     shutil.rmtree(folder / "index", ignore_errors=True)
     before, started, started_cpu = own_memory(), time.perf_counter(), time.process_time()
     search = opened(store, folder, exact_up_to)
@@ -104,7 +105,10 @@ def searches(search: EmbeddedSearch, data: Workload) -> Figures:
 
 
 def unindexed(count: int, folder: Path) -> Figures:
-    """Start without an index file; measure the first searches, which read the database during the build."""
+    """Start without an index file, and measure the first searches.
+
+    They read the database, because the index is still being built.
+    """
     data, store = workload(count), filled(count, folder)
     shutil.rmtree(folder / "index", ignore_errors=True)
     before = own_memory()
@@ -130,7 +134,10 @@ def unindexed(count: int, folder: Path) -> Figures:
 
 
 def churned(count: int, folder: Path) -> Figures:
-    """Measure recall after each of ten rounds of deleting a fifth and adding it again, in a new database."""
+    """Measure recall in a new database after each of ten rounds of changes.
+
+    A round deletes a fifth of the vectors and adds them again.
+    """
     data = workload(count)
     shutil.rmtree(folder, ignore_errors=True)
     store = filled(count, folder)

@@ -1,1 +1,1 @@
-"""The same network behind other servers, for comparison."""
+"""The same network served by other servers, for comparison."""

@@ -1,11 +1,11 @@
-"""Measure Weigh-in beside other servers with the same network, decoder and session settings.
+"""Measure Weigh-in and other servers with the same network, decoder and session settings.
 
     make bench-rivals                                          # measures, then writes docs/rivals.md
     .venv/bin/python -m benchmarks.rivals run [--rounds 4] [--seconds 2] [--only weighin --only asgi]
     .venv/bin/python -m benchmarks.rivals page                 # writes docs/rivals.md from the results
 
-`run` writes benchmarks/rivals/results.json; commit it with the page. It takes about ten minutes with four
-rounds, gives up after LONGEST_S, and needs an otherwise idle machine.
+`run` writes benchmarks/rivals/results.json; commit this file with the page. With four rounds it takes about
+ten minutes, and it gives up after LONGEST_S. It needs an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ PACKAGES = (
     *("litserve", "bentoml", "mlserver", "ray", "fastapi", "starlette"),
     *("uvicorn", "uvloop", "httptools", "onnxruntime"),
 )
-"""Packages whose versions are recorded, where they are installed."""
+"""Packages whose versions are recorded if they are installed."""
 Record = dict[str, Any]
 
 
 class Bodies:
-    """Request bodies with one photograph, by name: content type and file."""
+    """Request bodies with one photograph. `by_name`: content type and file of each kind of request."""
 
     def __init__(self, folder: Path) -> None:
         photos = Photos(folder)
@@ -69,7 +69,7 @@ class Bodies:
 
 
 class Rounds:
-    """Measures round by round; `records` has what was measured."""
+    """Measures round by round, and collects the results in `records`."""
 
     def __init__(self, names: list[str], bodies: Bodies, seconds: float, ends_at: float) -> None:
         self.records: dict[str, list[Record]] = {"starts": [], "points": [], "floors": [], "failures": []}
@@ -82,11 +82,12 @@ class Rounds:
     def run(self, number: int) -> None:
         """Start every server, measure all points, and stop the servers.
 
-        Points with the same kind of request and number of clients, which are compared, follow each other; the
-        order is random otherwise. The bare loop runs among the points that it is compared with. A point that
-        cannot be measured is a failure in `records`.
+        A point is a server with a kind of request and a number of clients. Points that differ only in the
+        server are compared, so they follow each other. Apart from this, the order is random. The bare loop
+        runs among the points that it is compared with. A point that cannot be measured is recorded as a
+        failure in `records`.
 
-        Raises RuntimeError if the time is over, if a server does not start, or if its first answer has other
+        Raises RuntimeError if the time is over, if a server does not start, or if its first answer has wrong
         classes.
         """
         order = random.sample(self._names, len(self._names))
@@ -142,13 +143,13 @@ class Rounds:
         record = {"round": number, "name": name, "kind": kind, "clients": clients}
         server.resume()
         try:
-            self._require_answer(name, server, kind)  # it may need a moment after the pause
+            self._require_answer(name, server, kind)  # the server may need a moment after its pause
             cpu_s = server.tree_cpu_s()
             load = hey.run(
                 url, content_type, body, clients=clients, seconds=self._seconds, warm_up_s=WARM_UP_S
             )
             cpu_ms = (server.tree_cpu_s() - cpu_s) / load.completed * 1e3
-        except (OSError, RuntimeError) as error:  # the other points still count
+        except (OSError, RuntimeError) as error:  # the other points are measured nevertheless
             print(f"NOT MEASURED  {record}: {error}", file=sys.stderr, flush=True)
             self.records["failures"].append(record | {"reason": str(error)})
         else:
@@ -162,7 +163,7 @@ class Rounds:
 
 
 def versions(contender: Contender) -> dict[str, str]:
-    """Return the versions of the packages of a server's environment that matter to its speed."""
+    """Return the versions of those packages in a server's environment that affect its speed."""
     script = (
         "import json, platform, sys\nfrom importlib import metadata\n"
         "found = {d.metadata['Name'].lower(): d.version for d in metadata.distributions()}\n"
@@ -177,7 +178,7 @@ def versions(contender: Contender) -> dict[str, str]:
 
 
 def main() -> int:
-    """Measure or write the page; return 1 if something is missing or could not be measured, else 0."""
+    """Measure, or write the page. Return 1 if something is missing or could not be measured, else 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

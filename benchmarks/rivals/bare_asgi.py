@@ -1,6 +1,6 @@
-"""A bare ASGI function, without any framework, under uvicorn: what HTTP costs at least. `python -m ... PORT`
+"""A bare ASGI function under uvicorn, without a framework: the minimum cost of HTTP. `python -m ... PORT`
 
-It runs the job on a pool of one thread per core. There is no routing, validation, limit, queue or recording.
+It runs the job on a pool with one thread per core. It has no routing, validation, limits, queue or recording.
 """
 
 import asyncio

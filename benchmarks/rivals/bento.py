@@ -1,8 +1,8 @@
-"""BentoML: the image in a form, or as the root input of a raw body. `bentoml serve` loads it.
+"""BentoML: the image in a form, or as raw body (the root input). `bentoml serve` loads this module.
 
-One worker process per core; a worker runs one call at a time (`threads`). An image parameter is a `PIL.Image`
-that is not decoded yet: its bytes go to the service's decoder. A `Path` would be written to disk first, which
-is slower.
+There is one worker process per core. A worker runs one call at a time (`threads`). The image parameter is a
+`PIL.Image` that is not decoded yet; its bytes are decoded by the service's decoder. A parameter of type
+`Path` would be slower, because BentoML would write the image to disk first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The job of every server: the service's own decoder, preprocessing and session on one image.
+"""The job that every server does: run the service's decoder, preprocessing and session on one image.
 
-It imports only what every rival's environment has.
+This module imports only packages that the environment of every server has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_PIXELS = 10**8
 
 
 class Classifier:
-    """MODEL in a session of one thread."""
+    """Classifies images with MODEL, in a session with one thread."""
 
     def __init__(self) -> None:
         folder = NETWORKS / MODEL

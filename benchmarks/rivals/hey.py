@@ -1,4 +1,4 @@
-"""Closed loops by `hey`, Debian's HTTP load generator, and what it reports."""
+"""Run closed loops with the HTTP load generator `hey` (Debian's package), and parse its reports."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STATUS, TOOK, STARTED = "status-code", "response-time", "offset"
-"""Columns of hey's CSV: seconds that a request took, and at which second of the run it started."""
+"""Columns of hey's CSV: status of a request, seconds that it took, second of the run at which it started."""
 ENDS_WITHIN_S = 30
 TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients saw.
+    """Throughput and latency that the clients measured.
 
-    `per_s`: requests with status 200 that ended after the warm-up, per second. `p50_ms`, `p99_ms`: of the
-    same requests. `completed`: requests with status 200 in the whole run, warm-up included.
+    `per_s`: number per second of the requests with status 200 that ended after the warm-up. `p50_ms`,
+    `p99_ms`: latency of these requests. `completed`: number of requests with status 200 in the whole run,
+    warm-up included.
     """
 
     per_s: float
@@ -31,9 +32,10 @@ class Load:
 
 
 def run(url: str, content_type: str, body: Path, *, clients: int, seconds: float, warm_up_s: float) -> Load:
-    """Post `body` from `clients` that each wait for their response, for `warm_up_s` plus `seconds`.
+    """Post `body` with `clients` clients for `warm_up_s` plus `seconds`.
 
-    Raises RuntimeError if hey fails or a response has another status than 200.
+    Each client waits for the response before its next request. Raises RuntimeError if hey fails, or if a
+    response has another status than 200.
     """
     command = ["hey", "-z", f"{warm_up_s + seconds}s", "-c", str(clients), "-t", str(TIMEOUT_S)]
     command += ["-m", "POST", "-T", content_type, "-D", str(body), "-o", "csv", url]
@@ -48,8 +50,8 @@ def run(url: str, content_type: str, body: Path, *, clients: int, seconds: float
 def parse(report: str, *, seconds: float, warm_up_s: float) -> Load:
     """Return the Load of hey's CSV `report`.
 
-    Requests that ended during the warm-up, or after the time was over, count in `completed` only. Raises
-    RuntimeError if a response has another status than 200, or if no request counts.
+    Requests that ended during the warm-up, or after the end of the time, count only for `completed`. Raises
+    RuntimeError if a response has another status than 200, or if no request remains.
     """
     rows = list(csv.DictReader(io.StringIO(report)))
     statuses = {row[STATUS] for row in rows} - {"200"}

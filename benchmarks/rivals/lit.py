@@ -1,6 +1,6 @@
-"""LitServe: forms, and base64 in JSON as in its guide to image classifiers. `python -m ... PORT`
+"""LitServe: forms, and base64 in JSON as in LitServe's guide to image classifiers. `python -m ... PORT`
 
-One worker process per core, and LitServe's ZeroMQ queue between the HTTP process and the workers.
+There is one worker process per core. LitServe's ZeroMQ queue connects the HTTP process and the workers.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """MLServer: a custom runtime for the V2 inference protocol, with the image as base64 in JSON.
 
-`mlserver start FOLDER` loads it by the name in `model-settings.json`. MLServer runs it in one worker process
-per core (`parallel_workers`). The protocol has no form and no raw body.
+`mlserver start FOLDER` loads the class that `model-settings.json` names. MLServer runs it in one worker
+process per core (`parallel_workers`). The protocol has neither forms nor raw bodies.
 """
 
 import numpy as np

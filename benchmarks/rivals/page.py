@@ -15,17 +15,17 @@ RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).parents[2] / "docs" / "rivals.md"
 OURS = "weighin"
 BUSY = 8
-"""Clients of the figures with goals."""
+"""Number of clients in the figures that have goals."""
 GOALS = {"asgi": 0.97, "litserve": 1.25, "bentoml": 1.5, "mlserver": 1.5}
-"""Least throughput of Weigh-in with BUSY clients, divided by that of each server."""
+"""Goal for each other server: minimum throughput of Weigh-in, divided by that server's, with BUSY clients."""
 CPU_GOAL = 1.09
-"""Most CPU time per request, divided by that of the bare loop."""
+"""Goal: maximum CPU time of Weigh-in per request, divided by the bare loop's CPU time per image."""
 Results = dict[str, Any]
 Measured = Callable[[dict[str, Any]], float]
 
 
 def figures(results: Results) -> list[Figure]:
-    """Return the ratios of Weigh-in to the others, each taken within a round, with their goals."""
+    """Return the ratios of Weigh-in to the other servers, with their goals. Ratios are computed per round."""
     rows = []
     for name in results["versions"]:
         for kind in KINDS:
@@ -46,12 +46,12 @@ def figures(results: Results) -> list[Figure]:
 
 
 def figures_table(results: Results) -> str:
-    """Return the figures as text."""
+    """Return the figures as lines of a text table."""
     return table(figures(results))
 
 
 def dumps(results: Results) -> str:
-    """Return the results as JSON with a line per record."""
+    """Return the results as JSON text with one line per record."""
     parts = []
     for key, value in results.items():
         text = json.dumps(value)

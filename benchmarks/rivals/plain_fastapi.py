@@ -1,6 +1,7 @@
 """Plain FastAPI: a `def` route for forms and an `async def` route for raw bodies. `python -m ... PORT`
 
-Both run the job on anyio's thread pool, one thread per core: FastAPI's default of 40 threads is slower here.
+Both routes run the job on anyio's thread pool. The pool has one thread per core, because FastAPI's default of
+40 threads is slower here.
 """
 
 import sys
@@ -21,7 +22,7 @@ CLASSIFIER = Classifier()
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Limit the thread pool."""
+    """Limit the thread pool to one thread per core."""
     current_default_thread_limiter().total_tokens = core_budget()
     yield
 
@@ -37,13 +38,13 @@ async def health() -> str:
 
 @app.post("/classify")
 def classify(image: UploadFile) -> list[dict[str, Any]]:
-    """Return the most probable classes of the image of a form."""
+    """Return the most probable classes of the image in a form."""
     return CLASSIFIER.classify(image.file.read())
 
 
 @app.post("/classify/raw")
 async def classify_raw(request: Request) -> list[dict[str, Any]]:
-    """Return the most probable classes of the image that is the body."""
+    """Return the most probable classes of the image in a raw body."""
     return await run_in_threadpool(CLASSIFIER.classify, await request.body())
 
 

@@ -13,7 +13,7 @@ from service.inference.cpu import core_budget
 
 @serve.deployment(num_replicas=core_budget(), max_ongoing_requests=100, ray_actor_options={"num_cpus": 1})
 class Classify:
-    """Returns the most probable classes of an image, and "ok" to GET."""
+    """Answers POST with the most probable classes of an image, and GET with "ok"."""
 
     def __init__(self) -> None:
         self.classifier = Classifier()

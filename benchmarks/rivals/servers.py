@@ -1,4 +1,4 @@
-"""How each server is started, and how a request to it looks."""
+"""How to start each server, and how to send it an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("raw", "multipart")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where images are posted: the path with its query, and the `body` (of Bodies) that is sent."""
+    """Where to post images: the path with its query, and the name of the `body` to send (see Bodies)."""
 
     path: str
     body: str
@@ -29,10 +29,11 @@ class Endpoint:
 class Contender:
     """A server that is measured.
 
-    `label`, `setup`: its name, and how it was set up, for the page. `arguments` of its Python and `variables`
-    of its environment: `{port}`, `{other}`, `{another}` stand for free ports, `{folder}` for a folder with
-    nothing but the folder `zoo`, which has MODEL only. `ready`: path that returns 200 once it answers.
-    `endpoints`: by kind of request. `venv`: name of its virtual environment, or None for that of the service.
+    `label`, `setup`: its name and its set-up, as text for the page. `arguments`: of its Python interpreter.
+    `variables`: of its environment. In both, `{port}`, `{other}` and `{another}` are replaced by free ports,
+    and `{folder}` by a folder that contains only the folder `zoo` with MODEL. `ready`: path that returns 200
+    once the server is ready. `endpoints`: by kind of request. `venv`: name of its virtual environment; None:
+    the service's.
     """
 
     label: str
@@ -45,11 +46,11 @@ class Contender:
 
     @property
     def python(self) -> Path:
-        """The interpreter that runs it."""
+        """Python interpreter that runs the server."""
         return Path(sys.executable) if self.venv is None else ENVIRONMENTS / self.venv / "bin" / "python"
 
     def start(self, folder: Path) -> Server:
-        """Start it with the empty `folder`, which is its home, too."""
+        """Start the server with the empty `folder`, which is also its home folder."""
         shutil.copytree(NETWORKS / MODEL, folder / "zoo" / MODEL)
         words = {name: str(free_port()) for name in ("port", "other", "another")} | {"folder": str(folder)}
         variables = {name: value.format(**words) for name, value in self.variables.items()}
