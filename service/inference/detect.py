@@ -67,6 +67,24 @@ class DetectPlan:
     max_detections: int
     classes: frozenset[int] | None = None
 
+    def objects(
+        self, outputs: Mapping[str, NDArray[Any]], image: DecodedImage, stopwatch: Stopwatch
+    ) -> tuple[Found, ...]:
+        """Return the objects that the model's `outputs` for one image hold; see `objects_in`."""
+        model = self.model
+        assert model.decoder is not None
+        return objects_in(
+            outputs,
+            image,
+            model.card,
+            model.decoder,
+            model.labels,
+            stopwatch,
+            min_score=self.min_score,
+            max_detections=self.max_detections,
+            classes=self.classes,
+        )
+
 
 @dataclass(frozen=True)
 class Detected:
@@ -161,20 +179,8 @@ def find_objects(plan: DetectPlan, image: DecodedImage, stopwatch: Stopwatch) ->
     Times the stages `preprocess`, `inference`, `postprocess` (from outputs to boxes in the image) and `nms`.
     Raises ModelUnavailable if the run fails.
     """
-    model = plan.model
-    assert model.decoder is not None
-    outputs = run_model(model, image, model.card.main_outputs, stopwatch)
-    return objects_in(
-        outputs,
-        image,
-        model.card,
-        model.decoder,
-        model.labels,
-        stopwatch,
-        min_score=plan.min_score,
-        max_detections=plan.max_detections,
-        classes=plan.classes,
-    )
+    outputs = run_model(plan.model, image, plan.model.card.main_outputs, stopwatch)
+    return plan.objects(outputs, image, stopwatch)
 
 
 def objects_in(

@@ -18,7 +18,7 @@ from service.api.v2.tensors import Wanted
 from service.api.v2.wire import Batch, Values
 from service.errors import ClientGone, InvalidInferenceRequest, ModelUnavailable, QueueFull, WeighinError
 from service.inference.classify import most_probable, probabilities
-from service.inference.detect import DetectPlan, Found, objects_in
+from service.inference.detect import DetectPlan, Found
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
@@ -132,18 +132,7 @@ class BatchRunner:
         outputs = run_model(model, image, plan.roles, stopwatch)
         found: tuple[Found, ...] = ()
         if plan.detection is not None:
-            assert model.decoder is not None
-            found = objects_in(
-                outputs,
-                image,
-                model.card,
-                model.decoder,
-                model.labels,
-                stopwatch,
-                min_score=plan.detection.min_score,
-                max_detections=plan.detection.max_detections,
-                classes=plan.detection.classes,
-            )
+            found = plan.detection.objects(outputs, image, stopwatch)
         values = _values(plan, outputs, found)
         if plan.detection is None:
             stopwatch.lap("postprocess")
