@@ -254,8 +254,9 @@ class ErrorCounting:
             self._count(scope, slug)
 
     def _count(self, scope: Scope, slug: str) -> None:
-        route = route_path(scope).strip("/").partition("/")[0]
-        if route not in MODEL_PATHS:
+        path = route_path(scope).strip("/")
+        route = path.partition("/")[0]
+        if route not in MODEL_PATHS or (route == "v2" and not path.endswith("/infer")):
             self._metrics.count_error(None, slug)
             return
         model = scope["state"].get("model") or self._named(scope)

@@ -91,6 +91,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The outputs; the bytes of binary ones follow the JSON",
         "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {
+            HEADER_LENGTH: {
+                "description": "Bytes of the JSON, if binary outputs follow it",
+                "schema": {"type": "integer", "minimum": 0},
+            }
+        },
     },
     **documented(
         *(kind for kind in IMAGE_ERRORS if kind is not errors.EmptyBody),
