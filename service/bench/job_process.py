@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pydantic import ValidationError
 
 from service.bench.job import CANCEL, JOB_REPORT, JobConfig, JobReport
-from service.child import child_command
+from service.inference.child_process import child_command
 
 JOB = "service.bench.job"
 CANCEL_GRACE_S = 4.0

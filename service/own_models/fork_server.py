@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from service.child import child_command
 from service.errors import Busy, error_words
+from service.inference.child_process import child_command
 
 _MODULE = "service.own_models.fork_server"
 FORKS = sys.platform.startswith("linux")

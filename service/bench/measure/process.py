@@ -12,8 +12,8 @@ from typing import IO
 from pydantic import ValidationError
 
 from service.bench.measure.messages import REPORT, Done, Failure, Report, WorkerConfig
-from service.child import child_command
 from service.errors import MeasurementFailed
+from service.inference.child_process import child_command
 
 WORKER = "service.bench.measure.worker"
 _POLL_INTERVAL_S = 0.25

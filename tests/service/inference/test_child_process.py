@@ -11,7 +11,7 @@ import pytest
 
 from service.bench.job_process import JOB
 from service.bench.measure.process import WORKER
-from service.child import child_command
+from service.inference.child_process import child_command
 from service.own_models.add import Options, add
 from tests.helpers.foreign import save
 
