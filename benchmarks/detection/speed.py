@@ -30,10 +30,10 @@ from benchmarks.servers import weighin
 from models.zoo.card import Card, read_card
 from models.zoo.files import NETWORKS
 from models.zoo.preprocess import preprocess
-from service.detection.decoders import decoder_of
 from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.detect import objects_in
+from service.inference.detection.decoders import decoder_of
 from service.inference.loading import load_model
 from service.inference.runtimes.opening import open_session
 from service.inference.session import OnnxSession

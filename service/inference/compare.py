@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from models.zoo.statistics import percentile
-from service.detection.matching import MatchedObject, Seen, match_objects
 from service.errors import Busy, InvalidParameter
 from service.inference.classify import Prediction, class_counts, predict
 from service.inference.decoding.decode import DecodedImage
 from service.inference.detect import DetectPlan, Found, detect_plan, find_objects
+from service.inference.detection.matching import MatchedObject, Seen, match_objects
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image
 from service.inference.pool import CorePool, Deadline

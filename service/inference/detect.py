@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.card import Card
-from service.detection.decoders import BoxDecoder
-from service.detection.geometry import Transformation
 from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage
+from service.inference.detection.decoders import BoxDecoder
+from service.inference.detection.geometry import Transformation
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline

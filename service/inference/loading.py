@@ -24,9 +24,9 @@ from models.zoo.card import Accuracy, Activation, Agreement, Card, InputSpec, re
 from models.zoo.detection import MAX_CANDIDATES
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
-from service.detection.decoders import BoxDecoder, decoder_of
 from service.errors import ModelUnavailable, WeighinError, error_words
 from service.inference import suppression
+from service.inference.detection.decoders import BoxDecoder, decoder_of
 from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
 from service.inference.runtimes.base import Session, SessionError

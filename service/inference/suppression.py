@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.detection import Suppression
-from service.detection.geometry import DECIMALS
+from service.inference.detection.geometry import DECIMALS
 from service.inference.session import open_graph
 
 _GRAPH = Path(__file__).with_name("non_max_suppression.onnx")

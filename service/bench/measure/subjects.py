@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from models.zoo.card import Card, Task
 from service.bench.bundle import BenchStage
-from service.detection.decoders import decoder_of
 from service.errors import MeasurementFailed
 from service.inference.detect import objects_in
+from service.inference.detection.decoders import decoder_of
 from service.inference.pipeline import load_image, run_network
 from service.inference.runtimes.base import RUNTIMES, RuntimeName
 from service.latency.stages import Stopwatch

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.zoo.verdicts import LEVEL, MIN_DIFFERENCE, Estimate, bootstrap
-from service.detection.matching import Seen, match_objects
 from service.errors import (
     DeadlineExceeded,
     ModelUnavailable,
@@ -37,6 +36,7 @@ from service.errors import (
 from service.inference.decoding.decode import DecodedImage
 from service.inference.demo import PHOTOGRAPHS
 from service.inference.detect import Found, objects_in
+from service.inference.detection.matching import Seen, match_objects
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, to_tensor
 from service.inference.pool import CorePool, Deadline

@@ -28,7 +28,12 @@ from tests.conftest import make_tiny_model
 from tests.helpers.detectors import CLASSES, DECODERS, save_detector
 from tests.helpers.problems import assert_problem
 from tests.service.api.test_overload import posting, until
-from tests.service.detection.slow import Box, intersection_over_union, slow_candidates, slow_suppression
+from tests.service.inference.detection.slow import (
+    Box,
+    intersection_over_union,
+    slow_candidates,
+    slow_suppression,
+)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 FITTINGS: dict[str, dict[str, Any]] = {

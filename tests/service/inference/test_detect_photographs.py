@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from models.zoo.files import NETWORKS
-from service.detection.matching import intersection_over_union
 from service.inference.detect import Found, detect_plan, find_objects
+from service.inference.detection.matching import intersection_over_union
 from service.inference.loading import ServedModel, load_model
 from service.inference.pipeline import load_image
 from service.latency.stages import Stopwatch

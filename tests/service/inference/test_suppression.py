@@ -17,7 +17,7 @@ from service.inference.loading import load_model
 from service.inference.suppression import suppress
 from tests.helpers.detectors import save_detector
 from tests.helpers.suppression_graph import PATH, suppression_graph
-from tests.service.detection.slow import intersection_over_union, slow_suppression
+from tests.service.inference.detection.slow import intersection_over_union, slow_suppression
 
 Boxes = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from models.zoo.card import InputSpec
 from models.zoo.preprocess import preprocess
-from service.detection.geometry import Transformation
 from service.inference.decoding.decode import decode
+from service.inference.detection.geometry import Transformation
 
 _ORIENTATION = 0x0112
 _STORED = {

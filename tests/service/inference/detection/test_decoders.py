@@ -10,9 +10,9 @@ import pytest
 from numpy.random import Generator
 
 from models.zoo.card import Card
-from service.detection.decoders import Candidates, decoder_of
+from service.inference.detection.decoders import Candidates, decoder_of
 from tests.models.zoo.test_detector_cards import CENTRES, PIXELS, SELECTED, SSD, card
-from tests.service.detection.slow import slow_candidates
+from tests.service.inference.detection.slow import slow_candidates
 
 Shapes = dict[str, list[int]]
 SMALL_SSD = SSD | {"strides": [64, 150], "min_scale": 0.3}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.detection.matching import Seen, match_objects
+from service.inference.detection.matching import Seen, match_objects
 
 
 def at(left: float, score: float = 0.5, label: str = "thing", side: float = 10) -> Seen:
