@@ -11,6 +11,9 @@ from sqlalchemy import Engine
 
 from service.bench.bundle_file import from_json, stated_digest
 from service.bench.recommend.evidence import StoredBundle
+from service.bench.report.build import build_report
+from service.bench.report.document import Report, to_json
+from service.bench.report.render import to_csv, to_html, to_markdown
 from service.bench.store import BenchmarkStore
 from service.cli.evaluate.stored import stored_evaluation
 from service.cli.output import check_target, write_document
@@ -19,9 +22,6 @@ from service.errors import InvalidBundle, InvalidParameter, UnknownBenchmark, er
 from service.evaluation.result import Evaluation, read_evaluation
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
-from service.report.build import build_report
-from service.report.document import Report, to_json
-from service.report.render import to_csv, to_html, to_markdown
 from service.storage.database import open_database
 from service.text.display import shown
 

@@ -18,11 +18,11 @@ from service.bench.recommend.advice import this_machine
 from service.bench.recommend.evidence import Measured, weigh_evidence
 from service.bench.recommend.machines import kinds_of
 from service.bench.recommend.pareto import Candidate, front
+from service.bench.report.caveats import same_model
 from service.errors import StorageUnavailable, UnknownEvaluation
 from service.evaluation.result import Evaluation
 from service.evaluation.store import EvaluationStore, EvaluationSummary
 from service.inference.registry import Registry
-from service.report.caveats import same_model
 from service.text.display import counted
 
 _log = structlog.get_logger(__name__)

@@ -11,9 +11,9 @@ from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.evidence import Measured
 from service.bench.recommend.pareto import Candidate, Dominated, faster_by_intervals, front
+from service.bench.report.chart import Chart, draw, shared_prefix
+from service.bench.report.document import AccuracyFigure, Front, FrontModel
 from service.latency.histogram import Distribution
-from service.report.chart import Chart, draw, shared_prefix
-from service.report.document import AccuracyFigure, Front, FrontModel
 from service.web.catalogue import Accuracies, Labels
 
 Source = Literal["benchmarks", "recorded"]

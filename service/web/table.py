@@ -10,10 +10,10 @@ from models.zoo.statistics import MIN_SAMPLES, highest
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.evidence import Measured
+from service.bench.report.chart import Chart
 from service.latency.histogram import EMPTY_SUMMARY, Distribution, Summary
 from service.latency.series import Figures
 from service.latency.stages import STAGES, Stage
-from service.report.chart import Chart
 from service.text.display import joined
 from service.web.catalogue import Accuracies, Labels
 from service.web.fronts import GroupFront, front_of, short_names

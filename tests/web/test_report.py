@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from service.bench.bundle import Flag
-from service.report.render import to_html
+from service.bench.report.render import to_html
 from tests.helpers.until import until
+from tests.service.bench.report.reports import Model, benchmark, report
 from tests.service.evaluation.evaluations import evaluation
-from tests.service.report.reports import Model, benchmark, report
 from tests.web.watched import Watched
 
 pytestmark = pytest.mark.web

@@ -9,16 +9,16 @@ import pytest
 from models.zoo.files import NETWORKS
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import write_bundle
+from service.bench.report.document import Report
 from service.bench.store import BenchmarkStore
 from service.evaluation.result import write_evaluation
 from service.evaluation.store import EvaluationStore
-from service.report.document import Report
 from service.storage.database import open_database
 from tests.helpers import command_line
 from tests.helpers.forked import run_forked
 from tests.helpers.process import environment
+from tests.service.bench.report.reports import Model, benchmark
 from tests.service.evaluation.evaluations import evaluation
-from tests.service.report.reports import Model, benchmark
 
 ROOT = Path(__file__).resolve().parents[3]
 FORMATS = ("html", "md", "csv", "json")

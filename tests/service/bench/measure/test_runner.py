@@ -19,10 +19,10 @@ from service.bench.measure.plan import Plan
 from service.bench.measure.progress import Progress
 from service.bench.measure.runner import Runner
 from service.bench.measure.subjects import runtime_in_service
+from service.bench.report.reproduce import bench_command
 from service.errors import MeasurementFailed
 from service.inference.registry import Registry
 from service.inference.runtimes.opening import open_session
-from service.report.reproduce import bench_command
 from service.settings import Settings
 from tests.service.conftest import running
 

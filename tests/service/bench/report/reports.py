@@ -11,9 +11,9 @@ from models.zoo.card import Card
 from service.bench.bundle import Bundle, Entry, Memory
 from service.bench.bundle_file import stated_digest, to_json
 from service.bench.recommend.evidence import StoredBundle
+from service.bench.report.build import build_report
+from service.bench.report.document import Report
 from service.evaluation.result import Evaluation
-from service.report.build import build_report
-from service.report.document import Report
 from tests.service.bench import bundles
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from service.report import chart
-from service.report.document import Caveat, Report, ReportedModel
-from service.report.tables import Cell, Table, evaluation_tables, result_tables
+from service.bench.report import chart
+from service.bench.report.document import Caveat, Report, ReportedModel
+from service.bench.report.tables import Cell, Table, evaluation_tables, result_tables
 from service.text.display import counted, in_markdown
 
 _METHOD = (

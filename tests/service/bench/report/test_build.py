@@ -13,18 +13,18 @@ from models.zoo.card import Card, Fact, read_card
 from service.bench.bundle import Bundle, Flag, ModelFacts
 from service.bench.judge.summary import summarise
 from service.bench.measure.plan import Request, make_plan
+from service.bench.report.document import Caveat, Report, json_schema, to_json
+from service.bench.report.render import to_csv, to_html, to_markdown
+from service.bench.report.reproduce import bench_command
+from service.bench.report.tables import result_tables
 from service.evaluation.result import Conflict, Duplicate, Evaluation, Pair, Unreadable
 from service.inference.registry import Registry
-from service.report.document import Caveat, Report, json_schema, to_json
-from service.report.render import to_csv, to_html, to_markdown
-from service.report.reproduce import bench_command
-from service.report.tables import result_tables
 from tests.service.bench import bundles
 from tests.service.bench.recommend.test_evaluated import detections
+from tests.service.bench.report.reports import Model, benchmark, entry, report
 from tests.service.evaluation.evaluations import evaluation
-from tests.service.report.reports import Model, benchmark, entry, report
 
-SCHEMA = Path(__file__).parents[3] / "docs/report.schema.json"
+SCHEMA = Path(__file__).parents[4] / "docs/report.schema.json"
 THREE = {
     "exact": Model(ms=8.0, accuracy=0.90, bytes=9_000_000),
     "quick": Model(ms=2.0, accuracy=0.70, bytes=3_000_000),
@@ -541,4 +541,6 @@ def test_document_is_read_again() -> None:
 
 
 def test_the_schema_in_docs_is_the_code_s() -> None:
-    assert SCHEMA.read_text() == json_schema(), "python -m service.report.document > docs/report.schema.json"
+    assert SCHEMA.read_text() == json_schema(), (
+        "python -m service.bench.report.document > docs/report.schema.json"
+    )

@@ -13,12 +13,19 @@ from itertools import groupby
 import pytest
 
 from service.bench.bundle import Flag
+from service.bench.report.document import Report
+from service.bench.report.render import to_csv, to_html, to_markdown
+from service.bench.report.tables import (
+    MOST_CLASSES,
+    MOST_MODELS,
+    Cell,
+    Table,
+    evaluation_tables,
+    result_tables,
+)
 from service.evaluation.result import Evaluation
-from service.report.document import Report
-from service.report.render import to_csv, to_html, to_markdown
-from service.report.tables import MOST_CLASSES, MOST_MODELS, Cell, Table, evaluation_tables, result_tables
+from tests.service.bench.report.reports import Model, benchmark, report
 from tests.service.evaluation.evaluations import evaluation
-from tests.service.report.reports import Model, benchmark, report
 
 HOSTILE = "<script>alert(1)</script> | `a` *b* [x](javascript:1) {{ 7 * 7 }}"
 MODELS = {

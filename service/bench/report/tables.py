@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from models.zoo.card import Task
 from models.zoo.statistics import MIN_SAMPLES
-from service.report.document import (
+from service.bench.report.document import (
     AccuracyFigure,
     ClassFigure,
     EvaluatedModel,

@@ -7,9 +7,9 @@ import shlex
 from service.bench.bundle import Bundle
 from service.bench.measure.plan import PROFILES
 from service.bench.recommend.evidence import StoredBundle
+from service.bench.report.caveats import same_model
+from service.bench.report.document import Step
 from service.evaluation.result import Evaluation
-from service.report.caveats import same_model
-from service.report.document import Step
 from service.text.display import shown
 
 BUNDLE = "bench.json"

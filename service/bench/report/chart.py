@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from service.report.document import AccuracyFigure, Front, FrontModel
+from service.bench.report.document import AccuracyFigure, Front, FrontModel
 
 WIDTH, HEIGHT = 960, 500
 LEFT, RIGHT, TOP, BOTTOM = 64.0, WIDTH - 16.0, 44.0, HEIGHT - 52.0

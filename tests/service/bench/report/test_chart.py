@@ -7,8 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from service.report.chart import BOTTOM, LEFT, RIGHT, TOP, Chart, Line, Rect, draw, shared_prefix
-from service.report.document import AccuracyFigure, Front, FrontModel
+from service.bench.report.chart import BOTTOM, LEFT, RIGHT, TOP, Chart, Line, Rect, draw, shared_prefix
+from service.bench.report.document import AccuracyFigure, Front, FrontModel
 
 
 def model(

@@ -16,9 +16,8 @@ from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
 from service.bench.recommend.evidence import Measured, StoredBundle
 from service.bench.recommend.pareto import Candidate
 from service.bench.recommend.pareto import front as pareto_front
-from service.evaluation.result import Evaluation, ModelResult
-from service.report.caveats import evaluated_labels, find_caveats, same_model
-from service.report.document import (
+from service.bench.report.caveats import evaluated_labels, find_caveats, same_model
+from service.bench.report.document import (
     AccuracyFigure,
     BoundFigure,
     ClassFigure,
@@ -34,7 +33,8 @@ from service.report.document import (
     ReportedModel,
     SpeedUp,
 )
-from service.report.reproduce import steps
+from service.bench.report.reproduce import steps
+from service.evaluation.result import Evaluation, ModelResult
 from service.text.display import counted, joined, shown
 
 

@@ -9,8 +9,8 @@ from models.zoo.statistics import MIN_SAMPLES
 from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, FlagKind, ModelFacts
 from service.bench.judge.summary import EntrySummary
+from service.bench.report.document import AccuracyFigure, Caveat, CaveatKind, Front
 from service.evaluation.result import Evaluation, ModelResult
-from service.report.document import AccuracyFigure, Caveat, CaveatKind, Front
 from service.text.display import counted, shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
