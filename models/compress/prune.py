@@ -22,10 +22,11 @@ STEPS = 60
 def pruned(network: DesignedNetwork, share: float) -> DesignedNetwork:
     """Return a copy of `network` that lacks `share` of its multiply-accumulates, or slightly more.
 
-    Dependent channels (the two operands of an addition, a depthwise convolution and its input) are removed
-    together; a group's importance is the L2 norm of its weights: Fang et al., "DepGraph: Towards Any
-    Structural Pruning", https://arxiv.org/abs/2301.12900, by the authors' library torch-pruning. `network` is
-    not changed.
+    Channels that depend on each other (the two operands of an addition, a depthwise convolution and its
+    input) form a group, which is removed as a whole. The importance of a group is the L2 norm of its weights.
+    The library torch-pruning does this; its authors describe the method in Fang et al., "DepGraph: Towards
+    Any Structural Pruning", https://arxiv.org/abs/2301.12900. `network` is not changed.
+
     Raises ValueError if `share` is not between 0 and 1 or cannot be reached, or if blocks cannot be pruned.
     """
     if not 0 < share < 1:

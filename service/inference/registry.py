@@ -420,16 +420,16 @@ class Registry:
         }
 
     def servings(self) -> dict[str, Serving]:
-        """Return what computes the predictions of each model with a card.
+        """Return the runtime and precision in which the predictions of each model with a card are computed.
 
-        For a model that is not loaded, this is what would compute them.
+        For a model that is not loaded, these are the ones in which they would be computed.
         """
         return {
             entry.name: self._serving(entry, entry.card) for entry in self.entries if entry.card is not None
         }
 
     def servings_elsewhere(self) -> dict[str, Serving]:
-        """Return what is expected to compute the predictions of each model on other machines.
+        """Return the runtime and the precision that are expected for each model on other machines.
 
         If OpenVINO was chosen for a model, it is OpenVINO in an unknown precision, because this depends on
         the CPU. For all other models, also those with the choice `auto`, ONNX Runtime is assumed.

@@ -40,9 +40,10 @@ class Window:
     """Time range of an answer, in seconds since 1970.
 
     `resolution_s`: the start is a multiple of it; in a history it is also the length of the steps.
-    `degraded`: reason, for clients, why only data in memory was read; None otherwise. `machines`: machines
-    of the selected runs since the start of the first day, UNKNOWN_MACHINE for runs of earlier releases.
-    `other_machines`: machines with runs since then that are not selected.
+    `degraded`: reason, for clients, why only data in memory was read; None otherwise. `machines`: the
+    machines of the selected runs, from the beginning of the day of `start` on; runs that an earlier release
+    recorded are of UNKNOWN_MACHINE. `other_machines`: the machines with runs from the beginning of the same
+    day on that are not selected.
     """
 
     start: int

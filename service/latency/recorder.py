@@ -147,8 +147,8 @@ class Recorder:
         """Return a copy of the data that may not be in the store yet: minutes, and past hours and days.
 
         To merge it with the store, read the clock, then this copy, then the store. Buckets that are dropped
-        from memory in between are then in the store. Buckets in this copy and in the store have the same
-        instance, and the copy has at least as much data.
+        from memory in between are then in the store. If a bucket is in both, both have the id of this process
+        (`instance`), so that they can be matched; the copy has at least as much data as the store.
         """
         self.add_up()
         with self._lock:

@@ -79,7 +79,8 @@ class Row:
 class Group:
     """The models of one task and label set. `note`: on what their accuracies were measured.
 
-    `line`: position of the baseline's median (mean, if stages are stacked) in percent; None if there is none.
+    `line`: where the chart draws the baseline's median, in percent of its width; if stages are stacked, where
+    it draws the mean. It is None if the baseline has no runs.
     """
 
     title: str
@@ -132,7 +133,10 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers about one label set: `of` is its name, `title` that of its group."""
+    """The tiles above the table for one label set.
+
+    `of`: name of the label set; `title`: title of the group of models that have it.
+    """
 
     of: str
     title: str

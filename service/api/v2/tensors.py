@@ -63,9 +63,9 @@ def input_datatype(spec: InputSpec) -> Datatype:
 
 
 def outputs_of(card: Card) -> dict[str, Output]:
-    """Return all outputs of a model by name: first the network's, by their names in the graph, then results.
+    """Return all outputs of a model by name: those of the graph, then what the service computes from them.
 
-    A result is left out if the graph uses its name for another output.
+    A computed output, such as `probabilities`, is left out if the graph uses its name for another output.
     """
     varying = unbatched_outputs(card)
     found: dict[str, Output] = {}

@@ -52,7 +52,10 @@ def summarise(bundle: Bundle) -> list[EntrySummary]:
 
 
 def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
-    """Return the highest rate whose p99 bound is within the budget, as the median over launches."""
+    """Return the median over launches of each launch's highest rate within the budget.
+
+    A rate is within the budget by `keeps_budget`. A launch without such a rate counts as 0.
+    """
     best: dict[int, float] = {}
     for trial in trials:
         best.setdefault(trial.launch, 0.0)

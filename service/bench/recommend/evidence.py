@@ -75,9 +75,9 @@ class Measured:
     def confidence(self, fraction: float, limit_ns: float) -> float:
         """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        It is 1 - p. Suppose that a share of `1 - fraction` of all possible runs exceeds the limit: p is then
-        the probability that at most as many runs exceed it as were observed. To be conservative, one run
-        more than observed is counted as over the limit, as in `percentile_bound`.
+        It is 1 - p. If each run exceeded the limit with the probability `1 - fraction`, p would be the
+        probability that no more of the runs exceed it than did here. To be conservative, one run more than
+        observed is counted as over the limit, as in `percentile_bound`.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)

@@ -40,7 +40,10 @@ _MOST_FOLDERS = 200
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file: its path relative to a folder (with `/`), its size in bytes, its modification time."""
+    """A regular file.
+
+    `key`: its path relative to the folder of the data set, with `/` between the parts; `size`: in bytes.
+    """
 
     key: str
     path: Path

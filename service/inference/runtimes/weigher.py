@@ -155,7 +155,7 @@ class Weigher:
             self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Begin no further step. A round that has begun still runs to its end."""
+        """Stop weighing. A job that already runs on the pool still runs to its end."""
         self._stopped = True
         if self._task is not None:
             self._task.cancel()
