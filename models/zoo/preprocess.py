@@ -103,6 +103,12 @@ def normalise(
     return out
 
 
+def value_range(spec: InputSpec) -> tuple[float, float]:
+    """Return the least and the greatest number that `normalise` makes from pixels 0 to 255."""
+    ends = [(pixel - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True) for pixel in (0, 255)]
+    return min(ends), max(ends)
+
+
 def graph_input(images: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
     """Return images (N, channels, height, width) in the layout and dtype of the graph's input."""
     moved = images.transpose(0, 2, 3, 1) if spec.layout == "nhwc" else images

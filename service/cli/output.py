@@ -27,6 +27,9 @@ from service.text.display import shown
 
 _PIPED_WIDTH = 160
 
+CANCELLED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
 STANDARD_OUTPUT = Path("-")
 """Value of FILE in `--json FILE` that means standard output. No table is printed then."""
 

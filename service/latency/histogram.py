@@ -7,7 +7,7 @@ import math
 import weakref
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,15 +97,15 @@ class Distribution:
 
     def percentiles_ns(self) -> Percentiles:
         """Return the percentiles by nearest rank, at the upper end of the slot; zeros without samples."""
-        if not self.count:
-            return (0, 0, 0, 0)
-        ranks = np.cumsum(self.counts, dtype=np.int64)
-        percentile_ranks = [math.ceil(self.count * fraction) for fraction in MIN_SAMPLES]
-        p50, p90, p95, p99 = (
-            min(slot_end_us(slot) * 1000, self.max_ns)
-            for slot in self.slots.take(np.searchsorted(ranks, percentile_ranks)).tolist()
-        )
+        p50, p90, p95, p99 = self.at(MIN_SAMPLES) if self.count else (0, 0, 0, 0)
         return p50, p90, p95, p99
+
+    def at(self, fractions: Iterable[float]) -> list[int]:
+        """Return the percentiles of `fractions`, 0 to 1, as `percentiles_ns` does. There must be samples."""
+        ranks = np.cumsum(self.counts, dtype=np.int64)
+        wanted = [max(1, math.ceil(self.count * fraction)) for fraction in fractions]
+        slots = self.slots.take(np.searchsorted(ranks, wanted)).tolist()
+        return [min(slot_end_us(slot) * 1000, self.max_ns) for slot in slots]
 
     def median_interval_ns(self) -> tuple[int, int] | tuple[None, None]:
         """Return the 95 % interval of the median by order statistics; None and None below six samples.

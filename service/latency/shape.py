@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,16 +33,10 @@ def fractions() -> list[float]:
 
 def curve(distribution: Distribution) -> list[tuple[float, float]]:
     """Return (fraction, milliseconds) of every percentile that the sample size supports, ascending."""
-    supported = [fraction for fraction in fractions() if distribution.count >= samples_needed(fraction)]
     if not distribution.count:
         return []
-    ranks = np.cumsum(distribution.counts, dtype=np.int64)
-    percentile_ranks = [max(1, math.ceil(distribution.count * fraction)) for fraction in supported]
-    slots = distribution.slots.take(np.searchsorted(ranks, percentile_ranks)).tolist()
-    return [
-        (fraction, milliseconds(min(slot_end_us(slot) * 1000, distribution.max_ns)))
-        for fraction, slot in zip(supported, slots, strict=True)
-    ]
+    supported = [fraction for fraction in fractions() if distribution.count >= samples_needed(fraction)]
+    return list(zip(supported, map(milliseconds, distribution.at(supported)), strict=True))
 
 
 def histogram(distribution: Distribution, most: int = MOST_BINS) -> Sequence[Bin]:

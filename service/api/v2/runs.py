@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.card import InputSpec
+from models.zoo.preprocess import value_range
 from service.api.v2 import tensors
 from service.api.v2.tensors import Wanted
 from service.api.v2.wire import Batch, Values
@@ -154,7 +155,9 @@ class BatchRunner:
         try:
             outputs = session.run(tensor, plan.roles)
         except ModelUnavailable as error:
-            low, high = _range(plan.model.card.input)
+            low, high = value_range(plan.model.card.input)
+            room = 0.01 * (high - low)
+            low, high = low - room, high + room
             if ((tensor >= low) & (tensor <= high)).all():
                 raise
             session.failure = failure  # the client's numbers are to blame, not the model
@@ -190,15 +193,6 @@ def _images(tensor: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
     """Copy a tensor from the graph's layout to aligned float32 (N, channels, height, width)."""
     moved = tensor.transpose(0, 3, 1, 2) if spec.layout == "nhwc" else tensor
     return np.array(moved, np.float32, order="C")
-
-
-def _range(spec: InputSpec) -> tuple[float, float]:
-    """Return the least and the greatest number that preprocessing makes from pixels, with some tolerance."""
-    ends = [
-        ((pixel - mean) / std) for mean, std in zip(spec.mean, spec.std, strict=True) for pixel in (0, 255)
-    ]
-    room = 0.01 * (max(ends) - min(ends))
-    return min(ends) - room, max(ends) + room
 
 
 def _values(plan: Plan, outputs: Mapping[str, NDArray[Any]], found: Sequence[Found]) -> Values:

@@ -18,6 +18,7 @@ from service.bench.measure.runner import Runner
 from service.cli.bench.compare import compare_files
 from service.cli.bench.table import print_bundle
 from service.cli.output import (
+    CANCELLED,
     STANDARD_OUTPUT,
     JsonFile,
     LiteralConsole,
@@ -39,9 +40,6 @@ bench_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bench_app.command("compare")(compare_files)
-
-CANCELLED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT."""
 
 
 @bench_app.callback()

@@ -10,7 +10,6 @@ import typer
 
 from service.cli.evaluate.stored import keep
 from service.cli.evaluate.table import print_evaluation
-from service.cli.gallery.display import progress_bar
 from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,
@@ -20,6 +19,7 @@ from service.cli.output import (
     stop_on_signals,
     write_json,
 )
+from service.cli.progress import progress_bar
 from service.cli.settings import settings_with
 from service.errors import InvalidDataset, InvalidParameter
 from service.evaluation.assemble import assemble

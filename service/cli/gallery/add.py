@@ -16,9 +16,9 @@ from typing import Annotated
 import typer
 
 from service.cli.gallery.client import GalleryClient, Refused
-from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
-from service.cli.output import say, styled
+from service.cli.output import CANCELLED, say, styled
+from service.cli.progress import progress_bar
 from service.errors import InvalidParameter, UnreadableFolder, error_words
 from service.inference.decoding.decode import SUFFIXES
 from service.text.display import shown, without_surrogates

@@ -11,9 +11,9 @@ import typer
 
 from service.cli.gallery.archive import Archive, write_archive
 from service.cli.gallery.client import Refused
-from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
-from service.cli.output import say, styled
+from service.cli.output import CANCELLED, say, styled
+from service.cli.progress import progress_bar
 
 
 def export_gallery(

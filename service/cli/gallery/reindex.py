@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from service.cli.gallery.client import Refused
-from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
-from service.cli.output import say
+from service.cli.output import CANCELLED, say
+from service.cli.progress import progress_bar
 from service.text.display import shown
 
 _POLL_INTERVAL_S = 0.2

@@ -24,7 +24,7 @@ import structlog
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.zoo.verdicts import LEVEL, MIN_DIFFERENCE, Estimate, bootstrap
+from models.zoo.verdicts import MIN_DIFFERENCE, Estimate
 from service.errors import (
     DeadlineExceeded,
     ModelUnavailable,
@@ -49,6 +49,8 @@ from service.inference.runtimes.weighing import (
     MOST_SCORE_DIFFERENCE,
     Answers,
     Weighing,
+    is_faster,
+    look,
 )
 from service.latency.stages import Stopwatch
 from service.text.display import counted
@@ -58,14 +60,6 @@ PICTURES = 32
 ROUNDS, MORE_ROUNDS = 21, 42
 """Number of timed rounds, and of further rounds if OpenVINO looks faster but this is not yet significant. In
 each round, both runtimes run equally often. Their order alternates from round to round."""
-LOOK_LEVEL = LEVEL / 2
-LOOK_CONFIDENCE = 0.975
-"""Significance level of each look at the rounds, and confidence of its interval. There are at most two looks.
-Each has half the probability of error, so that both together err no more often than one look at LEVEL, or
-with a 95 % interval."""
-LEAST_GAIN = 0.03
-"""Smallest gain in speed for which OpenVINO counts as faster. Equal sessions differ by up to about 1 % from
-launch to launch (docs/runtimes.md), and the rounds of one launch cannot show this."""
 BLOCK_S = 0.01
 """Time for which the slower runtime runs in a round. It is exceeded if a single run takes longer."""
 COMPARE_S = 60.0
@@ -369,19 +363,6 @@ def _is_due(model: ServedModel) -> bool:
     if model.weighing is not None or model.choice.runtime == "onnxruntime":
         return False
     return model.choice.runtime == "auto" or not model.serving.as_measured(model.card)
-
-
-def look(ratios: Sequence[float]) -> Estimate:
-    """Return the logarithm of the speed-up, with an interval of LOOK_CONFIDENCE.
-
-    `ratios`: logarithm of the speed-up in each round.
-    """
-    return bootstrap({0: ratios}, confidence=LOOK_CONFIDENCE)
-
-
-def is_faster(estimate: Estimate) -> bool:
-    """Return whether OpenVINO is faster, given the logarithm of its speed-up after one look."""
-    return estimate.p < LOOK_LEVEL and estimate.mean >= math.log1p(LEAST_GAIN)
 
 
 def is_passing(error: Exception) -> bool:

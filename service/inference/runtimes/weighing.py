@@ -1,9 +1,14 @@
-"""Result of weighing a model: how fast OpenVINO is beside ONNX Runtime, and how far the answers differ."""
+"""Result of weighing a model: how fast OpenVINO is beside ONNX Runtime, and how far the answers differ.
+
+Also has the rules by which OpenVINO counts as faster, and the answers as equal.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import AwareDatetime, Field
@@ -11,6 +16,7 @@ from pydantic import AwareDatetime, Field
 from models.zoo.card import Agreement, Card, Fraction, Interval, Name, Sha256
 from models.zoo.frozen import Finite
 from models.zoo.machine import this_machine
+from models.zoo.verdicts import LEVEL, Estimate, bootstrap
 from service.inference.cpu import core_budget
 from service.inference.runtimes.base import RUNTIMES
 from service.inference.runtimes.opening import runtime_version, session_options
@@ -25,6 +31,14 @@ MOST_DEVIATION = 0.5
 and int8 networks differ by up to 0.3 in OpenVINO (docs/runtimes.md)."""
 MOST_SCORE_DIFFERENCE = 0.05
 """Largest typical difference of the scores of a detector's objects."""
+LOOK_LEVEL = LEVEL / 2
+LOOK_CONFIDENCE = 0.975
+"""Significance level of each look at the rounds, and confidence of its interval. There are at most two looks.
+Each has half the probability of error, so that both together err no more often than one look at LEVEL, or
+with a 95 % interval."""
+LEAST_GAIN = 0.03
+"""Smallest gain in speed for which OpenVINO counts as faster. Equal sessions differ by up to about 1 % from
+launch to launch (docs/runtimes.md), and the rounds of one launch cannot show this."""
 
 
 class Conditions(Finite):
@@ -184,3 +198,16 @@ def _both(one: Fraction, other: Fraction) -> Fraction:
 def _at_most(one: Interval, other: Interval) -> Fraction:
     """Return the largest possible agreement after two steps, given the interval of each step's agreement."""
     return round(1 - max(0.0, one.low - other.high, other.low - one.high), 4)
+
+
+def look(ratios: Sequence[float]) -> Estimate:
+    """Return the logarithm of the speed-up, with an interval of LOOK_CONFIDENCE.
+
+    `ratios`: logarithm of the speed-up in each round.
+    """
+    return bootstrap({0: ratios}, confidence=LOOK_CONFIDENCE)
+
+
+def is_faster(estimate: Estimate) -> bool:
+    """Return whether OpenVINO is faster, given the logarithm of its speed-up after one look."""
+    return estimate.p < LOOK_LEVEL and estimate.mean >= math.log1p(LEAST_GAIN)

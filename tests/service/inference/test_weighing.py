@@ -35,11 +35,9 @@ from service.inference.runtimes.weigher import (
     ROUNDS,
     Difference,
     difference_of_objects,
-    is_faster,
-    look,
     summary,
 )
-from service.inference.runtimes.weighing import Answers, Conditions, Weighing
+from service.inference.runtimes.weighing import Answers, Conditions, Weighing, is_faster, look
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import end_in_scaler, put_file

@@ -1,13 +1,10 @@
-"""Progress display of long commands, on standard error."""
+"""Progress bar of long commands, on standard error."""
 
 from __future__ import annotations
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.cli.output import LiteralConsole
-
-CANCELLED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT."""
 
 
 def progress_bar() -> Progress:
