@@ -41,9 +41,8 @@ class Window:
 
     `resolution_s`: the start is a multiple of it; in a history it is also the length of the steps.
     `degraded`: reason, for clients, why only data in memory was read; None otherwise. `machines`: the
-    machines of the selected runs, from the beginning of the day of `start` on; runs that an earlier release
-    recorded are of UNKNOWN_MACHINE. `other_machines`: the machines with runs from the beginning of the same
-    day on that are not selected.
+    machines of the selected runs, on all days that the range touches. Runs that an earlier release recorded
+    have UNKNOWN_MACHINE. `other_machines`: the machines that have runs on these days, but are not selected.
     """
 
     start: int
