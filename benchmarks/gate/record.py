@@ -113,6 +113,6 @@ def launches(results: Results, model: str, *, busy: bool, part: str) -> list[Rec
 
 
 def digest(traces: Sequence[Record]) -> str:
-    """Return the SHA-256 of a text with a line per launch and session: the name and the packed medians."""
+    """Return the SHA-256 of a text: for each launch, a line per session with its name and packed medians."""
     lines = [f"{name} {text}\n" for launch in traces for name, text in sorted(launch["medians"].items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

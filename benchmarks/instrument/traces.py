@@ -113,10 +113,10 @@ def judge(segment: Segment) -> PValues:
 
 
 def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, float, float]]:
-    """Return the numbers of hits and verdicts, and the 95 % interval of the share of hits.
+    """Return the numbers of hits and verdicts of each kind of session, and the 95 % interval of their ratio.
 
-    Key `alike`: for equal sessions; a hit is any verdict but `indistinguishable`. Other keys: for a slower
-    session; a hit is the verdict `slower`.
+    The kind `alike` has equal sessions; there, any verdict but `indistinguishable` is a hit. All other kinds
+    have a slower session; there, the verdict `slower` is a hit.
     """
     false = [
         verdict(mean, p, level) != "indistinguishable" for segment in judged for mean, p in segment.alike

@@ -50,7 +50,7 @@ class Contender:
         return Path(sys.executable) if self.venv is None else ENVIRONMENTS / self.venv / "bin" / "python"
 
     def start(self, folder: Path) -> Server:
-        """Start the server with the empty `folder`, which is also its home folder."""
+        """Start the server. It gets the empty `folder` for its model and its data, and as home folder."""
         shutil.copytree(NETWORKS / MODEL, folder / "zoo" / MODEL)
         words = {name: str(free_port()) for name in ("port", "other", "another")} | {"folder": str(folder)}
         variables = {name: value.format(**words) for name, value in self.variables.items()}

@@ -29,7 +29,7 @@ class Gain:
 
 
 def gain(with_it: NDArray[np.bool_], without: NDArray[np.bool_], seed: int = 0) -> Gain:
-    """Estimate the effect of a change on accuracy from the images that each training classifies correctly.
+    """Estimate how a change of the training affects accuracy, from networks with and without the change.
 
     `with_it`, `without`: whether each image was classified correctly, bool (seeds, n). A row has the same
     seed in both. The bootstrap draws images and seeds independently, from random numbers that `seed`

@@ -54,7 +54,7 @@ def data_hash(truths: Iterable[tuple[str, str]]) -> str:
 
 
 def half_of(sha256: str) -> int:
-    """Return the half, 0 or 1, of the picture whose file has this SHA-256 (hexadecimal)."""
+    """Return the half of the data set, 0 or 1, that has the picture with this SHA-256 (hexadecimal)."""
     return int(sha256[:2], 16) & 1
 
 

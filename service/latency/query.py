@@ -41,8 +41,9 @@ class Window:
 
     `resolution_s`: the start is a multiple of it; in a history it is also the length of the steps.
     `degraded`: reason, for clients, why only data in memory was read; None otherwise. `machines`: the
-    machines of the selected runs, on all days that the range touches. Runs that an earlier release recorded
-    have UNKNOWN_MACHINE. `other_machines`: the machines that have runs on these days, but are not selected.
+    machines of the selected runs. It is found by whole days, so it also has machines that ran on the first
+    day before `start`. Runs that an earlier release recorded have UNKNOWN_MACHINE. `other_machines`: the
+    machines of all other runs, found in the same way.
     """
 
     start: int

@@ -144,11 +144,12 @@ class Recorder:
             return Dropped(*self._lost_until.values())
 
     def memory(self) -> list[Part]:
-        """Return a copy of the data that may not be in the store yet: minutes, and past hours and days.
+        """Return a copy of the data that may not be in the store yet: all minutes, and ended hours and days.
 
         To merge it with the store, read the clock, then this copy, then the store. In this order no bucket is
-        missed: one that leaves memory after the copy was made is in the store when the store is read. If a bucket is in both, both have the id of this process
-        (`instance`), so that they can be matched; the copy has at least as much data as the store.
+        missed: one that leaves memory after the copy was made is in the store when the store is read. If a
+        bucket is in both, both have the id of this process (`instance`), so that they can be matched. The
+        copy has at least as much data as the store.
         """
         self.add_up()
         with self._lock:

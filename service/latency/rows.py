@@ -352,7 +352,7 @@ def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]
 
 
 def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]]) -> None:
-    """Write pooled percentiles, delete rows past their retention, and store the times of the deletion."""
+    """Write pooled percentiles, delete rows past their retention, and store up to when rows are deleted."""
     if connection.dialect.name == "postgresql":  # in SQLite, write transactions are exclusive
         connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
     upsert(connection, latency_pooled, pooled)

@@ -49,8 +49,8 @@ _MOST_CLASSES_CHARACTERS = 4000
 class DirectRoute(APIRoute):
     """A route whose endpoint takes the request and parameters of the path, and returns a Response.
 
-    FastAPI documents the route, but does not call the endpoint: its way of calling one would take too long,
-    as in `ImageRoute`.
+    FastAPI documents the route. As in `ImageRoute`, the endpoint is called directly, because FastAPI would
+    take too long to call it.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -13,7 +13,8 @@ from service.bench.bundle import ModelFacts
 class AccuracyEstimate:
     """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words.
 
-    `ranked`: accuracy on other pictures, by which models are ranked; only kind `evaluated` may have it.
+    `ranked`: the accuracy by which models are ranked. It is measured on the half of the user's pictures that
+    `value` is not measured on; None unless the kind is `evaluated`.
     """
 
     value: float

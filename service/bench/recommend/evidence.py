@@ -75,8 +75,8 @@ class Measured:
     def confidence(self, fraction: float, limit_ns: float) -> float:
         """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        It is 1 - p. If each run exceeded the limit with the probability `1 - fraction`, p would be the
-        probability that no more of the runs exceed it than did here. To be conservative, one run more than
+        It is 1 - p. Here p is the probability that at most the observed number of runs exceed the limit, if
+        each run exceeds it with the probability `1 - fraction`. To be conservative, one run more than
         observed is counted as over the limit, as in `percentile_bound`.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
@@ -125,7 +125,7 @@ class Measured:
 
     @property
     def caveats(self) -> list[str]:
-        """Reasons for doubt, in words, despite which the benchmark counts as evidence."""
+        """Reasons to doubt the benchmark, in words. It counts as evidence nevertheless."""
         bundle = self.stored.bundle
         return [
             f"{flag.kind}: {flag.reason}"

@@ -179,7 +179,7 @@ class ClassFigure(Finite):
 
 
 class EvaluatedModel(Finite):
-    """Results of the evaluation for a measured model; the benchmark and the evaluation had the same file."""
+    """Results of the evaluation for a measured model. Benchmark and evaluation ran the same ONNX file."""
 
     model: Name
     labels: Name
