@@ -58,11 +58,11 @@ def documented(openapi: Mapping[str, Any]) -> dict[str, Documented]:
 
 
 def cause(seen: Seen, faults: Iterable[Fault]) -> str | None:
-    """Return what explains an error: a fault that was going on, or overload; None if nothing does."""
-    if seen.problem in OVERLOAD or any(words in seen.detail for words in _NO_ROOM):
-        return "overload"
+    """Return what explains an error: a fault that was going on, else overload; None if nothing does."""
     allowed = _CAUSES.get(seen.problem, "")
-    return next((each.kind for each in faults if each.kind in allowed and each.overlaps(seen)), None)
+    during = (each.kind for each in faults if each.kind in allowed and each.overlaps(seen))
+    overload = seen.problem in OVERLOAD or any(words in seen.detail for words in _NO_ROOM)
+    return next(during, "overload" if overload else None)
 
 
 def undocumented(record: Record, routes: Mapping[str, Documented]) -> list[str]:

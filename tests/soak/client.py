@@ -166,7 +166,8 @@ class Client:
         """Return the connection that was used last, None without one that the service still keeps open."""
         while self._idle:
             since, reader, writer = self._idle.pop()
-            if time.monotonic() - since < IDLE_S and not reader.at_eof():
+            closed = reader.at_eof() or reader.exception() is not None or writer.is_closing()
+            if time.monotonic() - since < IDLE_S and not closed:
                 return reader, writer
             writer.close()
         return None

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,12 @@ def test_overload_explains_one_answer_in_a_hundred(refused: int, found: bool) ->
     answers += [*seen("POST /classify", 200, expected=True).seen] * (199 - refused)
     violations = undocumented(Record(seen=answers), ROUTES)
     assert [line.startswith("overload: 2 of 199 answers") for line in violations] == [True] * found
+
+
+def test_a_fault_explains_an_error_before_overload_does() -> None:
+    (answer,) = seen("GET /gallery", 503, "database-unreachable", at=25).seen
+    record = Record(seen=[replace(answer, detail="no free thread")] * 3, faults=seen("", 0).faults)
+    assert undocumented(record, ROUTES) == []
 
 
 @pytest.mark.slow

@@ -34,8 +34,12 @@ _ALL_METHODS = {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 MODEL_PATHS = frozenset({"classify", "compare", "detect", "explain", "retrieve-similar", "gallery", "v2"})
-"""First path segments of routes that run networks; their errors are also recorded with the latencies."""
+"""First path segments of routes that run networks; their errors are also recorded with the latencies.
 
+Under /v2, only the paths of _INFER run networks.
+"""
+
+_INFER = re.compile(r"v2/models/[^/]+(/versions/[^/]+)?/infer")
 _PROTOCOL_MODEL = re.compile(r"/v2/models/([^/]+)(/.*)?")
 _NO_ROUTE = "not-found"
 _UNEXPECTED = {INTERNAL_ERROR, "method-not-allowed"}
@@ -256,7 +260,7 @@ class ErrorCounting:
     def _count(self, scope: Scope, slug: str) -> None:
         path = route_path(scope).strip("/")
         route = path.partition("/")[0]
-        if route not in MODEL_PATHS or (route == "v2" and not path.endswith("/infer")):
+        if route not in MODEL_PATHS or (route == "v2" and not _INFER.fullmatch(path)):
             self._metrics.count_error(None, slug)
             return
         model = scope["state"].get("model") or self._named(scope)

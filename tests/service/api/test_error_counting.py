@@ -122,6 +122,8 @@ FAILURES: list[tuple[str, str, dict[str, Any], int, Series]] = [
     ("POST", "/v2/models/broken/infer", TEXT, 503, ("broken", "model-unavailable")),
     ("GET", "/v2/models/tiny-b/infer", {}, 405, ("tiny-b", "method-not-allowed")),
     ("GET", "/v2/models/none", {}, 404, ("", "unknown-model")),
+    ("GET", "/v2/models/tiny-b/versions/none", {}, 404, ("", "unknown-model")),
+    ("GET", "/v2/models/infer", {}, 404, ("", "unknown-model")),
 ]
 
 
@@ -159,6 +161,8 @@ def test_failed_request(
     assert client.request(method, path, **body).status_code == status
     assert counted(client) - before == {series: 1}
     runs_networks = not path.startswith(("/benchmarks", "/evaluations", "/latency", "/models"))
+    if path.startswith("/v2/"):
+        runs_networks = "/infer" in path.removeprefix("/v2/models/")
     assert recorded(client, regime) - recorded_before == ({series: 1} if runs_networks else {})
 
 

@@ -191,14 +191,6 @@ def test_behind_a_prefix(serve: Serve) -> None:
     assert_protocol_error(client.get("/v2/models/none"), 404, "model 'none'")
 
 
-def test_only_infer_counts_errors_of_a_model(client: httpx.Client) -> None:
-    for path in ("/v2/models/tiny/versions/none", "/v2/models/tiny/versions/none/ready"):
-        assert_protocol_error(client.get(path), 404, "version")
-    assert_protocol_error(client.post(PATH, content=b"none"), 400, "JSON")
-    row = client.get("/latency?model=tiny&stage=total").json()["latencies"][0]
-    assert row["errors"] == {"invalid-inference-request": 1}
-
-
 @pytest.mark.slow
 def test_full_queue(serve: Serve, slow_png: bytes, png: bytes) -> None:
     """Refused before the body is read, and counted under the model of the path."""
