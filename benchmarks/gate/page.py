@@ -72,8 +72,8 @@ def _traces(results: Results) -> list[str]:
         "",
         f"No launch is left out. `weighin bench` would flag {flagged} of the launches on the quiet machine "
         "as `dirty`. The SHA-256 is that of the sessions' medians (`benchmarks/gate/record.py`). The number "
-        "of rounds per launch and the number of runs per round were chosen with other launches; they are "
-        "also in `benchmarks/gate/results.jsonl`, under the part `choose`.",
+        "of rounds per launch and the number of runs per round were chosen with other launches. These "
+        "launches are in `benchmarks/gate/results.jsonl`, too, under the part `choose`.",
     ]
 
 
