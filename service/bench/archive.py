@@ -15,13 +15,16 @@ from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
 
 MAX_BUNDLES = 50
-"""A recommendation uses at most this many benchmarks, the newest, of each CPU and number of cores."""
+"""For each CPU and number of cores, a recommendation uses only this many benchmarks: the newest ones."""
 
 MOST_IN_ALL = 2 * MAX_BUNDLES
-"""A recommendation uses at most this many benchmarks in all. All their samples stay in memory."""
+"""A recommendation uses at most this many benchmarks in all. The samples of all of them stay in memory."""
 
 _MOST_ROWS = 8 * MAX_BUNDLES
-"""These benchmarks are chosen from this many newest ones, of which only the rows are read."""
+"""Number of the newest benchmarks from which the benchmarks for recommendations are chosen.
+
+To choose, only the rows of the table are read, without the bundles.
+"""
 
 
 def new_id() -> str:
@@ -45,9 +48,9 @@ def request_json(bundle: Bundle) -> str:
 
 
 class BenchmarkArchive:
-    """Saves bundles and reads them back, cached; thread-safe.
+    """An archive saves bundles in the database, reads them back and keeps those that it read in memory.
 
-    Methods raise StorageUnavailable if the database cannot be used.
+    It is thread-safe. Methods raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(self, store: BenchmarkStore) -> None:
@@ -56,7 +59,7 @@ class BenchmarkArchive:
         self._cache: dict[str, StoredBundle | str] = {}
 
     def save(self, bundle: Bundle) -> str:
-        """Save a bundle of another process on this machine, and return its id."""
+        """Save a bundle that another process measured on this machine. Return the new id of the benchmark."""
         identifier, machine = new_id(), bundle.fingerprint.machine
         self._store.add(
             identifier,
@@ -69,7 +72,7 @@ class BenchmarkArchive:
         return identifier
 
     def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
-        """Return the newest bundles, and by id the reasons why some of the newest cannot be read.
+        """Return the newest bundles, and by id the reasons why some of the newest bundles cannot be read.
 
         There are at most MAX_BUNDLES of each CPU and number of cores, and at most MOST_IN_ALL together.
         """
@@ -85,7 +88,10 @@ class BenchmarkArchive:
         return bundles, {name: reason for name, reason in results.items() if isinstance(reason, str)}
 
     def newest(self) -> tuple[str, ...]:
-        """Return the ids of the newest bundles, newest first; empty if the database cannot be used."""
+        """Return the ids of the newest bundles, newest first.
+
+        Return an empty tuple if the database cannot be used.
+        """
         try:
             return tuple(self._newest())
         except StorageUnavailable:

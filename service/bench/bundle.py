@@ -217,7 +217,11 @@ class Bundle(Frozen):
         return self
 
     def _problems(self) -> Iterator[str]:
-        """Yield a message for each name that is repeated or unknown, and each wrong number of samples."""
+        """Yield a message for each problem of the bundle.
+
+        Problems are names that are repeated or unknown, and lists of durations that are missing, empty or
+        unequal in length.
+        """
         models = Counter(model.name for model in self.models)
         entries = Counter(entry.name for entry in self.entries)
         for what, names in (("models", models), ("entries", entries)):
@@ -249,9 +253,10 @@ class Bundle(Frozen):
         return next(model for model in self.models if model.name == entry.model)
 
     def precision_of(self, entry: Entry) -> str | None:
-        """Return the precision in which the entry ran; None if it is unknown.
+        """Return the precision in which the entry ran, or None if it is unknown.
 
-        If it is not recorded, an entry in ONNX Runtime ran in the precision of its card.
+        If the bundle does not record the precision, an entry in ONNX Runtime ran in the precision of its
+        model's card.
         """
         recorded = (cold.precision for cold in self.cold if cold.entry == entry.name)
         known = next((precision for precision in recorded if precision is not None), None)
@@ -279,7 +284,10 @@ class Bundle(Frozen):
         return "total" if self.configuration.scenario == "offline" else "inference"
 
     def samples(self, entry: str, stage: BenchStage | None = None) -> tuple[int, ...]:
-        """Return the durations of a stage of an entry (by default `stage_of`) in nanoseconds, in order."""
+        """Return the durations of one stage of an entry in nanoseconds, in the order of the runs.
+
+        By default, the stage is that of `stage_of`.
+        """
         stage = stage or self.stage_of(entry)
         return tuple(
             duration for block in self.blocks_of(entry) for duration in block.durations_ns.get(stage, ())

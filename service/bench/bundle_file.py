@@ -47,7 +47,10 @@ def from_json(text: str | bytes, what: str = "bundle") -> Bundle:
 
 
 def stated_digest(text: str | bytes) -> str:
-    """Return the digest that the bundle in `text` states; `from_json` must accept `text`."""
+    """Return the digest that the bundle in `text` states.
+
+    Call this only for a text that `from_json` accepts.
+    """
     digest: str = json.loads(text)["digest"]
     return digest
 

@@ -122,7 +122,10 @@ def this_host() -> Host:
 
 
 def same_machine(one: Fingerprint, other: Fingerprint) -> list[str]:
-    """Return the differences between two machines, the values of `one` first; empty for the same machine."""
+    """Return the differences between the machines of two fingerprints, each as a text.
+
+    A text has the value of `one` first, then that of `other`. The list is empty if the machines are the same.
+    """
     return _differences(one.machine, other.machine)
 
 
@@ -142,7 +145,10 @@ def same_software(one: Fingerprint, other: Fingerprint) -> list[str]:
 
 
 def throttled_periods(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int | None:
-    """Return how often the quota throttled this process's cgroup (`nr_throttled`); None if it has none."""
+    """Return how often the quota throttled this process's cgroup (`nr_throttled`).
+
+    Return None if no cgroup of the process states this number.
+    """
     for folder in cgroup_folders(cgroups, own):
         for line in (_read(folder / "cpu.stat") or "").splitlines():
             name, _, value = line.partition(" ")
@@ -194,7 +200,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _read(path: Path) -> str | None:
-    """Return the file's text; None if it does not exist or cannot be read."""
+    """Return the file's text, or None if the file does not exist or cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):

@@ -1,7 +1,8 @@
-"""Process of one benchmark of the service: configuration on standard input, reports on standard output.
+"""Process of one benchmark of the service.
 
-The process ends with the service: it exits at once when its standard input closes, for whatever reason. The
-worker process that it starts ends with it in the same way.
+It reads its configuration from standard input, and writes reports to standard output. The process ends with
+the service: it exits at once when its standard input closes, for whatever reason. The worker process that it
+starts ends with it in the same way.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _PROGRESS_INTERVAL_S = 0.1
 
 
 class JobConfig(Frozen):
-    """Zoo and request of a job. `repetitions` replaces those of the profile."""
+    """An object tells a job which models there are, and which benchmark to run.
+
+    If `repetitions` is given, it is used instead of the repetitions of the request's profile.
+    """
 
     model_dirs: tuple[Path, ...]
     added_models: Path | None = None
@@ -41,21 +45,21 @@ class JobConfig(Frozen):
 
 
 class ProgressReport(Frozen):
-    """Report of the progress, sent at most ten times a second."""
+    """Report on the progress of a benchmark. A job sends at most ten of these a second."""
 
     kind: Literal["progress"] = "progress"
     progress: Progress
 
 
 class BundleReport(Frozen):
-    """Last report of a benchmark that has a bundle: the bundle as JSON."""
+    """Last report of a benchmark that has results. `bundle` is the bundle as JSON."""
 
     kind: Literal["bundle"] = "bundle"
     bundle: str
 
 
 class FailureReport(Frozen):
-    """Last report of a benchmark that failed; the message is safe to show to clients."""
+    """Last report of a benchmark that failed. `message` contains nothing that clients must not see."""
 
     kind: Literal["failure"] = "failure"
     message: str
@@ -66,7 +70,7 @@ JOB_REPORT: TypeAdapter[JobReport] = TypeAdapter(JobReport)
 
 
 def main() -> int:
-    """Run the benchmark configured on standard input; return 0 if there is a bundle."""
+    """Run the benchmark that is configured on standard input. Return 0 if there is a bundle, and 1 if not."""
     # Unbuffered, because the thread that waits for commands would still hold a buffer's lock at exit.
     commands = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
     config_line = commands.readline()

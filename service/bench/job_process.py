@@ -18,7 +18,7 @@ _LONGEST_LINE = 1 << 30
 
 
 class JobProcess:
-    """Process of one job. Call all methods from the event loop's thread."""
+    """An object stands for the process of one job. Call all methods from the event loop's thread."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -47,7 +47,7 @@ class JobProcess:
                 continue  # the process was killed in the middle of a line
 
     def cancel(self) -> None:
-        """Ask the job to stop and report a partial bundle; kill it after CANCEL_GRACE_S."""
+        """Ask the job to stop and report a partial bundle. If it still runs after CANCEL_GRACE_S, kill it."""
         if self._process.stdin is not None:
             self._process.stdin.write(CANCEL)
         asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._kill)

@@ -41,11 +41,17 @@ from service.inference.registry import Registry
 from service.latency.recorder import Recorder
 
 HEARTBEAT_S = 1.0
-"""Seconds between heartbeats: each stores the progress in a shared database and reads cancellations."""
+"""Seconds between heartbeats.
+
+Each heartbeat stores the progress in a shared database, and reads whether the benchmark is to stop.
+"""
 FOLLOW_S = 0.5
-"""Seconds between reads of another process's benchmark, on behalf of all clients that follow it."""
+"""Seconds between reads of a benchmark that another process runs.
+
+One read serves all clients that follow the benchmark.
+"""
 _RETRY_S = 1.0
-"""Seconds between attempts to store a result while the database cannot be reached."""
+"""Seconds between attempts to store the end of a benchmark while the database cannot be reached."""
 
 _PROGRESS = TypeAdapter(Progress)  # ignores fields that newer versions may have stored
 
@@ -54,9 +60,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """State of a benchmark.
+    """An object holds what is known of a benchmark at one moment.
 
-    `progress`: None before the first report; `cancelling`: asked to stop, but still running.
+    `progress` is None before the first report. `cancelling` says that the benchmark was asked to stop, but
+    still runs.
     """
 
     row: BenchmarkRow
@@ -65,7 +72,7 @@ class Benchmark:
 
     @classmethod
     def stored(cls, row: BenchmarkRow) -> Benchmark:
-        """Return the state of a benchmark as the database has it."""
+        """Return what the database has on a benchmark."""
         progress = None if row.progress is None else _PROGRESS.validate_json(row.progress)
         return cls(row, progress, row.cancelling)
 
@@ -76,9 +83,10 @@ class Benchmark:
 
 
 class _Running:
-    """A benchmark that this service runs.
+    """An object stands for the benchmark that this service runs now.
 
-    `process_ended`: its process has ended, but its result may not be stored yet.
+    `jobs_before` is how many jobs of the service had ended when the benchmark started. `process_ended` says
+    that the benchmark's process has ended; the end may not be stored yet.
     """
 
     def __init__(self, row: BenchmarkRow, process: JobProcess, jobs_before: int) -> None:
@@ -109,9 +117,10 @@ class BenchmarkJobs:
         demo_runs: Callable[[], bool] = lambda: False,
         host: Host | None = None,
     ) -> None:
-        """`repetitions` replaces those of the profiles; `demo_runs` returns whether the demo runs.
+        """Prepare to run benchmarks; none is started.
 
-        `host`: the machine that is measured; None: this one.
+        If `repetitions` is given, it is used instead of the repetitions of the profiles. `demo_runs` returns
+        whether the demo runs. `host` is the machine that is measured; None means this machine.
         """
         self._registry = registry
         self._pool = pool
@@ -134,7 +143,10 @@ class BenchmarkJobs:
         return self._starting or self._running is not None
 
     async def open(self) -> None:
-        """Mark benchmarks of an earlier process as interrupted, if the database can be written."""
+        """Mark running benchmarks that have lost their process as interrupted.
+
+        Nothing happens if the database cannot be written.
+        """
         with contextlib.suppress(StorageUnavailable):
             await asyncio.to_thread(self._store.interrupt_lost, time.time())
 
@@ -176,9 +188,9 @@ class BenchmarkJobs:
         return self._with_progress(row)
 
     async def cancel(self, identifier: str) -> Benchmark:
-        """Stop a benchmark and keep its results, flagged partial; idempotent.
+        """Stop a benchmark and keep its results, flagged partial. It may be called more than once.
 
-        A benchmark of another process is stopped by that process, within about a second. Raises
+        If another process runs the benchmark, that process stops it within about a second. Raises
         UnknownBenchmark, and BenchmarkEnded if the benchmark has ended without being cancelled.
         """
         running = self._running
@@ -197,7 +209,7 @@ class BenchmarkJobs:
         return benchmark
 
     async def get(self, identifier: str) -> Benchmark:
-        """Return the state of a benchmark. Raises UnknownBenchmark."""
+        """Return what is known of a benchmark now. Raises UnknownBenchmark."""
         if self._running is not None and self._running.row.id == identifier:
             return self._with_progress(self._running.row)
 
@@ -216,14 +228,14 @@ class BenchmarkJobs:
         return [self._with_progress(row) for row in rows]
 
     async def bundle(self, identifier: str) -> bytes | None:
-        """Return the bundle as JSON; None if there is none (yet). Raises UnknownBenchmark."""
+        """Return the bundle as JSON, or None while the benchmark has no bundle. Raises UnknownBenchmark."""
         await self.get(identifier)
         return await asyncio.to_thread(self._store.bundle, identifier)
 
     async def follow(self, identifier: str, at_least_every_s: float) -> AsyncIterator[Benchmark]:
-        """Yield the state of a benchmark at every change, and at least every `at_least_every_s` seconds.
+        """Yield what is known of a benchmark at every change, at least every `at_least_every_s` seconds.
 
-        Stops when the benchmark has ended or the service stops. Raises UnknownBenchmark.
+        This ends when the benchmark has ended or the service stops. Raises UnknownBenchmark.
         """
         known: Benchmark | None = None
         sent_at = 0.0
@@ -245,7 +257,11 @@ class BenchmarkJobs:
                 await asyncio.wait_for(changed.wait(), at_least_every_s if here else FOLLOW_S)
 
     async def _follow_once(self, identifier: str) -> Benchmark:
-        """Return the state of a benchmark; all who follow a benchmark of another process share one read."""
+        """Return what is known of a benchmark now.
+
+        All calls that ask for the same benchmark of another process within about FOLLOW_S share one read of
+        the database.
+        """
         if self._running is not None and self._running.row.id == identifier:
             return self._with_progress(self._running.row)
         reading = self._followed.get(identifier)
@@ -261,7 +277,10 @@ class BenchmarkJobs:
         self._notify()
 
     async def close(self) -> None:
-        """Stop, and wait until the running benchmark has ended and is stored; no process remains."""
+        """Cancel the running benchmark, and wait until it has ended and its end is stored.
+
+        No process remains after this call.
+        """
         self.stop()
         if self._task is not None:
             await self._task
@@ -316,7 +335,7 @@ class BenchmarkJobs:
     ) -> None:
         """Store how a benchmark has ended, as soon as the database can be reached.
 
-        Raises StorageUnavailable if the result cannot be stored, or if the service stops before it is stored.
+        Raises StorageUnavailable if the end cannot be stored, or if the service stops before it is stored.
         """
         while True:
             changed = self._changed
@@ -338,7 +357,10 @@ class BenchmarkJobs:
                 await asyncio.wait_for(changed.wait(), _RETRY_S)
 
     async def _send_heartbeats(self, running: _Running) -> None:
-        """Until cancelled, store the progress and carry out cancellations from other processes."""
+        """Send heartbeats until this task is cancelled.
+
+        Each stores the progress, and stops the benchmark if another process has asked for this.
+        """
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             progress = None if running.progress is None else json.dumps(asdict(running.progress))
@@ -359,7 +381,10 @@ class BenchmarkJobs:
                 self._cancel(running, CANCELLED)
 
     async def _listen(self, running: _Running) -> JobReport | None:
-        """Process reports until the process ends; return the last one that is not a progress report."""
+        """Process the reports of a benchmark until its process ends.
+
+        Return the last report that is not on the progress, or None if there is no such report.
+        """
         last: JobReport | None = None
         async for report in running.process.reports():
             if not isinstance(report, ProgressReport):
@@ -370,7 +395,10 @@ class BenchmarkJobs:
         return last
 
     def _finished(self, text: str, running: _Running) -> bytes:
-        """Return the bundle as JSON, flagged if live traffic disturbed it; record its samples if usable."""
+        """Return the finished bundle as JSON, with a flag if live traffic disturbed the benchmark.
+
+        If the bundle is neither disturbed nor void, its samples are recorded as latencies of the service.
+        """
         bundle: Bundle = from_json(text)
         live_jobs = self._pool.begun - running.jobs_before
         if live_jobs:
@@ -389,7 +417,10 @@ class BenchmarkJobs:
         return Benchmark(running.row, running.progress, running.cancelled)
 
     def _without_lost(self, read: Callable[[], list[BenchmarkRow]]) -> list[BenchmarkRow]:
-        """Mark benchmarks that have lost their process as interrupted, and return the rows from `read`."""
+        """Return the rows from `read`.
+
+        If some of these benchmarks have lost their process, they are first marked as interrupted.
+        """
         rows = read()
         if any(row.lost for row in rows):
             with contextlib.suppress(StorageUnavailable):
@@ -403,7 +434,10 @@ class BenchmarkJobs:
 
 
 def _public_fields(request: Request) -> dict[str, object]:
-    """Return the fields of a request that the API shows, without paths and options of the command line."""
+    """Return the fields of a request that the API shows.
+
+    Paths and options of the command line are left out. Photos are shown by their number.
+    """
     hidden = ("photos", "url", "launches", "rounds", "runs")
     shown = {name: value for name, value in asdict(request).items() if name not in hidden}
     return shown | {"photos": len(request.photos)}

@@ -1,4 +1,7 @@
-"""Table of benchmarks: request, machine, state, progress and bundle, shared by all processes."""
+"""Table of benchmarks in the database, which all processes share.
+
+It has the request, the machine, the progress, the bundle, and whether the benchmark runs or how it ended.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +54,12 @@ from service.storage.errors import DAMAGED
 BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]
 
 SILENT_AFTER_S = 30.0
-"""Heartbeat timeout: a running benchmark without a heartbeat for this long has lost its process."""
+"""A running benchmark that has sent no heartbeat for this many seconds has lost its process."""
 
 CANCELLED = "it was cancelled"
 LOST = "the service ended while it ran"
 OVERTAKEN = "it could not reach the database, and another benchmark was started on this machine"
-"""Reasons that are stored in `detail`."""
+"""CANCELLED, LOST and OVERTAKEN are reasons why a benchmark ended; the column `detail` stores them."""
 
 _RUNNING = text("state = 'running'")
 
@@ -80,7 +83,7 @@ benchmarks = Table(
 )
 _FACTS = ("id", "state", "created_ms", "finished_ms", "request", "detail")
 _FACTS_OF_JOBS = ("machine", "progress", "cancel_ms")
-"""Columns that databases of earlier releases lack."""
+"""Columns that are missing in databases of earlier releases."""
 
 # The clock of the database server, because the clocks of the machines that share it may differ. While the
 # server was down, no process could store a heartbeat, so silence counts from its start at the earliest.
@@ -92,8 +95,9 @@ _SERVER_STARTED_MS = "CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000
 class BenchmarkRow:
     """A benchmark without its bundle. Times are seconds since 1970; `request` and `progress` are JSON.
 
-    `machine`: None for benchmarks of earlier releases. `cancelling`: asked to stop, but still running.
-    `lost`: running, but without a heartbeat for SILENT_AFTER_S.
+    `measured` says whether there is a bundle. `machine` is None for benchmarks of earlier releases.
+    `cancelling` says that the benchmark was asked to stop, but still runs. `lost` says that it counts as
+    running, but has sent no heartbeat for SILENT_AFTER_S.
     """
 
     id: str
@@ -110,10 +114,17 @@ class BenchmarkRow:
 
 
 class BenchmarkStore:
-    """Store of benchmarks, thread-safe. Methods raise StorageUnavailable if the database cannot be used."""
+    """A store reads and writes benchmarks in the database. It is thread-safe.
+
+    Methods raise StorageUnavailable if the database cannot be used.
+    """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect. `obstacle` returns the reason, for clients, why writes are refused, or None."""
+        """Prepare the store without connecting to the database.
+
+        `obstacle` returns the reason why writes are refused, in words for clients. It returns None if writes
+        are allowed.
+        """
         self._engine = engine
         self._obstacle = obstacle
 
@@ -123,7 +134,7 @@ class BenchmarkStore:
         return on_server(self._engine)
 
     def begin(self, identifier: str, request: str, now: float, machine: Host | None = None) -> None:
-        """Insert a running benchmark. Raises Busy while another one runs on the same machine."""
+        """Insert a running benchmark. Raises Busy while another benchmark runs on the same machine."""
         moment = _ms(now)
         values = {
             "id": identifier,
@@ -152,11 +163,11 @@ class BenchmarkStore:
     def heard(
         self, identifier: str, now: float, progress: str | None = None, *, cancelling: bool = False
     ) -> bool:
-        """Store a heartbeat of the benchmark's process; return whether the benchmark was asked to stop.
+        """Store a heartbeat of the benchmark's process. Return whether the benchmark was asked to stop.
 
-        `progress`: JSON; `cancelling`: the process already knows that it is to stop. A benchmark that was
-        marked as interrupted, because it had no heartbeat, is running again after this. Raises Busy if by
-        then another benchmark is running on the machine.
+        `progress` is JSON. `cancelling` says that the process already knows that the benchmark is to stop. A
+        benchmark that was marked as interrupted, because it had sent no heartbeat, is running again after
+        this call. Raises Busy if another benchmark has been started on the machine in the meantime.
         """
         values: dict[str, Any] = {"state": "running", "finished_ms": None, "detail": None}
         values |= {"alive_ms": self._alive(now), "progress": progress}
@@ -174,7 +185,7 @@ class BenchmarkStore:
         return asked is not None
 
     def request_cancel(self, identifier: str, now: float) -> bool:
-        """Ask the process that runs a benchmark to stop it; return False if the benchmark has ended."""
+        """Ask the process that runs a benchmark to stop it. Return False if the benchmark has ended."""
         with writing(self._engine, self._obstacle) as connection:
             result = connection.execute(
                 update(benchmarks)
@@ -192,9 +203,9 @@ class BenchmarkStore:
         detail: str | None = None,
         bundle: bytes | None = None,
     ) -> None:
-        """Store the final state, and the bundle's JSON if there is one.
+        """Store how a benchmark has ended, and the bundle's JSON if there is a bundle.
 
-        A benchmark that was asked to stop is stored as cancelled, even if its process did not know of it.
+        A benchmark that was asked to stop is stored as cancelled, even if its process did not know of this.
         """
         values: dict[str, Any] = {"state": state, "detail": detail}
         if state != "cancelled":
@@ -217,7 +228,7 @@ class BenchmarkStore:
         bundle: bytes,
         machine: Host | None = None,
     ) -> None:
-        """Insert a finished benchmark of another process, such as the command line."""
+        """Insert a finished benchmark that another process measured, such as one of the command line."""
         with writing(self._engine, self._obstacle) as connection:
             connection.execute(
                 insert(benchmarks).values(
@@ -233,7 +244,10 @@ class BenchmarkStore:
             )
 
     def rows(self, limit: int, *, measured: bool = False) -> list[BenchmarkRow]:
-        """Return up to `limit` benchmarks, newest first; with `measured`, only those with a bundle."""
+        """Return up to `limit` benchmarks, newest first.
+
+        With `measured`, return only benchmarks that have a bundle.
+        """
         with self._reading() as (connection, query):
             if connection is None:
                 return []
@@ -243,7 +257,7 @@ class BenchmarkStore:
             return [_row(row) for row in connection.execute(query).mappings()]
 
     def row(self, identifier: str) -> BenchmarkRow | None:
-        """Return a benchmark; None if it does not exist."""
+        """Return a benchmark, or None if it does not exist."""
         with self._reading() as (connection, query):
             if connection is None:
                 return None
@@ -251,7 +265,7 @@ class BenchmarkStore:
             return None if row is None else _row(row)
 
     def bundle(self, identifier: str) -> bytes | None:
-        """Return the JSON of a benchmark's bundle; None if there is none."""
+        """Return the JSON of a benchmark's bundle, or None if there is no bundle."""
         query = select(benchmarks.c.bundle).where(benchmarks.c.id == identifier)
         with reading(self._engine, benchmarks) as connection:
             packed = None if connection is None else connection.execute(query).scalar()
@@ -265,7 +279,7 @@ class BenchmarkStore:
 
         With an SQLite file, every running benchmark has lost its process: this process has locked the data
         directory, so the service that ran the benchmark has ended, and its benchmark process with it. In a
-        shared database, those without a recent heartbeat have lost theirs.
+        shared database, a benchmark has lost its process if it has sent no heartbeat for SILENT_AFTER_S.
         """
         with writing(self._engine, self._obstacle) as connection:
             self._interrupt(connection, now, true())
@@ -280,7 +294,10 @@ class BenchmarkStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[Connection | None, Select[Any]]]:
-        """Yield a connection (None if there is no database) and the query for rows that `_row` converts."""
+        """Yield a connection and the query for rows that `_row` converts.
+
+        The connection is None if there is no database.
+        """
         with reading(self._engine, benchmarks) as connection:
             columns: list[ColumnElement[Any]] = [benchmarks.c[name] for name in _FACTS]
             columns.append(benchmarks.c.bundle.is_not(None).label("measured"))
@@ -291,17 +308,23 @@ class BenchmarkStore:
             yield connection, select(*columns)
 
     def _alive(self, now: float) -> int | ColumnElement[int]:
-        """Return the value to store in `alive_ms`: the time of the database server, or else `now`."""
+        """Return the value to store in `alive_ms`.
+
+        In a shared database this is the time of the database server, else `now`.
+        """
         return literal_column(_SERVER_MS, BigInteger) if self.shared else _ms(now)
 
     def _silent(self) -> ColumnElement[bool]:
-        """Return the condition, for a shared database, that a benchmark has had no heartbeat for too long."""
+        """Return the SQL condition that a benchmark has sent no heartbeat for SILENT_AFTER_S.
+
+        It is for a shared database only.
+        """
         heard = func.greatest(benchmarks.c.alive_ms, literal_column(_SERVER_STARTED_MS, BigInteger))
         return literal_column(_SERVER_MS, BigInteger) - heard > _ms(SILENT_AFTER_S)
 
 
 def cancelled_detail(reason: str, bundle: bytes | None) -> str:
-    """Return the detail of a cancelled benchmark, from the reason of the cancellation."""
+    """Return the text for `detail` of a cancelled benchmark, from the reason why it was cancelled."""
     return reason if bundle is not None else f"{reason}, before the first results"
 
 

@@ -33,15 +33,15 @@ from models.zoo.verdicts import MIN_DIFFERENCE, LogRatios, interquartile_mean
 MIN_LAUNCHES = 3
 MAX_LAUNCHES = 16
 LOOK_LEVEL = 0.0087
-"""Two-sided level of each look after MIN_LAUNCHES to MAX_LAUNCHES launches; all looks together have 5 %.
+"""Two-sided level of one look at the interval, after each of MIN_LAUNCHES to MAX_LAUNCHES launches.
 
-The level was found by simulating normal values, because the distribution of their Student's t has no unknown
-parameter. A test repeats the simulation.
+With this level, the probability that any of these looks errs is 5 %. The level was found by simulating normal
+values, because the distribution of their Student's t has no unknown parameter. A test repeats the simulation.
 """
 _MOST_PICTURES = 1_000_000
-"""Largest estimate of the number of pictures that a decision needs."""
+"""If a decision needs more pictures than this, no number of pictures is given."""
 _MOST_TIMES = 100
-"""Largest estimate of the number of launches that a decision needs, as a multiple of MAX_LAUNCHES."""
+"""If a decision needs more launches than this multiple of MAX_LAUNCHES, no number of launches is given."""
 
 Outcome = Literal["pass", "fail", "undecided"]
 
@@ -50,7 +50,8 @@ Outcome = Literal["pass", "fail", "undecided"]
 class Limits:
     """How much worse the new network may be.
 
-    `max_slower`: extra time as a share of the base's time. `max_loss`: loss of accuracy, 0.01 for one point.
+    `max_slower` is the additional time that is allowed, as a share of the base's time. `max_loss` is the loss
+    of accuracy that is allowed; 0.01 is one percentage point.
     """
 
     max_slower: float = 0.03
@@ -59,9 +60,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimated log-ratio with its sequential 95 % interval; the bounds are None below MIN_LAUNCHES.
+    """An estimated log-ratio with its sequential 95 % interval.
 
-    `deviation`: standard deviation of the launches' values.
+    `low` and `high` are None for fewer than MIN_LAUNCHES launches. `deviation` is the standard deviation of
+    the launches' values.
     """
 
     mean: float
@@ -72,13 +74,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class LatencyJudgement:
-    """Judgement of the latency. `ratio`: time of the new network divided by that of the base.
+    """What the launches so far say about the latency.
 
-    `control_ratio`: time of the base's second measurement divided by that of its first. `low`, `high`,
-    `control_low` and `control_high` are the bounds of sequential 95 % intervals. `void`: the control ratio
-    differs from 1, so the latencies are not valid and `outcome` is `undecided`. `needs`: in words, what a
-    decision needs. `further_launches`: an estimate of the further launches that a decision needs; None if it
-    is decided or if no number is sensible.
+    `ratio` is the time of the new network divided by the time of the base. `control_ratio` is the time of the
+    base's second measurement divided by the time of its first. `low`, `high`, `control_low` and
+    `control_high` are the bounds of sequential 95 % intervals. `void` says that the control ratio differs
+    from 1, so the latencies are not valid and `outcome` is `undecided`. `needs` says in words what a decision
+    needs. `further_launches` estimates how many more launches a decision needs. It is None if the latency is
+    decided or if no number is sensible.
     """
 
     outcome: Outcome
@@ -97,12 +100,13 @@ class LatencyJudgement:
 
 @dataclass(frozen=True)
 class AccuracyJudgement:
-    """Judgement of the accuracy on `n` pictures. `loss`: accuracy of the base minus that of the new network.
+    """What the answers on `n` pictures say about the accuracy.
 
-    The loss is a share; `low` and `high` are its 95 % interval. `only_base`, `only_new`: number of pictures
-    that only the base, or only the new network, answers correctly; None for detectors, whose loss is one of
-    average precision. `needs`: in words, what a decision needs. `pictures_needed`: an estimate of the number
-    of pictures that a decision needs; None if it is decided or if no number is sensible.
+    `loss` is the accuracy of the base minus the accuracy of the new network, as a share; `low` and `high` are
+    the ends of its 95 % interval. `only_base` and `only_new` are the numbers of pictures that only the base,
+    or only the new network, answers correctly. They are None for detectors, whose loss is a loss of average
+    precision. `needs` says in words what a decision needs. `pictures_needed` estimates how many pictures a
+    decision needs. It is None if the accuracy is decided or if no number is sensible.
     """
 
     outcome: Outcome
@@ -117,7 +121,11 @@ class AccuracyJudgement:
 
 
 def side(low: float | None, high: float | None, limit: float) -> Outcome:
-    """Return `fail` if the interval lies wholly above the limit, `pass` if wholly below, else `undecided`."""
+    """Return on which side of the limit an interval lies.
+
+    Return `fail` if the whole interval is above the limit, and `pass` if the whole interval is below it.
+    Return `undecided` in all other cases, and if the interval is unknown.
+    """
     if low is None or high is None:
         return "undecided"
     if low > limit:
@@ -126,9 +134,10 @@ def side(low: float | None, high: float | None, limit: float) -> Outcome:
 
 
 def overall(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return `fail` if any outcome is `fail`, `pass` if all are `pass`, else `undecided`.
+    """Return the outcome that several outcomes give together.
 
-    Without outcomes, it is `undecided`.
+    Return `fail` if any outcome is `fail`, and `pass` if all are `pass`. Return `undecided` in all other
+    cases, and if there are no outcomes.
     """
     if "fail" in outcomes:
         return "fail"
@@ -149,11 +158,12 @@ def log_ratios(
 
 
 def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> LatencyJudgement:
-    """Judge the slowdown from all launches so far; call this after each launch from MIN_LAUNCHES on.
+    """Judge the slowdown from all launches so far. Call this after each launch from MIN_LAUNCHES on.
 
-    `new`, `control`: the two lists of `log_ratios`, by launch. `max_slower`: allowed slowdown, 0.03 for 3 %.
-    Raises ValueError if there are no launches, or more than MAX_LAUNCHES, for which LOOK_LEVEL holds; if a
-    launch has no rounds; if `new` and `control` have different launches; or if a ratio is not finite.
+    `new` and `control` are the two lists that `log_ratios` returns, by launch. `max_slower` is the allowed
+    slowdown, 0.03 for 3 %. Raises ValueError in each of these cases: there are no launches; there are more
+    than MAX_LAUNCHES, for which LOOK_LEVEL holds; a launch has no rounds; `new` and `control` have different
+    launches; a ratio is not finite.
     """
     values, controls = _launch_values(new), _launch_values(control)
     if new.keys() != control.keys() or not 0 < len(values) <= MAX_LAUNCHES:
@@ -189,11 +199,12 @@ def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> Late
 
 
 def judge_accuracy(base: NDArray[np.bool_], new: NDArray[np.bool_], max_loss: float) -> AccuracyJudgement:
-    """Judge the loss of accuracy. `base`, `new`: whether each picture is answered correctly, bool (n,).
+    """Judge the loss of accuracy.
 
-    Both arrays have the same order of pictures. The interval contains those of Agresti and Min and of Tango
+    `base` and `new` say for each picture whether the network answers correctly, bool (n,), in the same order
+    of pictures. The interval contains the interval of Agresti and Min and the interval of Tango
     (`models.zoo.paired`). If the networks answer few pictures differently, the first interval alone passes
-    too often, and the second interval alone fails too often. `max_loss`: allowed loss, 0.005 for half a
+    too often, and the second interval alone fails too often. `max_loss` is the allowed loss, 0.005 for half a
     point. Raises ValueError if the shapes differ or there are no pictures.
     """
     found = paired.compare(base, new)
@@ -224,12 +235,14 @@ def judge_accuracy(base: NDArray[np.bool_], new: NDArray[np.bool_], max_loss: fl
 def judge_average_precision(
     n: int, objects: int, loss: float, low: float, high: float, max_loss: float
 ) -> AccuracyJudgement:
-    """Judge the loss of average precision on `n` pictures; `low` and `high` are its 95 % interval.
+    """Judge the loss of average precision on `n` pictures.
 
-    If few pictures differ, `low` and `high` are too close to the loss. So the judged interval has a minimum
-    distance from the loss on both sides. This is the upper bound of Wilson's interval for 0 of `n`, or for 0
-    of `objects` (the number of objects in the pictures) if these are fewer. The estimate of the pictures
-    needed assumes that `high - low` is inversely proportional to the square root of the number of pictures.
+    `low` and `high` are the ends of the 95 % interval of the loss. If the networks answer few pictures
+    differently, `low` and `high` are too close to the loss. So the judged interval has a minimum distance
+    from the loss on both sides. This distance is the upper bound of Wilson's interval for 0 of `n`, or for 0
+    of `objects` (the number of objects in the pictures) if there are fewer objects than pictures. The
+    estimate of the pictures needed assumes that `high - low` is inversely proportional to the square root of
+    the number of pictures.
     """
     half = (high - low) / 2
 
@@ -307,9 +320,9 @@ def _more_launches(slower: Interval, launches: int, limit: float) -> tuple[int |
 def _more_pictures(
     n: int, loss: float, max_loss: float, decided: Callable[[int], bool]
 ) -> tuple[int | None, str]:
-    """Return the smallest number of pictures for which `decided` holds, and a sentence with it.
+    """Return the smallest number of pictures for which `decided` holds, and a sentence that states it.
 
-    The number is None if it is larger than _MOST_PICTURES.
+    The number is None if it would be larger than _MOST_PICTURES.
     """
     enough = _first(decided, n + 1, _MOST_PICTURES)
     if enough is None:
@@ -321,9 +334,10 @@ def _more_pictures(
 
 
 def _first(holds: Callable[[int], bool], low: int, most: int) -> int | None:
-    """Return the smallest number from `low` to `most` for which `holds` is true; None if there is none.
+    """Return the smallest number from `low` to `most` for which `holds` is true.
 
-    If `holds` is true for a number, it must be true for all larger numbers.
+    Return None if `holds` is true for none of them. If `holds` is true for a number, it must be true for all
+    larger numbers.
     """
     if low > most or not holds(most):
         return None

@@ -27,8 +27,9 @@ class Inputs:
     def check_output(self, option: str, path: Path, registry: Callable[[], Registry]) -> None:
         """Raise InvalidParameter if the output `path` of `option` would replace a file that the gate reads.
 
-        Every file counts in a folder that is given as a network or as --data. If --data is a file, every
-        picture in its folder counts. Every picture in --images counts, too. Links are followed.
+        If a network or --data is a folder, every file in this folder counts as read. If --data is a file,
+        every picture in the folder of this file counts. Every picture in --images counts, too. Links are
+        followed.
         """
         real = Path(os.path.realpath(path))
         if not real.is_file():
@@ -45,7 +46,7 @@ class Inputs:
                 raise InvalidParameter(f"{option} {path}: is a picture of --data (allowed: another file)")
 
     def _read(self, registry: Callable[[], Registry]) -> Iterator[tuple[str, Path]]:
-        """Yield the files and folders that are read, with their options."""
+        """Yield each file and folder that the gate reads, with the option that names it."""
         roles: tuple[Role, ...] = get_args(Role)
         for role, given in zip(roles, (self.base, self.new), strict=True):
             try:
@@ -66,7 +67,7 @@ class Inputs:
 
 
 def _holds(folder: Path, file: Path) -> bool:
-    """Return whether a file is in a folder, or one of the folder's own files is a link to it."""
+    """Return whether a file is in a folder, or a link directly in the folder leads to the file."""
     return file.is_relative_to(os.path.realpath(folder)) or any(
         each.is_file() and each.samefile(file) for each in folder.iterdir()
     )

@@ -1,4 +1,7 @@
-"""Measure both networks of a gate: accuracy on the same pictures, latency launch by launch until decided."""
+"""Measure both networks of a gate.
+
+Their accuracy is measured on the same pictures, and their latency launch by launch until it is decided.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ from service.text.display import counted, joined, shown
 
 ROUNDS_PER_LAUNCH = 24
 BLOCK_RUNS = 8
-"""Counted runs of a network in a round; two runs before them are not counted."""
+"""Number of counted runs of a network in a round. Two further runs before them are not counted."""
 WARM_UP_S = 0.3
 """Minimum seconds of warm-up of each network in each launch."""
 _MOST_NAME = 60
@@ -49,16 +52,19 @@ _MOST_NAME = 60
 _BASE, _AGAIN, _NEW = "base", "base#again", "new"
 
 Show = Callable[[str, float], None]
-"""Callback for progress: gets the current step in words, and the share of it that is done, 0 to 1."""
+"""Function that shows the progress.
+
+It gets the current step in words, and the share of this step that is done, 0 to 1.
+"""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Latency after some launches. `judgement`: None if no launch was completed.
+    """The latency of both networks after some launches.
 
-    `base_ms`, `new_ms`: the median of the rounds' medians of each network; None if no launch was completed.
-    `disturbances`: of the machine, in words. `needs`: in words, what a decision needs; None if there is a
-    judgement.
+    `judgement`, `base_ms` and `new_ms` are None if no launch was completed. `base_ms` and `new_ms` are the
+    medians of the rounds' medians of each network. `disturbances` says in words what disturbed the machine.
+    `needs` says in words what a decision needs; it is None if there is a judgement.
     """
 
     judgement: LatencyJudgement | None
@@ -70,10 +76,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Accuracy on a data set.
+    """The accuracy of both networks on a data set.
 
-    `data`: name of the data set; `pictures`: number of its pictures. `notes`: in words, which pictures do not
-    count. `base`, `new`: accuracy of each network, a share: top-1 or, for detectors, average precision.
+    `data` is the name of the data set, and `pictures` the number of its pictures. `base` and `new` are the
+    accuracies of the networks as shares: top-1, or average precision for detectors. `notes` say in words
+    which pictures do not count.
     """
 
     data: str
@@ -86,7 +93,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """An evaluation that ended early: `done` of `total` pictures, in `seconds`."""
+    """An evaluation that ended early: it evaluated `done` of `total` pictures in `seconds` seconds."""
 
     done: int
     total: int
@@ -95,7 +102,10 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """Classes that have pictures but are no labels of the networks. `reason`: in words, with a remedy."""
+    """The result if classes that have pictures are no labels of the networks.
+
+    `reason` says in words which classes these are, and what to do.
+    """
 
     reason: str
 
@@ -106,7 +116,7 @@ def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, sho
     At most MAX_LAUNCHES are made. If the two measurements of the base differ, measuring continues, because
     further launches show whether the difference was chance.
 
-    An incomplete launch does not count. Raises MeasurementFailed if a network cannot be run.
+    A launch that is not completed does not count. Raises MeasurementFailed if a network cannot be run.
     """
     plan = make_plan(
         zoo,
@@ -157,7 +167,10 @@ def _median_ms(nanoseconds: Sequence[float]) -> float | None:
 
 
 def _launches_needed(seconds: float, share: float) -> str:
-    """Return in words what a decision needs. `seconds`: time that `share` of the first launch took."""
+    """Return in words what a decision needs if no launch was completed.
+
+    `seconds` is how long the first launch has run, and `share` is the share of it that was done by then.
+    """
     least = f"a decision would take {MIN_LAUNCHES} launches at least"
     if share == 0:
         return f"{least}, and the first had not begun to measure after {seconds:.1f} s"
@@ -167,7 +180,10 @@ def _launches_needed(seconds: float, share: float) -> str:
 def _launch(
     plan: Plan, launch: int, stop: threading.Event, show: Callable[[float], None]
 ) -> tuple[dict[str, list[float]], float]:
-    """Run one worker process; return the median ns of each entry's rounds, and the process's CPU seconds."""
+    """Run one launch in a worker process.
+
+    Return the medians of each entry's rounds in nanoseconds, and the CPU time of the process in seconds.
+    """
     entries = list(plan.worker_entries)
     random.Random(f"{plan.configuration.seed} {launch}").shuffle(entries)  # the order of loading counts too
     config = WorkerConfig(
@@ -248,9 +264,10 @@ def measure_accuracy(
 def _unmatched(
     dataset: Dataset, mapping: Mapping[str, str | int], chosen: Chosen
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the classes that have pictures but are no labels, each with the reason.
+    """Return the classes that have pictures but are no labels, each with the reason, and notes.
 
-    The second result is a list of notes, with one on the classes that the mapping leaves out.
+    Classes that the mapping leaves out are not among them. If there are any, one note counts what they
+    contain.
     """
     counts = dataset.counts()
     unknown: dict[str, str] = {}
@@ -282,12 +299,12 @@ def _names(names: Sequence[str] | Mapping[str, str]) -> list[str]:
 
 
 def _things(dataset: Dataset) -> tuple[str, str]:
-    """Return what has a class in the data set, pictures or objects, in singular and plural."""
+    """Return the word for what has a class in the data set, in singular and plural: picture or object."""
     return ("picture", "pictures") if dataset.task == "image-classification" else ("object", "objects")
 
 
 def _accuracy(evaluation: Evaluation, name: str) -> float:
-    """Return a network's top-1 accuracy or, for a detector, its average precision, as a share."""
+    """Return a network's accuracy as a share: top-1, or average precision for a detector."""
     model = evaluation.model(name)
     assert model is not None
     return model.accuracy.value
@@ -307,7 +324,10 @@ def _judged(evaluation: Evaluation, max_loss: float) -> AccuracyJudgement:
 
 
 def _not_counted(data: Data) -> tuple[str, ...]:
-    """Return a note for each reason that pictures do not count: how many there are, and the first."""
+    """Return a note for each reason why pictures do not count.
+
+    A note has the number of these pictures and names the first of them.
+    """
     notes = []
     conflicting = [each.pictures[0] for each in data.conflicts]
     kinds: Sequence[tuple[str, Sequence[str]]] = (

@@ -23,8 +23,8 @@ _MARKS_OF_OUTCOMES = {"pass": "✅", "fail": "❌", "undecided": "❔"}
 def to_junit(result: GateResult) -> str:
     """Return JUnit XML with one suite, and a test case for each check.
 
-    A broken limit is a failure and an undecided check is an error, so that neither counts as passed. If the
-    outcome is undecided although no check is, an additional test case `outcome` has the error.
+    A check that failed is a failure. An undecided check is an error, so that it does not count as passed. If
+    the outcome is undecided although no check is, an additional test case `outcome` has the error.
     """
     cases = [(str(check.name), check.status, check.sentence) for check in result.checks]
     if result.outcome == "undecided" and not any(status == "undecided" for _, status, _ in cases):
@@ -88,10 +88,10 @@ def _row(check: Check) -> str:
 
 
 def append_whole(path: Path, text: str) -> None:
-    """Append the whole text to a file, or nothing; create the file if it is missing.
+    """Append the whole text to a file, or nothing of it. Create the file if it is missing.
 
-    The path may also be a device or a pipe. Raises OSError if the text cannot be written; a regular file is
-    then cut to its earlier length.
+    The path may also be a device or a pipe. Raises OSError if the text cannot be written. A regular file is
+    first cut to the length that it had before.
     """
     # O_NONBLOCK: a pipe without a reader is an error; otherwise the call would wait for a reader
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)

@@ -20,7 +20,7 @@ EXIT_CODES: dict[Outcome, Literal[0, 1, 2]] = {"pass": 0, "fail": 1, "undecided"
 CheckName = Literal["latency", "accuracy", "control"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 NOT_REACHED = "not reached"
-"""Sentence of a check that was not made because an error came first."""
+"""Text of a check that was not made, because an error occurred before."""
 Status = Literal["passed", "failed", "undecided", "skipped"]
 
 _STATUS: dict[Outcome, Status] = {"pass": "passed", "fail": "failed", "undecided": "undecided"}
@@ -51,7 +51,7 @@ class GatedModel(Finite):
 
     @classmethod
     def of(cls, source: Source, subject: Subject | None) -> Self:
-        """Build the part of the document for one network; `subject` is None if it cannot be used."""
+        """Describe one network for the document. `subject` is None if the network cannot be used."""
         file = None if subject is None else subject.card.file
         return cls(
             given=without_surrogates(source.given),
@@ -84,7 +84,10 @@ class LatencyFigures(Finite):
 
     @classmethod
     def of(cls, judgement: LatencyJudgement, base_ms: float, new_ms: float) -> Self:
-        """Build the part of the document for the latency."""
+        """Describe the latency for the document.
+
+        `base_ms` and `new_ms` are the median latencies of the networks.
+        """
         names = cls.model_fields.keys() - {"base_ms", "new_ms"}
         figures = {name: getattr(judgement, name) for name in names}
         return cls(base_ms=base_ms, new_ms=new_ms, **figures)
@@ -107,9 +110,10 @@ class AccuracyFigures(Finite):
 
     @classmethod
     def of(cls, data: str, pictures: int, base: float, new: float, judgement: AccuracyJudgement) -> Self:
-        """Build the part of the document for the accuracy on the data set `data`.
+        """Describe the accuracy on the data set `data` for the document.
 
-        `pictures`: number of pictures of the data set. `base`, `new`: accuracy of each network, a share.
+        `pictures` is the number of pictures of the data set. `base` and `new` are the accuracies of the
+        networks as shares.
         """
         names = cls.model_fields.keys() - {"data", "pictures", "base", "new"}
         figures = {name: getattr(judgement, name) for name in names}
@@ -146,10 +150,11 @@ class GateResult(Finite):
 def latency_checks(
     judgement: LatencyJudgement, base_ms: float, new_ms: float, limits: Limits, ended: str, launch_s: float
 ) -> list[Check]:
-    """Return the checks of latency and control.
+    """Return two checks: one of the latency, and one of the control.
 
-    `base_ms`, `new_ms`: median latency of each network. `ended`: in words, why measuring ended if there is no
-    decision. `launch_s`: mean seconds of a launch.
+    The control check tells whether the two measurements of the base agree. `base_ms` and `new_ms` are the
+    median latencies of the networks. `ended` says in words why measuring ended; it is used if there is no
+    decision. `launch_s` is the mean number of seconds of a launch.
     """
     launches = counted(judgement.launches, "launch", "launches")
     figure = f"{_change(judgement.ratio, judgement.low, judgement.high)} in {launches}"
@@ -185,8 +190,8 @@ def accuracy_check(
 ) -> Check:
     """Return the check of accuracy.
 
-    `base`, `new`: accuracy of each network. `given`: number of pictures of the data set, including those that
-    do not count.
+    `base` and `new` are the accuracies of the networks. `given` is the number of pictures of the data set,
+    including pictures that do not count.
     """
     loss, low, high = (100 * value for value in (judgement.loss, judgement.low, judgement.high))
     pictures = f"{judgement.n} of {counted(given, 'picture', 'pictures')}"
@@ -202,7 +207,7 @@ def accuracy_check(
 
 
 def conclude(checks: Sequence[Check]) -> tuple[Outcome, str]:
-    """Return the outcome of the checks, and a line with the outcome and its reasons.
+    """Return the outcome that the checks give together, and a line that states it with its reasons.
 
     If all checks are skipped, the outcome is undecided.
     """
@@ -221,24 +226,27 @@ def conclude(checks: Sequence[Check]) -> tuple[Outcome, str]:
 
 
 def with_outcome(outcome: Outcome, reason: str) -> str:
-    """Return the sentence of a result: the outcome in words, then the reason."""
+    """Return a sentence that states the outcome in words and then the reason."""
     return f"{_WORDS[outcome]}: {reason}"
 
 
 def nothing_asked(result: GateResult) -> bool:
-    """Return whether the gate passes because there was nothing to compare."""
+    """Return whether the gate passes only because there was nothing to compare or to measure."""
     return result.outcome == "pass" and all(check.status == "skipped" for check in result.checks)
 
 
 def unreported(result: GateResult) -> GateResult:
-    """Return the result of a gate that would pass, as undecided: not every report could be written."""
+    """Return the result of a gate whose reports could not all be written.
+
+    The gate would pass, but its outcome is changed to undecided.
+    """
     sentence = with_outcome("undecided", "it would pass, but not every report could be written")
     changes = {"outcome": "undecided", "exit_code": EXIT_CODES["undecided"], "sentence": sentence}
     return result.model_copy(update=changes)
 
 
 def not_begun(words: str) -> GateResult:
-    """Return the result of a gate that could not begin, with the reason."""
+    """Return the result of a gate that could not begin. `words` are the reason."""
     first, *others = CHECKS
     words = without_surrogates(words)
     return GateResult(

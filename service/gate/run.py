@@ -1,4 +1,7 @@
-"""Run a gate: find both networks, check that one can replace the other, measure until decided."""
+"""Run a gate.
+
+It finds both networks, checks that one can replace the other, and measures until the outcome is decided.
+"""
 
 from __future__ import annotations
 
@@ -61,10 +64,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Inputs):
-    """What to compare, and by which limits. `base`, `new`: names, folders or ONNX files.
+    """What to compare, and with which limits.
 
-    `data`: labelled pictures, if any. `mapping`: file that maps the classes of `data` to labels. `images`:
-    folder to which the paths in `data` are relative.
+    `base` and `new` are names of models, folders or ONNX files. `data` are labelled pictures, or None.
+    `mapping` is a file that maps the classes of `data` to labels. `images` is the folder to which the paths
+    in `data` are relative.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -72,7 +76,7 @@ class Request(Inputs):
 
 
 class Gate:
-    """One run of a gate."""
+    """An object stands for one run of the gate."""
 
     def __init__(
         self,
@@ -84,9 +88,10 @@ class Gate:
         stop: threading.Event,
         show: Show,
     ) -> None:
-        """`registry`: returns the models that `base` and `new` can name. `stop`: set it to end the run soon.
+        """Prepare the run.
 
-        `threads`: number of threads of the evaluation; `max_pixels`: maximum size of a picture.
+        `registry` returns the models that `base` and `new` can name. `threads` is the number of threads of
+        the evaluation. `max_pixels` is the maximum size of a picture. Set `stop` to end the run soon.
         """
         self._request = request
         self._registry = registry
@@ -105,7 +110,7 @@ class Gate:
         self._notes: list[str] = []
 
     def run(self) -> GateResult:
-        """Run the gate and return its result. If something cannot be compared, the result has the reason.
+        """Run the gate and return its result. If something cannot be compared, the result says why.
 
         No child process remains after this call.
         """
@@ -164,7 +169,10 @@ class Gate:
             self._stop.set()
 
     def _compare(self, folder: Path) -> str | None:
-        """Compare the networks in a temporary folder; return why there is nothing to compare, or None."""
+        """Compare the networks, with a folder for temporary files.
+
+        Return None if they were compared. If there is nothing to compare, return the reason.
+        """
         self._show("reading both networks", 0.0)
         zoo = folder / "zoo"
         zoo.mkdir()
@@ -210,7 +218,10 @@ class Gate:
         self._subjects[source.role] = place(source, zoo)
 
     def _check_data(self, zoo: Registry) -> None:
-        """Raise an error if the pictures do not fit the new network, although this run does not use them."""
+        """Raise an error if the pictures do not fit the new network.
+
+        This is for a run that does not use the pictures, so that wrong options are found early.
+        """
         request = self._request
         if request.data is None:
             return
@@ -220,7 +231,7 @@ class Gate:
 
     @contextlib.contextmanager
     def _books(self, name: CheckName) -> Iterator[None]:
-        """Context manager: an error inside it counts as an error of the check `name`."""
+        """Attribute an error inside this context manager to the check `name`."""
         self._asking = name
         yield
         self._asking = None
@@ -264,7 +275,7 @@ class Gate:
         self._checks["accuracy"] = accuracy_check(judgement, *both, evaluated.pictures, request.limits)
 
     def _unfinished(self, evaluated: Unfinished) -> str:
-        """Return in words why not all pictures were evaluated, and which time limit is enough."""
+        """Return in words why not all pictures were evaluated, and which time limit would be enough."""
         words = f"only {evaluated.done} of {evaluated.total} pictures were evaluated: "
         if self._interrupted:
             return words + self._ended()
@@ -304,10 +315,10 @@ class Gate:
         return "it was interrupted" if self._interrupted else f"all {MAX_LAUNCHES} launches were made"
 
     def _cannot_say(self, words: str) -> str:
-        """Make the current check undecided for the reason `words`; return the sentence of the result.
+        """Make the current check undecided for the reason `words`. Return the sentence of the result.
 
-        If no check is running, the first check without a result becomes undecided. All other checks without a
-        result are skipped.
+        If no check is running, the first check that was not yet made becomes undecided. All further checks
+        that were not made are skipped.
         """
         words = without_surrogates(words)
         unmade = [name for name in CHECKS if name not in self._checks]
@@ -317,7 +328,10 @@ class Gate:
         return with_outcome("undecided", words)
 
     def _skip(self, reason: str, *names: CheckName) -> None:
-        """Mark checks that have no result as skipped: those in `names`, or all if there are no `names`."""
+        """Mark checks as skipped if they were not yet made.
+
+        If `names` are given, only these checks are marked.
+        """
         for name in names or CHECKS:
             self._checks.setdefault(name, Check(name=name, status="skipped", sentence=reason))
 

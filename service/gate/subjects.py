@@ -30,9 +30,10 @@ _TASKS = {"image-classification": "classifies images", "object-detection": "dete
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network comes from. `path`: the folder with its card, or the ONNX file.
+    """An object says where a network comes from.
 
-    `given`: the text given as base or new; `kind`: whether it names a model of the zoo, a folder or a file.
+    `given` is the text of --base or --new. `kind` says whether this text means a model of the zoo, a folder
+    or a file. `path` is the folder with the network's card, or the ONNX file.
     """
 
     role: Role
@@ -43,9 +44,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Doubts:
-    """What is only assumed about two networks.
+    """An object says what is only assumed about two networks.
 
-    `unlike`: in words, why their accuracy cannot be compared; None if it can. `notes`: what is assumed.
+    `unlike` says in words why their accuracies cannot be compared; it is None if they can. `notes` say what
+    is assumed.
     """
 
     unlike: str | None
@@ -54,7 +56,10 @@ class Doubts:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network in the temporary zoo, as a model named after its role. `notes`: what is assumed about it."""
+    """A network in the temporary zoo, where it is a model named `base` or `new`.
+
+    `notes` say what is assumed about the network, and what was changed to serve it.
+    """
 
     source: Source
     folder: Path
@@ -64,12 +69,12 @@ class Subject:
 
 
 def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | None:
-    """Return the network that `--base` or `--new` names; None if it is a path where nothing exists.
+    """Return the network that `--base` or `--new` names, or None if the text is a path where nothing exists.
 
     A text that contains a slash or ends in .onnx is a path. Any other text is the name of a model of the
-    registry, or else a path. If the folder of a file has a card that describes this file, the folder is used.
-    Raises UnknownModel and the errors of `registry`. Raises InvalidParameter for an empty text, a link to
-    nothing, or a path that cannot be read.
+    registry. If no model has this name but a file or folder has it, the text is a path. If the folder of an
+    ONNX file has a card that describes this file, the folder is used. Raises UnknownModel and the errors of
+    `registry`. Raises InvalidParameter for an empty text, a link to nothing, or a path that cannot be read.
     """
     if not given.strip():
         raise InvalidParameter(f"--{role}: empty (allowed: a model, a folder with a card, an ONNX file)")
@@ -140,7 +145,7 @@ def _placed(source: Source, zoo: Path) -> Subject:
 def check_alike(base: Subject, new: Subject) -> Subject:
     """Return `new` with the name of the base's label set, because both have the same labels.
 
-    Raises InvalidParameter if the networks differ in task, input size or labels.
+    Raises InvalidParameter if the networks differ in task, input size, input channels or labels.
     """
     difference = next(_differences(base, new), None)
     if difference is not None:
@@ -151,7 +156,7 @@ def check_alike(base: Subject, new: Subject) -> Subject:
 
 
 def compare_doubts(base: Subject, new: Subject) -> Doubts:
-    """Compare what the two networks' cards only assume and their predictions depend on.
+    """Compare the facts that the cards of both networks only assume, and on which the predictions depend.
 
     An assumption that is wrong for only one network can hide a loss, or show a loss that does not exist. If
     the same is assumed of both networks and pictures are prepared alike for both, an assumption is probably
@@ -180,7 +185,10 @@ def compare_doubts(base: Subject, new: Subject) -> Doubts:
 
 
 def _value(card: Card, fact: str) -> object:
-    """Return the value of a fact by its path in the card; labels are compared by `check_alike`."""
+    """Return the value of a fact by its path in the card.
+
+    For labels, return None, because `check_alike` compares them.
+    """
     value: Any = None if fact == "labels" else card.model_dump()
     for part in fact.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -190,7 +198,7 @@ def _value(card: Card, fact: str) -> object:
 def same_source(base: Source, new: Source) -> bool:
     """Return whether both options name the same file or folder, even by different paths.
 
-    A folder and the ONNX file of this folder's network count as the same, too.
+    A folder and the ONNX file of the network in this folder also count as the same.
     """
     if (base.kind == "file") != (new.kind == "file"):
         return bool(_paths(base) & _paths(new))
@@ -205,7 +213,10 @@ def identical(base: Subject, new: Subject) -> bool:
 
 
 def _paths(source: Source) -> set[str]:
-    """Return the real paths of a source: of the file, or of the folder and the file that its card names."""
+    """Return the real paths of a source.
+
+    These are the path of the file, or the paths of the folder and of the file that the folder's card names.
+    """
     paths = {os.path.realpath(source.path)}
     if source.kind != "file":
         with contextlib.suppress(OSError, ValueError):

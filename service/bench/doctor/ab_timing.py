@@ -16,7 +16,11 @@ _BLOCK_RUNS, _BLOCK_S = 5, 0.02
 
 @dataclass(frozen=True)
 class AbTiming:
-    """Medians of `a` and `b` in nanoseconds; `ratio` is a's time divided by b's, with its 95 % interval."""
+    """An object holds the result of timing two models, `a` and `b`.
+
+    `a_ns` and `b_ns` are the medians in nanoseconds. `ratio` is the time of `a` divided by the time of `b`.
+    `low` and `high` are the ends of the ratio's 95 % interval.
+    """
 
     a_ns: int
     b_ns: int
@@ -33,10 +37,11 @@ class AbTiming:
 
 
 def time_in_turn(a: Subject, b: Subject) -> AbTiming:
-    """Warm up both subjects, then time blocks of about 20 ms of each, in nine rounds of alternating order.
+    """Warm up both subjects, then time them in nine rounds, and compare their times.
 
-    Statistics are those of a benchmark of one launch (models/zoo/verdicts.py): the log-ratio of
-    the two medians in each round, its interquartile mean over rounds, and a bootstrap interval.
+    Each round has a block of about 20 ms of each subject. The order of the two alternates from round to
+    round. The statistics are those of a benchmark with one launch (models/zoo/verdicts.py): the log-ratio of
+    the two medians in each round, the interquartile mean of these log-ratios, and a bootstrap interval.
     """
     for subject in (a, b):
         warm_up(subject, "inference", _BLOCK_S)

@@ -24,9 +24,11 @@ MOST_EXPENSIVE = 10
 
 @dataclass(frozen=True)
 class Report:
-    """Findings and costliest operators of one model.
+    """A report holds the findings and the costliest operators of one model.
 
-    `ceiling_gmacs_per_s`: GMAC/s of one core on large 1x1 convolutions.
+    `operators_in_all` is the number of all operators. `total_us` is the time of all operators in
+    microseconds. `ceiling_gmacs_per_s` is what one core reaches on large 1x1 convolutions: 10^9
+    multiply-accumulates per second, for each arithmetic.
     """
 
     model: str
@@ -37,7 +39,10 @@ class Report:
     ceiling_gmacs_per_s: Mapping[Arithmetic, float]
 
     def of_ceiling(self, operator: Operator) -> float | None:
-        """Return an operator's GMAC/s as a share of the ceiling of its arithmetic; None if unknown."""
+        """Return an operator's GMAC/s as a share of the ceiling of its arithmetic.
+
+        Return None if the operator's GMAC/s is unknown.
+        """
         rate = operator.gmacs_per_s
         return None if rate is None else rate / self.ceiling_gmacs_per_s[operator.arithmetic]
 
@@ -49,11 +54,11 @@ def diagnose(
     settings: RunSettings,
     ceiling: Mapping[Arithmetic, float] | None = None,
 ) -> Report:
-    """Run every check on `model`; takes several seconds of one core.
+    """Run every check on `model`. This takes several seconds of one core.
 
-    `parent`: the fp32 model that an int8 model was made from, for comparison. `ceiling`: result of
-    `measure_ceiling` on this machine; by default it is measured now. Raises SessionError if the model does
-    not load, and UnreadableModel if its file cannot be parsed.
+    `parent` is the fp32 model that an int8 model was made from; the int8 model is compared with it. `ceiling`
+    is a result of `measure_ceiling` on this machine; by default, the ceiling is measured now. Raises
+    SessionError if the model does not load, and UnreadableModel if its file cannot be parsed.
     """
     operators = model.operators
     return Report(

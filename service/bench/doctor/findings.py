@@ -21,7 +21,11 @@ Slug = Literal[
 
 @dataclass(frozen=True)
 class Finding:
-    """A cause of slowness. `slug`: stable name of the kind; `evidence`: figures; `remedy`: what to change."""
+    """A finding is one cause of slowness.
+
+    `slug` is a stable name of this kind of cause. `evidence` has the measured figures. `remedy` says what to
+    change.
+    """
 
     slug: Slug
     title: str

@@ -27,18 +27,18 @@ _KINDS = {
     "Swish": "Sigmoid·Mul",
     "Tanh": "Tanh",
 }
-"""Names of activations without an integer kernel, by the operator that ONNX Runtime runs in float."""
+"""Names of the activations that have no integer kernel, by the operator that ONNX Runtime runs in float."""
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _WORTH_NAMING = 0.1
 
 
 @dataclass(frozen=True)
 class Int8Gain:
-    """Gain of int8 on this machine.
+    """An object says how much faster an int8 model is than its parent here, and what costs it time.
 
-    `timing`: of the parent and the int8 model; its ratio is the speed-up. `activations`: share of the int8
-    model's time for each kind of activation without an integer kernel, the largest first. `conversions`:
-    share for converting between integers and floating point.
+    `timing` compares the parent with the int8 model; its ratio is the speed-up. `activations` has the kinds
+    of activations without an integer kernel, each with its share of the int8 model's time, the largest share
+    first. `conversions` is the share of this time that conversion between integers and floating point takes.
     """
 
     timing: AbTiming
@@ -49,7 +49,10 @@ class Int8Gain:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the speed-up is worth it, by its 95 % interval."""
+        """Whether int8 pays: whether the 95 % interval of the speed-up is above 1 + GAIN_WORTH_HAVING.
+
+        The verdict is `undecided` if the interval contains this value.
+        """
         if self.timing.low > 1 + GAIN_WORTH_HAVING:
             return "pays"
         return "does not pay" if self.timing.high < 1 + GAIN_WORTH_HAVING else "undecided"
@@ -71,7 +74,11 @@ class Int8Gain:
 
     @property
     def eaten(self) -> str | None:
-        """What reduces the gain, as a sentence; None if activations in floating point cost little."""
+        """What reduces the gain, as a sentence.
+
+        None if the int8 model has no activations in floating point, or if these and the conversions together
+        take less than a tenth of its time.
+        """
         share = sum(share for _, share in self.activations)
         if not self.activations or share + self.conversions < _WORTH_NAMING:
             return None
@@ -83,10 +90,10 @@ class Int8Gain:
 
 
 def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
-    """Time both models in turn, one image on one thread, and profile the int8 model.
+    """Time both models in turn on one image and one thread, and profile the int8 model.
 
-    Takes about two seconds of one core. Raises SessionError and ModelUnavailable for a model that does not
-    load or run.
+    This takes about two seconds of one core. Raises SessionError if a model does not load, and
+    ModelUnavailable if a model does not run.
     """
     kinds = _kinds(int8)
     shares: defaultdict[str, float] = defaultdict(float)
@@ -106,10 +113,10 @@ def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
 
 
 def _kinds(int8: ModelUnderTest) -> dict[str, str]:
-    """Return the name of the activation that each operator belongs to.
+    """Return the activation that each type of operator in the int8 model belongs to, by type.
 
-    ONNX Runtime runs a hard swish as a hard sigmoid and a multiplication. All other multiplications of the
-    model are in integers.
+    ONNX Runtime runs a hard swish as a hard sigmoid and a multiplication. The model's multiplications that
+    belong to no hard swish are in integers, so every multiplication in floating point counts as hard swish.
     """
     if all(node.op != "HardSwish" for node in int8.graph.nodes):
         return _KINDS

@@ -17,7 +17,10 @@ from service.inference.session import OnnxSession, optimized_graph
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """A model: card, and content of its file, verified against the card."""
+    """An object stands for the model to diagnose: its card, and the content of its file.
+
+    The content must be the one that the card describes.
+    """
 
     card: Card
     content: bytes
@@ -29,7 +32,10 @@ class ModelUnderTest:
 
     @cached_property
     def optimized(self) -> Graph:
-        """The graph after ONNX Runtime's optimizations, except the memory layout for this CPU."""
+        """The graph after ONNX Runtime's optimizations.
+
+        Optimizations that adapt the memory layout to this CPU are left out.
+        """
         return read_graph(optimized_graph(self.content))
 
     @cached_property
@@ -46,7 +52,10 @@ class ModelUnderTest:
         return np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
 
     def subject(self, content: bytes | None = None) -> BareSession:
-        """Return the network as a benchmark runs it, on `image`. `content`: run this ONNX file instead."""
+        """Return the network as a benchmark runs it, with `image` as its input.
+
+        If `content` is given, this ONNX file is run instead of the model's own file.
+        """
         return BareSession(OnnxSession(content or self.content, self.card).run, [self.image])
 
     def session(self, *, threads: int, spinning: bool) -> OnnxSession:

@@ -21,10 +21,11 @@ _RUNNING = "_kernel_time"
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of the optimized graph, over several runs of one image.
+    """An object stands for one operator of the optimized graph, profiled in several runs of one image.
 
-    `typical_us`: interquartile mean of the runs in microseconds (a median would keep the profile's
-    resolution of 1 us). `share`: share of the time of all operators. `macs`: multiply-accumulates of one run.
+    `typical_us` is the interquartile mean of the operator's times in microseconds; a median could not be
+    finer than the profile's resolution of 1 us. `share` is the operator's share of the time of all operators.
+    `macs` is the number of its multiply-accumulates in one run.
     """
 
     name: str
@@ -36,7 +37,10 @@ class Operator:
 
     @property
     def gmacs_per_s(self) -> float | None:
-        """10^9 multiply-accumulates per second; None if there are none, or the time rounds to zero."""
+        """10^9 multiply-accumulates per second.
+
+        None if the operator has no multiply-accumulates, or if its time is rounded to zero.
+        """
         return self.macs / self.typical_us / 1e3 if self.macs and self.typical_us else None
 
 
@@ -48,10 +52,11 @@ def measure_operators(
     runs: int = 30,
     warm_up: int = 10,
 ) -> tuple[Operator, ...]:
-    """Profile `warm_up + runs` runs of the model on noise, one image on one thread.
+    """Profile the model's operators on noise, one image on one thread.
 
-    Returns the operators, the most expensive first. `spec` describes the input, and `outputs` names the
-    outputs to compute, as in `profiled_runs`. Raises SessionError if the model does not load.
+    The model runs `warm_up + runs` times, and the first `warm_up` runs are not counted. The most expensive
+    operator is returned first. `spec` and `outputs` are passed to `profiled_runs`: `spec` describes the
+    input, and `outputs` names the outputs to compute. Raises SessionError if the model does not load.
     """
     as_written = _kernels(profiled_runs(content, 1, spec=spec, outputs=outputs, as_written=True))
     by_node: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -86,11 +91,14 @@ def measure_ceiling(*, runs: int = 30) -> dict[Arithmetic, float]:
 def _macs_of(
     as_run: Mapping[str, Mapping[str, Any]], as_written: Sequence[Mapping[str, Any]]
 ) -> dict[str, int]:
-    """Return the multiply-accumulates of the operators that ran, by node, from the shapes of `as_written`.
+    """Return the multiply-accumulates of the operators that ran, by node.
 
-    Adapting the memory layout to a CPU renames operators, pads their shapes and inserts new operators, but
-    operators with arithmetic keep their order. Batch norm counts as such an operator, because it may become a
-    convolution, but with 0 multiply-accumulates.
+    `as_run` has a profile event of each node of the graph that is adapted to this CPU, and `as_written` has
+    the events of the graph before this change; the shapes are taken from `as_written`. Adapting the memory
+    layout to a CPU renames operators, pads their shapes and inserts new operators, but operators with
+    arithmetic keep their order. Batch norm counts as such an operator, because it may become a convolution,
+    but with 0 multiply-accumulates. If the two graphs have different numbers of such operators, the result is
+    empty.
     """
     ran = [node for node, event in as_run.items() if event["args"]["op_name"] in _ARITHMETIC]
     written = [event for event in as_written if event["args"]["op_name"] in _ARITHMETIC]

@@ -19,8 +19,11 @@ from service.inference.session import OnnxSession
 
 GAIN_WORTH_HAVING = 0.05
 SMALL_MACS = 60_000_000
-"""Multiply-accumulates below which quantizing between small layers costs more than 8-bit arithmetic saves
-(measured on depthwise-separable networks: slower at 18 M, equal at 67 M)."""
+"""Below this number of multiply-accumulates, int8 is not worth it.
+
+Quantizing between small layers then costs more than 8-bit arithmetic saves. On depthwise-separable networks,
+int8 was slower at 18 million multiply-accumulates, and equally fast at 67 million.
+"""
 _INT8_INSTRUCTIONS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
 _SPIN_RUNS = 40
 _PAUSE_S = 0.003
@@ -29,10 +32,12 @@ _SPINNING_FROM = 1.25
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How the model is run in the deployment to diagnose: threads per image, and whether idle threads spin.
+    """An object says how the deployment to diagnose runs the model.
 
-    `service_threads`: size of the service's pool (WEIGHIN_THREADS); None if it is the number of cores.
-    `runtime`: runtime in which the service runs the model; `auto`: whether the service chooses it itself.
+    `threads` is the number of threads per image, and `spinning` says whether idle threads spin.
+    `service_threads` is the size of the service's pool (WEIGHIN_THREADS); None means the number of cores.
+    `runtime` is the runtime in which the service runs the model, and `auto` says whether the service chooses
+    it itself.
     """
 
     threads: int = 1
@@ -45,7 +50,7 @@ class RunSettings:
 def int8_without_gain(
     model: ModelUnderTest, parent: ModelUnderTest | None, machine: Machine
 ) -> Iterator[Finding]:
-    """Find an int8 model on a CPU without 8-bit instructions, or one that gains too little speed."""
+    """Find an int8 model on a CPU without 8-bit instructions, or one hardly faster than its parent."""
     if model.card.precision != "int8":
         return
     has_instructions = bool(_INT8_INSTRUCTIONS & set(machine.isa))
@@ -85,7 +90,7 @@ def int8_without_gain(
 def faster_in_openvino(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
     """Find a model that the service runs in ONNX Runtime, although it is faster in OpenVINO here.
 
-    Finds nothing if OpenVINO cannot be used, or cannot run the model.
+    Nothing is found if OpenVINO cannot be used or cannot run the model.
     """
     if settings.runtime == "openvino" or obstacle_of("openvino") is not None:
         return
@@ -112,7 +117,10 @@ def faster_in_openvino(model: ModelUnderTest, settings: RunSettings) -> Iterator
 
 
 def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Finding]:
-    """Find settings with more threads than usable cores: the threads wait for each other or are throttled."""
+    """Find settings with more threads than the process can keep cores busy.
+
+    Such threads wait for each other, or the cgroup's quota throttles them.
+    """
     for what, threads in (
         ("WEIGHIN_THREADS", settings.service_threads),
         ("threads per image", settings.threads),
@@ -131,7 +139,7 @@ def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Fi
 
 
 def spinning(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
-    """Find threads that busy-wait for work, and so take cores that other sessions and requests need."""
+    """Find threads that busy-wait for work. They take cores that other sessions and requests need."""
     if not settings.spinning or settings.threads < 2:
         return  # a single thread is the caller's own, which never waits for work
     costs = [_cost(model, model.session(threads=settings.threads, spinning=spins)) for spins in (True, False)]
@@ -150,7 +158,10 @@ def spinning(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
 
 
 def _cost(model: ModelUnderTest, session: OnnxSession) -> tuple[float, float]:
-    """Return CPU milliseconds per run, including pauses, and the median wall time in milliseconds."""
+    """Return the CPU time per run, including a pause after each run, and the median wall time of a run.
+
+    Both are in milliseconds. The pauses do not count in the wall time.
+    """
     outputs = model.card.main_outputs
     for _ in range(5):
         session.run(model.image, outputs)

@@ -11,7 +11,7 @@ from service.bench.doctor.model import ModelUnderTest
 _CONVERTING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _COMPUTING = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 _CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
-"""Index of the weight input, (M, C / groups, kH, kW), of convolutions."""
+"""Which input of a convolution is its weight, by type of operator. The weight is (M, C / groups, kH, kW)."""
 
 
 def batch_norm_unfolded(model: ModelUnderTest) -> Iterator[Finding]:
@@ -61,7 +61,11 @@ def qdq_not_fused(model: ModelUnderTest) -> Iterator[Finding]:
 
 
 def channels_off_alignment(model: ModelUnderTest, isa: Collection[str]) -> Iterator[Finding]:
-    """Find convolutions whose channels are not a multiple of this CPU's vector width."""
+    """Find convolutions with numbers of channels for which ONNX Runtime has only slower kernels.
+
+    Channels should be a multiple of 4. In a grouped convolution that is not depthwise, the channels of each
+    group should be a multiple of this CPU's vector width: 16 with AVX-512, and 8 without.
+    """
     block = 16 if "avx512f" in isa else 8
     dense, grouped = [], []
     for node in model.optimized.nodes:
@@ -136,7 +140,10 @@ def _islands(graph: Graph) -> list[list[Node]]:
 
 
 def _kernel(node: Node, graph: Graph) -> tuple[int, ...] | None:
-    """Return the shape of a convolution's weight, also behind DequantizeLinear; None for other operators."""
+    """Return the shape of a convolution's weight, even if the weight passes through DequantizeLinear.
+
+    Return None for other operators, and if the weight is not stored in the graph.
+    """
     index = _CONVOLUTIONS.get(node.op)
     if index is None or index >= len(node.inputs):
         return None
@@ -153,5 +160,5 @@ def _names(nodes: Collection[Node]) -> list[str]:
 
 
 def _label(node: Node) -> str:
-    """Return the name of a node, or else the name of its first output."""
+    """Return the name of a node. If the node has no name, return the name of its first output."""
     return node.name or node.outputs[0]

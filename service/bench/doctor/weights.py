@@ -14,7 +14,10 @@ from service.bench.doctor.findings import Finding, some
 from service.bench.doctor.model import ModelUnderTest
 
 SPARSE = 0.3
-"""Minimum share of zeros of a pruned weight; other trained and quantized weights have far fewer."""
+"""A weight with at least this share of zeros counts as pruned.
+
+Trained and quantized weights that were not pruned have far fewer zeros.
+"""
 _MIN_ELEMENTS = 64
 _SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
 
@@ -44,7 +47,7 @@ def denormal_weights(model: ModelUnderTest) -> Iterator[Finding]:
 
 
 def zeros_without_speed_up(model: ModelUnderTest) -> Iterator[Finding]:
-    """Find unstructured sparsity, from which ONNX Runtime does not gain."""
+    """Find weights with many scattered zeros, from which ONNX Runtime does not gain."""
     affected = [weight for weight in _affected(model, _zero) if weight.count >= SPARSE * weight.size]
     if not affected:
         return
@@ -99,7 +102,11 @@ def _without(
     change: Callable[[NDArray[np.generic], NDArray[np.bool_]], None],
     names: set[str] | None = None,
 ) -> AbTiming:
-    """Compare the model with a copy whose chosen weights are changed."""
+    """Time the model against a copy of it in which some values of the weights are changed.
+
+    `choose` marks the values to change in a weight, and `change` changes them. `names` are the weights to
+    change; None means all weights.
+    """
 
     def change_chosen(name: str, values: NDArray[np.generic]) -> None:
         if names is None or name in names:

@@ -19,12 +19,16 @@ def find_flags(bundle: Bundle) -> list[Flag]:
 
 
 def dirty(gates: Sequence[GateReading], *, judge_load: bool = True) -> list[Flag]:
-    """Return a flag for each steal, outside load, throttling or clock jump that is over its limit."""
+    """Return a flag for each disturbance of the machine that is over its limit.
+
+    Disturbances are time that the hypervisor took, load of other processes, throttling and clock jumps. The
+    load counts only with `judge_load`.
+    """
     return [Flag(kind="dirty", reason=reason) for reason in violations(gates, judge_load=judge_load)]
 
 
 def unstable(warm_ups: Sequence[WarmUp], entries: Sequence[Entry]) -> list[Flag]:
-    """Return flags for entries whose warm-up ended before three windows in a row agreed."""
+    """Return a flag for each entry that had a warm-up which ended before three windows in a row agreed."""
     flags = []
     for entry in entries:
         of_entry = [warm_up for warm_up in warm_ups if warm_up.entry == entry.name]
@@ -36,7 +40,10 @@ def unstable(warm_ups: Sequence[WarmUp], entries: Sequence[Entry]) -> list[Flag]
 
 
 def drifting(bundle: Bundle) -> list[Flag]:
-    """Return flags for entries whose last third of runs differs from the first third by more than 5 %."""
+    """Return a flag for each entry that became slower or faster during the benchmark.
+
+    The median of the last third of its runs then differs by more than 5 % from that of the first third.
+    """
     flags = []
     for entry in bundle.entries:
         stage = bundle.stage_of(entry.name)
@@ -53,7 +60,7 @@ def drifting(bundle: Bundle) -> list[Flag]:
 
 
 def void(bundle: Bundle) -> list[Flag]:
-    """Return a flag for the whole benchmark if the baseline differs from its control, by the verdict rule."""
+    """Return a flag for the whole benchmark if the verdict finds the baseline different from its control."""
     controls = [entry.name for entry in bundle.entries if entry.control]
     flags = []
     for comparison in compare_entries(bundle, bundle.configuration.baseline, controls):

@@ -33,10 +33,12 @@ _NO_EVIDENCE: tuple[FlagKind, ...] = ("void", "partial")
 
 @dataclass(frozen=True)
 class Change:
-    """Change of one entry. `ratio`: new time divided by old time (above 1: slower), with its 95 % interval.
+    """An object says how one entry has changed between two benchmarks.
 
-    `regressed`: slower by the verdict rule and by more than the threshold. `other_file`: the model file
-    differs.
+    `then_ns` and `now_ns` are the medians of the old and of the new benchmark. `ratio` is the new time
+    divided by the old time, so above 1 is slower; `low` and `high` are the ends of its 95 % interval.
+    `regressed` says that the entry is slower by the verdict rule and by more than the threshold. `other_file`
+    says that the two benchmarks ran different model files.
     """
 
     entry: str
@@ -53,7 +55,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Regression:
-    """Comparison of two bundles. `labels`: caveats for the reader."""
+    """An object is the comparison of an old bundle with a new one.
+
+    `only_then` and `only_now` are entries that only the old, or only the new bundle has. `labels` are caveats
+    for the reader.
+    """
 
     changes: tuple[Change, ...]
     only_then: tuple[str, ...]

@@ -19,7 +19,10 @@ def is_stable(window_p50_ns: Sequence[float]) -> bool:
 
 
 def drift(samples_ns: Sequence[float]) -> float | None:
-    """Return the median of the last third divided by that of the first; None below 3 samples."""
+    """Return the median of the last third of the samples divided by the median of the first third.
+
+    Return None for fewer than 3 samples, or if the median of the first third is 0.
+    """
     third = len(samples_ns) // 3
     if third == 0:
         return None
@@ -28,5 +31,5 @@ def drift(samples_ns: Sequence[float]) -> float | None:
 
 
 def drifted(ratio: float) -> bool:
-    """Return whether a drift ratio is more than 5 % in either direction."""
+    """Return whether a ratio from `drift` differs from 1 by more than 5 %, in either direction."""
     return not 1 / DRIFT_BEYOND <= ratio <= DRIFT_BEYOND

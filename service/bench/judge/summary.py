@@ -1,4 +1,4 @@
-"""Summary statistics per entry of a bundle, and its samples for the latency recorder."""
+"""Summarise each entry of a bundle, and choose the samples that the latency recorder gets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from service.latency.stages import STAGES, Durations, Regime
 
 @dataclass(frozen=True)
 class EntrySummary:
-    """Figures of one entry.
+    """An object has the figures of one entry.
 
-    Latencies are those of `stage`, from `count` runs of one image; percentiles are None if there are too few
-    runs. In the offline scenario there are no latencies, only `images_per_s`. `rate_per_s`: highest rate
-    within the budget in the server scenario, as the median over launches; 0 if no rate is within it.
-    `comparison`: comparison with the baseline.
+    Latencies are those of `stage`, from `count` runs of one image. A percentile is None if there are too few
+    runs for it. In the offline scenario there are no latencies, only `images_per_s`. In the server scenario,
+    `rate_per_s` is the median over launches of the highest rate within the budget; a launch without such a
+    rate counts as 0. `comparison` compares the entry with the baseline.
     """
 
     entry: Entry
@@ -54,7 +54,7 @@ def summarise(bundle: Bundle) -> list[EntrySummary]:
 def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
     """Return the median over launches of each launch's highest rate within the budget.
 
-    A rate is within the budget by `keeps_budget`. A launch without such a rate counts as 0.
+    `keeps_budget` decides whether a rate is within the budget. A launch without such a rate counts as 0.
     """
     best: dict[int, float] = {}
     for trial in trials:
@@ -65,7 +65,10 @@ def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
 
 
 def keeps_budget(latencies_ns: Sequence[int], abandoned: int, budget_ms: float) -> bool:
-    """Return whether every query was answered and the p99's upper confidence bound is within the budget."""
+    """Return whether every query was answered and the p99 is surely within the budget.
+
+    This means that the upper confidence bound of the p99 is within the budget.
+    """
     bound = percentile_bound(latencies_ns, 0.99)
     return not abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6
 
@@ -139,7 +142,11 @@ def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> E
 
 
 def _gmacs(bundle: Bundle, model: ModelFacts, p50_ns: float | None, throughput: float | None) -> float | None:
-    """Return GMAC/s (10^9 multiply-accumulates per second): of one run, or of all cores if offline."""
+    """Return 10^9 multiply-accumulates per second.
+
+    In the offline scenario, this is the rate of all threads together. In other scenarios, it follows from the
+    median time of one run. Return None if the entry has no runs.
+    """
     if bundle.configuration.scenario == "offline":
         return None if throughput is None else model.macs * throughput / 1e9
     return model.macs / p50_ns if p50_ns else None
@@ -151,7 +158,10 @@ def _stages(bundle: Bundle, entry: str) -> list[BenchStage]:
 
 
 def is_like_the_service(entry: Entry) -> bool:
-    """Return whether an entry runs as the service runs its models: one thread in ONNX Runtime."""
+    """Return whether an entry runs as the service runs models by default, and is not a control.
+
+    The service calls the model directly, in ONNX Runtime, on one thread.
+    """
     return (
         entry.via == "session" and entry.runtime == "onnxruntime" and entry.threads == 1 and not entry.control
     )

@@ -1,7 +1,8 @@
-"""Find which entries of a benchmark are faster or slower than a reference entry, by models/zoo/verdicts.py.
+"""Find which entries of a benchmark are faster or slower than a reference entry.
 
-The baseline is measured twice. If it is the reference, entries are compared with the mean of both
-measurements. The p values of all entries of a benchmark are adjusted by Holm's method.
+The rule is that of models/zoo/verdicts.py. The baseline is measured twice. If it is the reference, entries
+are compared with the mean of both measurements. The p values of all entries of a benchmark are adjusted by
+Holm's method.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from service.bench.bundle import BenchStage, Block, Bundle
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Comparison of an entry with a reference.
+    """An object compares an entry with a reference entry.
 
-    `ratio`: time of the entry divided by that of the reference; above 1 is slower. `low` to `high`: its 95 %
-    interval; None for fewer than MIN_ROUNDS rounds. `p`: two-sided p value. `adjusted_p`: p value by Holm's
-    method over all entries that are compared with the reference.
+    `ratio` is the time of the entry divided by the time of the reference, so above 1 is slower. `low` and
+    `high` are the ends of its 95 % interval; they are None for fewer than MIN_ROUNDS rounds. `p` is the
+    two-sided p value. `adjusted_p` is the p value after Holm's method over all entries that are compared with
+    the reference.
     """
 
     entry: str
@@ -38,15 +40,19 @@ class Comparison:
 
     @property
     def speedup(self) -> tuple[float, float | None, float | None]:
-        """Speed-up over the reference, with the ends of its 95 % interval (None for too few rounds)."""
+        """Speed-up over the reference, and the two ends of its 95 % interval.
+
+        The ends are None if there are too few rounds.
+        """
         low, high = (None if end is None else 1 / end for end in (self.high, self.low))
         return 1 / self.ratio, low, high
 
 
 def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | None = None) -> list[Comparison]:
-    """Compare `entries` (by default all others) with `reference`; entries without a common round are skipped.
+    """Compare `entries` with `reference`. By default, all entries except the reference are compared.
 
-    p values are adjusted together, except those of controls, which are not hypotheses of interest.
+    An entry is skipped if it and the reference have no round in common. p values are adjusted together,
+    except those of controls, which are not hypotheses of interest.
     """
     names = entries if entries is not None else [e.name for e in bundle.entries if e.name != reference]
     ratios = {name: values for name in names if (values := log_ratios(bundle, name, reference))}
@@ -75,9 +81,11 @@ def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | Non
 
 
 def log_ratios(bundle: Bundle, entry: str, reference: str) -> LogRatios:
-    """Return the log-ratio of the medians of `entry` and `reference` in every round that has both, by launch.
+    """Return the log-ratios of `entry` and `reference` by launch, one for each round that has both.
 
-    If the reference has a control, the geometric mean of their medians is used: both measure the same.
+    A log-ratio is the logarithm of the median of `entry` divided by the median of `reference`. If the
+    reference has a control, the geometric mean of the medians of reference and control is used, because both
+    measure the same model in the same way.
     """
     mine = round_medians(bundle, entry)
     twins = [reference, *(twin for twin in _twins(bundle, reference) if twin != entry)]
@@ -90,7 +98,7 @@ def log_ratios(bundle: Bundle, entry: str, reference: str) -> LogRatios:
 
 
 def _twins(bundle: Bundle, reference: str) -> list[str]:
-    """Return the names of the controls of an entry; for a control, the name of its entry."""
+    """Return the names of the controls of an entry. For a control, return the entry that it repeats."""
     of = bundle.entry(reference)
     return [
         entry.name
@@ -102,7 +110,7 @@ def _twins(bundle: Bundle, reference: str) -> list[str]:
 
 
 def round_medians(bundle: Bundle, entry: str) -> dict[tuple[int, int], float]:
-    """Return the entry's median nanoseconds per image by (launch, round)."""
+    """Return the entry's median nanoseconds per image in each round, by (launch, round)."""
     stage = bundle.stage_of(entry)
     return {
         (block.launch, block.round): max(_median(block, stage), 1.0)

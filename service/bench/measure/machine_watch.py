@@ -22,7 +22,11 @@ _TICKS_PER_S = 100  # the kernel's USER_HZ, the same on every Linux that Python 
 
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
-    """Ticks of this process's CPUs since boot: in total, not idle, and taken by the hypervisor."""
+    """An object counts ticks of the CPUs that this process may use, since boot.
+
+    `total` has all ticks. `busy` leaves out idle time, waiting for input and output, and `steal`. `steal` is
+    the time that the hypervisor took.
+    """
 
     total: int
     busy: int
@@ -30,7 +34,10 @@ class CpuTimes:
 
 
 def cpu_times(stat: Path = STAT) -> CpuTimes | None:
-    """Return the counters of the CPUs that this process may run on; None if the system has none."""
+    """Return the counters of the CPUs that this process may run on.
+
+    Return None if the system does not report them.
+    """
     cpus = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
     total = busy = steal = 0
     try:
@@ -49,7 +56,7 @@ def cpu_times(stat: Path = STAT) -> CpuTimes | None:
 
 
 class MachineWatch:
-    """Watches the machine from construction to `read`."""
+    """An object watches the machine from its construction to the call of `read`."""
 
     def __init__(self, when: Literal["before", "during", "after"], launch: int, stat: Path = STAT) -> None:
         self._when: Literal["before", "during", "after"] = when
@@ -62,7 +69,11 @@ class MachineWatch:
         self._throttled = throttled_periods()
 
     def read(self, measured_cpu_s: float = 0.0) -> GateReading:
-        """Return the readings. `measured_cpu_s`: CPU seconds of the measuring processes."""
+        """Return what was seen since construction.
+
+        `measured_cpu_s` is the CPU time in seconds of processes that measured; it does not count as outside
+        load.
+        """
         seconds = time.monotonic() - self._monotonic
         own_s = time.process_time() - self._own_cpu_s + measured_cpu_s
         times, throttled = cpu_times(self._stat), throttled_periods()
@@ -87,7 +98,7 @@ class MachineWatch:
 
 
 def violations(readings: Sequence[GateReading], *, judge_load: bool = True) -> list[str]:
-    """Return the reasons why a benchmark with these readings is dirty; empty if it is clean.
+    """Return the reasons why a benchmark with these readings is dirty. The list is empty if it is clean.
 
     Pass `judge_load` False if a running service is measured, because its load is not a disturbance.
     """

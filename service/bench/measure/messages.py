@@ -11,10 +11,11 @@ from service.bench.bundle import Block, Cold, Entry, Memory, RateTrial, Scenario
 
 
 class WorkerEntry(Frozen):
-    """An entry with the folder of its model, and the SHA-256 of the model file (empty: any).
+    """An object tells a worker to run an entry, and in which folder the model is.
 
-    `extra_work`: dot products of 8192 numbers added to every run; benchmarks/instrument uses them to make
-    some of several equal entries slower by a known amount.
+    `sha256` is the SHA-256 that the model file must have; an empty text allows any file. `extra_work` is a
+    number of dot products of 8192 numbers that are added to every run; benchmarks/instrument uses them to
+    make some of several equal entries slower by a known amount.
     """
 
     entry: Entry
@@ -24,10 +25,11 @@ class WorkerEntry(Frozen):
 
 
 class WorkerConfig(Frozen):
-    """Configuration of one launch: load and warm up the models, then run them in `order`, round by round.
+    """Configuration of one launch.
 
-    A block has at least `block_runs` runs and `block_s` seconds. `purpose` "memory": load and run the only
-    entry, and report its memory.
+    The worker loads the models and warms them up. Then it runs them round by round, in the order that `order`
+    has for each round. A block has at least `block_runs` runs and takes at least `block_s` seconds. If
+    `purpose` is "memory", there is one entry; the worker loads it, runs it and reports its memory.
     """
 
     launch: int
@@ -73,14 +75,14 @@ class MemoryReport(Frozen):
 
 
 class Failure(Frozen):
-    """The launch failed; the message has no paths."""
+    """Report that the launch failed. The message contains no paths."""
 
     kind: Literal["failure"] = "failure"
     message: str
 
 
 class Done(Frozen):
-    """The launch has ended; `cpu_s`: CPU seconds of the process."""
+    """Report that the launch has ended. `cpu_s` is the CPU time of the process in seconds."""
 
     kind: Literal["done"] = "done"
     cpu_s: float

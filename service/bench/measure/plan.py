@@ -29,7 +29,12 @@ T = TypeVar("T", int, str)
 
 @dataclass(frozen=True)
 class Repetitions:
-    """Repetitions of a profile (see Configuration); the server scenario has its own number of launches."""
+    """An object says how often a benchmark repeats its measurements; each profile has one.
+
+    The fields mean what the fields of the same names in Configuration mean. `server_launches` is the number
+    of launches in the server scenario, and `trial_queries` the number of queries at each rate in this
+    scenario.
+    """
 
     launches: int
     rounds: int
@@ -50,9 +55,10 @@ PROFILES: dict[Profile, Repetitions] = {
 
 @dataclass(frozen=True)
 class Request:
-    """Request for a benchmark. `models` None: all with the default model's label set.
+    """Request for a benchmark.
 
-    `launches`, `rounds` per launch and `runs` per entry and round override those of the profile.
+    If `models` is None, all models that have the default model's label set are measured. `launches`, `rounds`
+    (per launch) and `runs` (per entry and round) override the profile's repetitions.
     """
 
     models: tuple[str, ...] | None = None
@@ -70,7 +76,7 @@ class Request:
     runs: int | None = None
 
     def repetitions(self, profile: Profile) -> Repetitions:
-        """Return the profile's repetitions, with the overrides of this request."""
+        """Return the profile's repetitions, changed by the overrides of this request."""
         changes: dict[str, float | None] = {
             "launches": self.launches,
             "server_launches": self.launches,
@@ -84,9 +90,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A validated benchmark.
+    """A plan is a benchmark whose request was validated.
 
-    `worker_entries` has the baseline twice; `orders[launch][round]`: names of the entries in random order.
+    `worker_entries` contains the baseline twice: once as the control. `orders[launch][round]` has the names
+    of all entries in random order.
     """
 
     configuration: Configuration
@@ -107,9 +114,10 @@ class Plan:
 
 
 def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions | None = None) -> Plan:
-    """Validate and plan a request. `repetitions` replaces those of the profile.
+    """Validate a request and plan its benchmark.
 
-    Raises UnknownModel, ModelUnavailable and InvalidParameter.
+    If `repetitions` is given, it is used instead of the repetitions of the profile. Raises UnknownModel,
+    ModelUnavailable and InvalidParameter.
     """
     profile = _one_of("profile", request.profile, tuple(PROFILES))
     scenario: Scenario = _one_of("scenario", request.scenario, ("single-stream", "offline", "server"))

@@ -24,7 +24,7 @@ class Cancelled(Exception):
 
 
 def run_worker(config: WorkerConfig, cancelled: Callable[[], bool], worker: str = WORKER) -> Iterator[Report]:
-    """Start a worker and yield its reports, `Done` last.
+    """Start a worker and yield its reports. The last one is `Done`.
 
     Raises MeasurementFailed if the worker fails or dies, and Cancelled soon after `cancelled` returns True.
     The process is killed at the end, also after an exception or if the caller leaves the loop.

@@ -17,10 +17,11 @@ _SEARCH_TRIALS = 8
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a benchmark.
+    """An object says how far a benchmark is.
 
-    `doing`: current step, in words; `done`: share that is done, 0 to 1; `left_s`: estimate of the remaining
-    seconds; `launch` and `round` count from 1, and are 0 before the first.
+    `doing` is the current step in words. `launch` and `round` count from 1, and are 0 before the first launch
+    or round. `done` is the share of the benchmark that is done, 0 to 1. `left_s` is an estimate of the
+    remaining seconds.
     """
 
     doing: str
@@ -34,7 +35,11 @@ class Progress:
 
 
 class Timetable:
-    """Expected seconds of every part, scaled by the duration of the finished parts."""
+    """A timetable estimates the remaining time of a benchmark.
+
+    It knows how many seconds each step of the benchmark should take. It corrects these seconds by the time
+    that the finished steps took.
+    """
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
         self._plan = plan
@@ -46,15 +51,15 @@ class Timetable:
         self._measured_run_s: set[str] = set()
 
     def learn_run(self, entry: str, seconds: float) -> None:
-        """Set the duration of one run of an entry."""
+        """Set how many seconds one run of an entry takes."""
         self._run_s[entry] = seconds
 
     def finish(self, part: str) -> None:
-        """Count a finished part: `memory`, `launch`, `warm-up NAME` or `block NAME`."""
+        """Count a finished step of the benchmark: `memory`, `launch`, `warm-up NAME` or `block NAME`."""
         self._finished[part] = self._finished.get(part, 0) + 1
 
     def now(self, doing: str, launch: int = 0, round_number: int = 0) -> Progress:
-        """Return the progress at this moment, and the estimate of the remaining time."""
+        """Return the progress now, with an estimate of the remaining time."""
         configuration = self._plan.configuration
         spent = left = 0.0
         for part, (count, seconds) in self._parts().items():
@@ -77,7 +82,7 @@ class Timetable:
         )
 
     def _parts(self) -> dict[str, tuple[int, float]]:
-        """Return the number and the expected seconds of each part, by part."""
+        """Return how often each kind of step occurs in the benchmark, and its expected seconds, by name."""
         plan, configuration = self._plan, self._plan.configuration
         launches, rounds = configuration.launches, configuration.rounds
         parts = {"launch": (launches, _PROCESS_S), "memory": (len(memory_entries(plan)), _PROCESS_S)}
@@ -95,5 +100,5 @@ class Timetable:
 
 
 def memory_entries(plan: Plan) -> tuple[str, ...]:
-    """Return the entries whose memory is measured: all but controls and HTTP."""
+    """Return the entries whose memory is measured: all except controls and entries over HTTP."""
     return tuple(entry.name for entry in plan.entries if not entry.control and entry.via == "session")

@@ -43,7 +43,7 @@ GATE_S = 0.5
 
 
 class Runner:
-    """Runs one plan, once. `cancel` may be called from any thread or a signal handler."""
+    """A runner runs one plan, once. `cancel` may be called from any thread or from a signal handler."""
 
     def __init__(
         self, plan: Plan, progress: Callable[[Progress], None] = lambda _: None, *, worker: str = WORKER
@@ -61,14 +61,15 @@ class Runner:
         self._trials: list[RateTrial] = []
 
     def cancel(self) -> None:
-        """Stop soon; `run` then returns a partial bundle. Idempotent."""
+        """Stop soon. `run` then returns a partial bundle. This may be called more than once."""
         self._cancel.set()
 
     def run(self) -> Bundle:
         """Measure and return the bundle.
 
-        It is flagged `partial` after a cancellation, a KeyboardInterrupt, or a failure after the first
-        results. Raises MeasurementFailed for an earlier failure. No process remains after this call.
+        The bundle is flagged `partial` after a cancellation, a KeyboardInterrupt, or a failure after the
+        first results. Raises MeasurementFailed for a failure before the first results. No process remains
+        after this call.
         """
         plan = self._plan = _with_runtimes_of_service(self._plan)
         started_at = datetime.now(UTC)
@@ -192,7 +193,10 @@ class Runner:
 
 
 def _with_runtimes_of_service(plan: Plan) -> Plan:
-    """Return the plan with the service's runtime in each entry over HTTP. Raises MeasurementFailed."""
+    """Return the plan with the runtime that the service uses in each entry over HTTP.
+
+    Raises MeasurementFailed if the service does not answer, or has not loaded a model.
+    """
     entries = []
     for each in plan.worker_entries:
         if each.entry.via == "http" and plan.url is not None:

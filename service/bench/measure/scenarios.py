@@ -1,4 +1,4 @@
-"""Scenarios: warm a subject up, and run it back to back, on all cores, or at a given rate."""
+"""Scenarios: warm a model up, and run it back to back, on all cores, or at a given rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from service.bench.judge.summary import keeps_budget
 from service.bench.measure.subjects import Subject
 
 LEAD_IN_RUNS = 2
-"""Uncounted runs at the start of a block: the previous model has evicted this one from the CPU caches."""
+"""Number of runs at the start of a block that are not counted.
+
+The model that ran before has evicted this model from the CPU caches.
+"""
 
 _WARM_UP_RUNS = 10
 _WINDOW_S = 0.05
@@ -28,7 +31,11 @@ Columns = dict[BenchStage, list[int]]
 
 @dataclass(frozen=True)
 class WarmedUp:
-    """Result of a warm-up: number of runs, medians of the windows in nanoseconds, and whether they agree."""
+    """An object is the result of a warm-up.
+
+    `runs` is the number of runs. `windows_ns` has the median of each window in nanoseconds. `stable` says
+    whether the last three windows agree.
+    """
 
     runs: int
     windows_ns: tuple[int, ...]
@@ -36,10 +43,11 @@ class WarmedUp:
 
 
 def warm_up(subject: Subject, stage: BenchStage, least_s: float) -> WarmedUp:
-    """Warm up a subject: at least 10 runs and `least_s` seconds, then windows until three in a row agree.
+    """Warm up a subject.
 
-    There are at most ten windows. Each has at least 10 runs, and takes at least 50 ms (or `least_s`, if
-    that is shorter).
+    First it runs at least 10 times and for at least `least_s` seconds. Then windows of runs follow until
+    three windows in a row agree, at most ten. Each window has at least 10 runs, and takes at least 50 ms (or
+    `least_s`, if that is shorter).
     """
     runs = 0
     start = time.monotonic()
@@ -57,7 +65,10 @@ def warm_up(subject: Subject, stage: BenchStage, least_s: float) -> WarmedUp:
 def one_after_another(
     subject: Subject, least_runs: int, least_s: float, first: int = 0, *, lead_in: int = LEAD_IN_RUNS
 ) -> Columns:
-    """Single-stream: each run starts when the previous one has ended. Returns nanoseconds by stage."""
+    """Run the scenario single-stream: each run starts when the previous one has ended.
+
+    Return the nanoseconds of each run, by stage. `lead_in` runs at the start are not counted.
+    """
     for number in range(lead_in):
         subject.run(first + number)
     columns: Columns = {}
@@ -73,7 +84,10 @@ def one_after_another(
 def all_at_once(
     subject: Subject, executor: ThreadPoolExecutor, threads: int, least_runs: int, least_s: float
 ) -> tuple[int, int]:
-    """Offline: `threads` threads process images as fast as they can. Returns images and total nanoseconds."""
+    """Run the scenario offline: `threads` threads process images as fast as they can.
+
+    Return the number of images, and the nanoseconds from the start to the end.
+    """
     lock = threading.Lock()
     taken = 0
     start = time.perf_counter_ns()
@@ -95,10 +109,11 @@ def all_at_once(
 
 @dataclass(frozen=True)
 class Trial:
-    """Queries at one rate.
+    """A trial is the result of queries at one rate.
 
-    `latencies_ns`: times from the intended sending to the end; `inference_ns`: times of the network alone;
-    `abandoned`: number of queries that were not sent because the backlog was too long.
+    `latencies_ns` are the times from the intended sending of each query to its end. `inference_ns` are the
+    times of the network alone. `abandoned` is the number of queries that were not sent because the backlog
+    was too long.
     """
 
     rate_per_s: float
@@ -107,7 +122,7 @@ class Trial:
     abandoned: int
 
     def keeps(self, budget_ms: float) -> bool:
-        """Return whether every query was answered and the bound of the p99 is within the budget."""
+        """Return whether the trial is within the budget, as `keeps_budget` decides."""
         return keeps_budget(self.latencies_ns, self.abandoned, budget_ms)
 
 
@@ -120,8 +135,9 @@ def at_rate(
     budget_ms: float,
     draw: random.Random,
 ) -> Trial:
-    """Server: Poisson arrivals, served in FIFO order by `threads` threads.
+    """Run the scenario server at one rate.
 
+    Queries arrive at random times (Poisson), and `threads` threads answer them in the order of arrival.
     Latencies count from the intended send time, so that waiting for a busy thread is included.
     """
     arrivals: list[int] = []
@@ -166,10 +182,11 @@ def search_rate(
     budget_ms: float,
     draw: random.Random,
 ) -> Iterator[Trial]:
-    """Yield trials at 25, 50, 75 and 90 % of the capacity until a rate is over the budget, then bisect.
+    """Search for the highest rate within the budget, and yield the trials.
 
-    The bisection is between the highest rate within the budget and the lowest rate over it, until these are
-    within 5 % of each other.
+    The first rates are 25, 50, 75 and 90 % of the capacity, until a rate is over the budget. Then the
+    interval between the highest rate within the budget and the lowest rate over it is halved again and again,
+    until these two rates are within 5 % of each other.
     """
     images, elapsed_ns = all_at_once(subject, executor, threads, threads, _CAPACITY_S)
     capacity = images / (elapsed_ns / 1e9)

@@ -1,4 +1,4 @@
-"""Subjects of a benchmark: a network, the inference pipeline, or a service, timed per stage."""
+"""What a benchmark can run: a network, the inference pipeline, or a service. Each run is timed per stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from service.inference.runtimes.base import RUNTIMES, RuntimeName
 from service.latency.stages import Stopwatch
 
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
-"""Function from an image, float32 (1, C, H, W), to the card's main outputs by name, like `Session.run`."""
+"""Function that runs a network, like `Session.run`.
+
+It gets a preprocessed image, float32 (1, C, H, W), and returns the card's main outputs by name.
+"""
 StageTimes = dict[BenchStage, int]
 _SERVICE_STAGES: tuple[BenchStage, ...] = (
     "queue",
@@ -44,14 +47,17 @@ _OWN_STAGES: tuple[Literal["decode", "preprocess", "inference", "postprocess", "
 
 
 class Subject(Protocol):
-    """Subject of a benchmark. `run` is thread-safe."""
+    """A subject is what a benchmark runs and times. Several threads may call `run` at the same time."""
 
     def run(self, number: int) -> StageTimes:
-        """Run once on input `number` (modulo the number of inputs); return nanoseconds per stage."""
+        """Run once on one of the inputs, and return the nanoseconds of each stage.
+
+        `number` chooses the input; numbers beyond the last input start again at the first.
+        """
 
 
 class BareSession:
-    """The network alone, on preprocessed tensors; the only stage is `inference`."""
+    """The network alone, which gets preprocessed tensors. The only stage is `inference`."""
 
     def __init__(self, run: Run, tensors: Sequence[NDArray[np.float32]], extra_work: int = 0) -> None:
         self._run = run
@@ -70,7 +76,7 @@ class BareSession:
 
 
 class FromBytes:
-    """The service's pipeline from the bytes of an image to the outputs of the network, without the service.
+    """The service's pipeline from the bytes of an image to the outputs of the network, run in this process.
 
     For a detector, the pipeline also finds the objects, with the card's threshold, and has the additional
     stages `postprocess` and `nms`.
@@ -101,7 +107,8 @@ class FromBytes:
 def runtime_in_service(url: str, model: str) -> RuntimeName:
     """Return the runtime in which the service at `url` runs a model.
 
-    Services of earlier releases do not state it, and have only ONNX Runtime. Raises MeasurementFailed.
+    Services of earlier releases do not state the runtime, and have only ONNX Runtime. Raises
+    MeasurementFailed if the service does not answer, or has not loaded the model.
     """
     parts = urlsplit(url)
     connection = _connect(parts.scheme == "https", parts.netloc)
@@ -127,9 +134,10 @@ def runtime_in_service(url: str, model: str) -> RuntimeName:
 
 
 class ThroughService:
-    """A model of a running service, over one keep-alive connection per thread.
+    """A model of a running service. Each thread keeps one connection to the service.
 
-    `round_trip` is measured by the client; the other stages are from the service's response.
+    The stage `round_trip` is measured here. The times of all other stages are stated in the service's
+    response.
     """
 
     def __init__(
@@ -145,12 +153,15 @@ class ThroughService:
         self._opened: list[http.client.HTTPConnection] = []
 
     def close(self) -> None:
-        """Close all connections; no run may be in progress."""
+        """Close all connections. Call this only when nothing runs."""
         for connection in self._opened:
             connection.close()
 
     def run(self, number: int) -> StageTimes:
-        """Post one image. Raises MeasurementFailed if the response does not fit the model's task."""
+        """Post one image and return the nanoseconds of each stage.
+
+        Raises MeasurementFailed if there is no response, or if the response does not fit the model's task.
+        """
         data = self._images[number % len(self._images)]
         connection = self._connection()
         start = time.perf_counter_ns()

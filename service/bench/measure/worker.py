@@ -1,6 +1,7 @@
-"""Process of one launch: configuration on standard input, reports as JSON lines on standard output.
+"""Process of one launch.
 
-The process ends with its parent: its standard input closes when the parent ends, for whatever reason.
+It reads its configuration from standard input, and writes reports as JSON lines to standard output. The
+process ends with its parent: its standard input closes when the parent ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _MEMORY_RUNS = 5
 
 
 def main() -> int:
-    """Run the launch configured on standard input; return 0 if it succeeds."""
+    """Run the launch that is configured on standard input. Return 0 if it succeeds, and 1 if it fails."""
     config_line = sys.stdin.buffer.readline()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
@@ -233,7 +234,7 @@ def _read_model(worker_entry: WorkerEntry) -> tuple[Card, bytes]:
 
 
 def _open_model(runtime: RuntimeName, content: bytes, card: Card, threads: int) -> Session:
-    """Load a model as the service does: in OpenVINO, in the default precision of the CPU."""
+    """Load a model as the service does. OpenVINO runs it in the CPU's default precision."""
     try:
         return open_session(runtime, content, card, threads=threads)
     except SessionError as error:
@@ -255,9 +256,10 @@ def _report_memory(config: WorkerConfig, emit: Emit) -> None:
 
 
 def _measure_memory(entry: str, spec: InputSpec, load: Callable[[], Run]) -> Memory | None:
-    """Load the model, run it a few times, and return the memory; None if the system does not report it.
+    """Load the model, run it a few times, and return how much memory the process took.
 
-    Call it in a process that has only imported the runtime. The input is created before the first reading.
+    Return None if the system does not report memory. Call this in a process that has only imported the
+    runtime. The input is created before memory is read for the first time.
     """
     tensor = np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)
     before = _resident("VmRSS")

@@ -1,4 +1,7 @@
-"""Accuracy of a model with its interval; the measured disagreement is subtracted from an inherited one."""
+"""Estimate the accuracy of a model, with an interval.
+
+From an inherited accuracy, the measured disagreement with the parent is subtracted.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from service.bench.bundle import ModelFacts
 
 @dataclass(frozen=True)
 class AccuracyEstimate:
-    """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words.
+    """An accuracy, 0 to 1, with its 95 % interval.
 
-    `ranked`: the accuracy by which models are ranked. It is measured on the half of the user's pictures that
-    `value` is not measured on; None unless the kind is `evaluated`.
+    `kind` is the kind of the accuracy, and `how` says in words how it was determined. `ranked` is the
+    accuracy by which models are ranked. It is measured on the half of the user's pictures on which `value` is
+    not measured. It is None unless the kind is `evaluated`.
     """
 
     value: float
@@ -26,15 +30,20 @@ class AccuracyEstimate:
 
     @property
     def compared(self) -> float:
-        """Accuracy to rank by: `ranked` if there is one, because the best of several values is too high."""
+        """Accuracy by which models are ranked: `ranked`, or `value` if `ranked` is None.
+
+        The highest of several measured accuracies is probably too high. So `value`, which is shown, is
+        measured on pictures that do not rank the models.
+        """
         return self.value if self.ranked is None else self.ranked
 
 
 def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:
-    """Return the accuracy to compare models by; None if it is unknown.
+    """Return the accuracy by which models are compared, or None if it is unknown.
 
-    An inherited accuracy is that of the fp32 model minus the measured disagreement: the worst case, in which
-    the fp32 model is right wherever the two differ. The upper end of the interval is that of the fp32 model.
+    For an inherited accuracy, this is the accuracy of the fp32 model minus the measured disagreement. This is
+    the worst case, in which the fp32 model is right wherever the two models differ. The upper end of the
+    interval is that of the fp32 model.
     """
     accuracy = facts.accuracy
     if accuracy is None:

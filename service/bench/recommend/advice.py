@@ -24,9 +24,10 @@ from service.inference.runtimes.opening import is_installed, runtime_version, se
 class Advice:
     """A recommendation with its evidence, for machines of one kind.
 
-    `name`: name of the kind; `machine`: a machine of the kind; `is_here`: whether the machine of this process
-    is of the kind; `benchmarks`: number of benchmarks of the kind. `others`: the advice for each other kind
-    that has benchmarks, with no `others` of its own, and with evidence from benchmarks of its kind only.
+    `name` is the name of the kind. `machine` is a machine of the kind. `is_here` says whether the machine of
+    this process is of the kind. `benchmarks` is the number of benchmarks on machines of the kind. `others`
+    has the advice for each other kind that has benchmarks. The evidence of such an advice is from benchmarks
+    of its own kind only, and its own `others` is empty.
     """
 
     recommendation: Recommendation
@@ -39,7 +40,10 @@ class Advice:
 
 
 def this_machine() -> Fingerprint:
-    """Return the fingerprint that usable benchmarks have on this machine."""
+    """Return the fingerprint of this machine now, with which the fingerprints of benchmarks are compared.
+
+    It has the versions and options of all installed runtimes.
+    """
     installed: list[RuntimeName] = [name for name in RUNTIMES if is_installed(name)]
     return take_fingerprint(
         {name: runtime_version(name) for name in installed},
@@ -48,7 +52,7 @@ def this_machine() -> Fingerprint:
 
 
 def _unknown_accuracies(cards: Mapping[str, Card], servings: Mapping[str, Serving]) -> dict[str, str]:
-    """Return, by model, why its accuracy in the service is unknown although the card has one."""
+    """Return, by name of the model, why the accuracy in the service is unknown although the card has one."""
     return {
         name: reason
         for name, card in cards.items()
@@ -67,9 +71,9 @@ def advise_here(
 ) -> Advice:
     """Recommend a model of the zoo for machines of one kind, from benchmarks of such machines.
 
-    `machine`: name of the kind; None: the kind of this machine. `evaluation`: rank by the accuracy on its
-    pictures. Raises InvalidParameter if no kind has this name, or if several kinds have it and this machine
-    is of none of them.
+    `machine` is the name of the kind; None means the kind of this machine. With an `evaluation`, models are
+    ranked by their accuracy on its pictures. Raises InvalidParameter if no kind has this name, or if several
+    kinds have it and this machine is of none of them.
     """
     kinds = kinds_of(bundles, here.machine)
     wanted = here.machine if machine is None else chosen(kinds, machine, here.machine)
@@ -119,12 +123,12 @@ def advise_from(
     evaluation: Evaluation | None = None,
     machine: str | None = None,
 ) -> Advice:
-    """Recommend a model of the bundles for the machine that they were measured on.
+    """Recommend a model of the bundles for the machine on which they were measured.
 
-    `machine`: name of the kind of machine; needed if the bundles are from several. `evaluation`: rank by the
-    accuracy on its pictures. Raises InvalidBundle if the bundles are from several kinds of machines and
-    none is named, and InvalidParameter if no kind has the name, or several have it. Models whose file in the
-    zoo differs from the measured one are rejected as stale.
+    `machine` is the name of a kind of machine; it is needed if the bundles are from several kinds. With an
+    `evaluation`, models are ranked by their accuracy on its pictures. Raises InvalidBundle if the bundles are
+    from several kinds of machines and `machine` is None, and InvalidParameter if no kind has the name, or if
+    several kinds have it. A model whose file in the zoo differs from the measured one is rejected as stale.
     """
     kinds = kinds_of(bundles)
     if machine is not None:
@@ -154,7 +158,7 @@ def advise_from(
 
 
 def _default_labels(registry: Registry, task: Task) -> str:
-    """Return the label set of the task's default model; empty if that model does not exist."""
+    """Return the label set of the task's default model, or an empty text if that model does not exist."""
     name = registry.default_detector if task == "object-detection" else registry.default_model
     for entry in registry.entries:
         if entry.name == name and entry.card is not None:

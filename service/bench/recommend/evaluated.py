@@ -13,13 +13,14 @@ from service.errors import InvalidParameter
 from service.evaluation.result import Evaluation, LabelSet
 
 RANKED, QUOTED = 0, 1
-"""Index of the half of the pictures that ranks the models, and of the half that gives the figures."""
+"""Index of the half of the pictures that ranks models, and of the half that gives their figures."""
 
 
 def task_of(evaluation: Evaluation | None, given: Task | None) -> Task:
-    """Return the task to recommend for: that of the evaluation, else the given one, else classification.
+    """Return the task of the models to recommend.
 
-    Raises InvalidParameter if the given task is not that of the evaluation.
+    This is the task of the evaluation. Without an evaluation it is the given task, and without a given task,
+    classification. Raises InvalidParameter if the given task is not that of the evaluation.
     """
     if evaluation is None:
         return given or "image-classification"
@@ -31,9 +32,10 @@ def task_of(evaluation: Evaluation | None, given: Task | None) -> Task:
 
 
 def labels_of(evaluation: Evaluation, given: str | None) -> str:
-    """Return the label set to recommend for: the given one, or the one that covers the most pictures.
+    """Return the label set of the models to recommend.
 
-    Raises InvalidParameter if no model of the given label set was evaluated.
+    This is the given label set. If none is given, it is the one that covers the most pictures. Raises
+    InvalidParameter if no model of the given label set was evaluated.
     """
     judged = {model.labels for model in evaluation.models}
     sets = [each for each in evaluation.label_sets if each.labels in judged]
@@ -48,7 +50,7 @@ def labels_of(evaluation: Evaluation, given: str | None) -> str:
 
 
 def estimate_on(evaluation: Evaluation, facts: ModelFacts) -> AccuracyEstimate | str:
-    """Return the accuracy of a model on the data, or the reason, in words, why there is none."""
+    """Return the accuracy of a model in the evaluation. If it has none, return the reason in words."""
     result = evaluation.model(facts.name)
     run = f"run `{evaluate_command(evaluation, [facts.name])}`"
     if result is None:
@@ -71,7 +73,10 @@ def estimate_on(evaluation: Evaluation, facts: ModelFacts) -> AccuracyEstimate |
 
 
 def evaluate_command(evaluation: Evaluation, models: Sequence[str]) -> str:
-    """Return the command that evaluates these models; it has only the last part of the data's path."""
+    """Return the command that evaluates these models.
+
+    It names the data by the last part of their path, because the evaluation does not record the whole path.
+    """
     return f"weighin evaluate --data {shlex.quote(evaluation.data.name)} --models {','.join(models)}"
 
 
@@ -98,10 +103,10 @@ def elsewhere(models: Iterable[ModelFacts], task: Task) -> str:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A model that fits, other than the best one.
+    """A model that is within all bounds, but is not the recommended one.
 
-    `p50_ms`: its median, infinite if unknown. `faster`: how much faster it is, in words; empty unless the
-    difference is significant.
+    `p50_ms` is its median latency, infinite if it is unknown. `faster` says in words how much faster it is
+    than the recommended model; it is empty unless the difference is significant.
     """
 
     facts: ModelFacts
@@ -110,9 +115,9 @@ class Alternative:
 
 
 def similar(evaluation: Evaluation, best: ModelFacts, alternatives: Iterable[Alternative]) -> Iterable[str]:
-    """Yield notes on models that are smaller or faster than `best`, at indistinguishable accuracy.
+    """Yield notes on models that are smaller or faster than `best`, and not distinguishable in accuracy.
 
-    The notes name the smallest and the fastest of these models, and count the others.
+    The notes name the smallest and the fastest of these models, and count all further ones.
     """
     pairs = {
         name: pair

@@ -26,8 +26,9 @@ _RESAMPLES = 1000
 class StoredBundle:
     """A bundle with its id, and two caches.
 
-    `compared`: how much faster the first entry of a pair is, in words (None: it is not), by pair of entries.
-    `intervals`: 95 % intervals of the medians in nanoseconds, by entry.
+    `compared` says in words how much faster the first entry of a pair is than the second, by pair of entries;
+    it is None if the first entry is not significantly faster. `intervals` has the 95 % intervals of the
+    medians in nanoseconds, by entry.
     """
 
     id: str
@@ -38,7 +39,10 @@ class StoredBundle:
 
 @dataclass(frozen=True)
 class Measured:
-    """Usable benchmark of a model: single-stream inference on one thread, in the service's runtime."""
+    """A benchmark of one model that can be used as evidence.
+
+    It measured single-stream inference on one thread, in the service's runtime.
+    """
 
     stored: StoredBundle
     entry: Entry
@@ -55,7 +59,7 @@ class Measured:
 
     @cached_property
     def samples_ns(self) -> NDArray[np.int64]:
-        """Durations in nanoseconds, int64 (runs,), sorted."""
+        """Durations of the runs in nanoseconds, int64 (runs,), in ascending order."""
         return np.sort(np.array(self.stored.bundle.samples(self.entry.name, "inference"), dtype=np.int64))
 
     @property
@@ -65,11 +69,11 @@ class Measured:
 
     @property
     def p50_ms(self) -> float:
-        """Median in milliseconds, with microsecond resolution."""
+        """Median in milliseconds, rounded to microseconds."""
         return round(float(np.median(self.samples_ns)) / 1e6, 3)
 
     def percentile(self, fraction: float) -> PercentileBound | None:
-        """Return a percentile with its 99 % bound; None for too few runs."""
+        """Return the percentile `fraction` with its 99 % bound, or None if there are too few runs for it."""
         return percentile_bound(self.samples_ns.tolist(), fraction)
 
     def confidence(self, fraction: float, limit_ns: float) -> float:
@@ -84,9 +88,9 @@ class Measured:
 
     @property
     def median_interval_ns(self) -> tuple[float, float] | tuple[None, None]:
-        """The 95 % interval of the median, by a bootstrap over launches and rounds within them.
+        """The 95 % interval of the median, by a bootstrap over launches and the rounds within them.
 
-        (None, None) for fewer than MIN_ROUNDS rounds, because their resamples would be too alike.
+        It is (None, None) for fewer than MIN_ROUNDS rounds, because the resamples would be too alike.
         """
         if len(self.stored.bundle.blocks_of(self.entry.name)) < MIN_ROUNDS:
             return None, None
@@ -125,7 +129,7 @@ class Measured:
 
     @property
     def caveats(self) -> list[str]:
-        """Reasons to doubt the benchmark, in words. It counts as evidence nevertheless."""
+        """Reasons to doubt the benchmark, in words. Despite them, the benchmark counts as evidence."""
         bundle = self.stored.bundle
         return [
             f"{flag.kind}: {flag.reason}"
@@ -136,9 +140,11 @@ class Measured:
 
 @dataclass
 class Evidence:
-    """Usable benchmarks, and the reasons why others are unusable; both by model, newest first.
+    """Evidence holds the benchmarks that can be used, and says why benchmarks cannot be used.
 
-    `used`: ids of the bundles with a usable benchmark; `unused`: why each other bundle has none, by id.
+    `usable` has the usable benchmarks of each model, and `unusable` the reasons why benchmarks of a model are
+    not usable; both are by name of the model, the newest first. `used` has the ids of the bundles that have a
+    usable benchmark. `unused` says, by id, why a bundle has none.
     """
 
     usable: dict[str, list[Measured]] = field(default_factory=dict)
@@ -147,7 +153,11 @@ class Evidence:
     unused: dict[str, str] = field(default_factory=dict)
 
     def best(self, model: str, fraction: float) -> Measured | None:
-        """Return the model's newest benchmark that has the percentile `fraction`, else its newest one."""
+        """Return the model's newest benchmark that has enough runs for the percentile `fraction`.
+
+        If no benchmark has enough runs, return the model's newest one. Return None if the model has no usable
+        benchmark.
+        """
         usable = self.usable.get(model, [])
         with_percentile = (measured for measured in usable if measured.percentile(fraction))
         return next(with_percentile, next(iter(usable), None))
@@ -160,14 +170,14 @@ def weigh_evidence(
     servings: Mapping[str, Serving] = MappingProxyType({}),
     machine: Machine | None = None,
 ) -> Evidence:
-    """Sort benchmarks into usable ones and unusable ones, with reasons.
+    """Find which benchmarks can be used as evidence, and why the others cannot.
 
-    `here`: fingerprint of this machine; None if the recommendation is for the machine of the bundles.
-    `hashes`: SHA-256 of the model files in the zoo, by name. `servings`: runtime and precision in which the
-    service runs the models, by name; by default ONNX Runtime, in the precision of the card. `machine`: the
-    kind of machine that the recommendation is for; by default that of this machine. For another kind, a
-    benchmark of any precision is usable if the precision in `servings` is unknown, because `weighin bench`
-    and the service use the same precision on a CPU.
+    `here` is the fingerprint of this machine; it is None if the recommendation is for the machine of the
+    bundles. `hashes` has the SHA-256 of the model files in the zoo, by name of the model. `servings` has the
+    runtime and the precision in which the service runs each model; by default, this is ONNX Runtime, in the
+    precision of the card. `machine` is the kind of machine that the recommendation is for; by default, that
+    of this machine. For another kind, a benchmark of any precision is usable if the precision in `servings`
+    is unknown, because `weighin bench` and the service use the same precision on a CPU.
     """
     evidence, is_elsewhere = Evidence(), False
     if here is not None and machine is not None and machine != here.machine:
@@ -197,7 +207,7 @@ def weigh_evidence(
 
 
 def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:
-    """Return the reason against the whole bundle, or None."""
+    """Return why no entry of the bundle can be used, or None if the bundle as a whole can be used."""
     if here is not None:
         machine = same_machine(here, bundle.fingerprint)
         if machine:
@@ -222,9 +232,9 @@ def _entry_problem(
     *,
     any_precision: bool,
 ) -> str | None:
-    """Return the reason against one entry, or None.
+    """Return why this entry of the bundle cannot be used, or None if it can.
 
-    `any_precision`: whether any precision is usable if the precision in the service is unknown.
+    With `any_precision`, every precision is usable if the precision in the service is unknown.
     """
     facts = bundle.model_of(entry)
     serving = serving or Serving("onnxruntime", facts.precision)

@@ -12,10 +12,10 @@ _DETAILS = ("architecture", "cpu_id", "isa", "cpus", "quota_cores")
 
 
 def kinds_of(bundles: Iterable[StoredBundle], here: Machine | None = None) -> dict[str, Machine]:
-    """Return the kinds of machines of the bundles, and that of `here`, by name, sorted by name.
+    """Return the kinds of machines of the bundles, and the kind of `here`, by name and sorted by name.
 
     Machines are of one kind if all their fields are equal. A kind has the name of its machines. If several
-    kinds have the same name, the fields in which they differ are added to it.
+    kinds have the same name, each of these names is extended by the fields in which the kinds differ.
     """
     by_name: dict[str, list[Machine]] = {}
     for machine in {*(stored.bundle.fingerprint.machine for stored in bundles), *([here] if here else [])}:
@@ -29,9 +29,11 @@ def kinds_of(bundles: Iterable[StoredBundle], here: Machine | None = None) -> di
 
 
 def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None) -> Machine:
-    """Return the kind with this name. Raises InvalidParameter if there is none, or if several kinds have it.
+    """Return the kind of machine that has this name.
 
-    A name without the added fields that several kinds have means the kind of `here`, if this is one of them.
+    If the names of several kinds differ only in the fields that extend them, the name without these fields
+    means the kind of `here`. Raises InvalidParameter if no kind has the name, or if several have it and
+    `here` is of none of them.
     """
     alike = {full: machine for full, machine in kinds.items() if machine.name == name}
     if name in kinds:
@@ -44,7 +46,10 @@ def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None)
 
 
 def _details(machine: Machine, alike: Iterable[Machine]) -> str:
-    """Return the fields in which the machines `alike` differ, with the values of `machine`; may be empty."""
+    """Return the fields in which the machines `alike` differ, with the values of `machine`, as a text.
+
+    The text is empty if there is only one machine.
+    """
     details = []
     for field in _DETAILS:
         values = [getattr(each, field) for each in alike]

@@ -1,4 +1,7 @@
-"""Pareto front over accuracy, latency and bytes; only significantly worse models are dominated."""
+"""Pareto front over accuracy, latency and file size.
+
+A model is dominated only if it is significantly less accurate and slower, and not smaller.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,17 @@ class Contender(Protocol):
 
     @property
     def bytes(self) -> int:
-        """Size of its file."""
+        """Size of the model's file."""
 
     @property
     def accuracy(self) -> AccuracyEstimate | None:
-        """Its accuracy; None if it is unknown."""
+        """The model's accuracy, or None if it is unknown."""
 
     def faster_than(self, other: Self) -> str | None:
-        """Return how much faster it is than `other`, in words; None unless significantly faster."""
+        """Return in words how much faster this model is than `other`.
+
+        Return None if it is not significantly faster.
+        """
 
 
 C = TypeVar("C", bound=Contender)
@@ -56,11 +62,14 @@ class Candidate:
 
     @property
     def bytes(self) -> int:
-        """Size of its file."""
+        """Size of the model's file."""
         return self.measured.facts.bytes
 
     def faster_than(self, other: Candidate) -> str | None:
-        """Return how much faster it is than `other`, in words; None unless significantly faster."""
+        """Return in words how much faster this model is than `other`.
+
+        Return None if it is not significantly faster.
+        """
         return faster_words(self.measured, other.measured)
 
 
@@ -102,7 +111,7 @@ def _dominated(mine: C, theirs: C) -> Dominated | None:
 
 
 def faster_words(one: Measured, other: Measured) -> str | None:
-    """Return how much faster `one` is than `other`, in words; None unless significantly faster."""
+    """Return in words how much faster `one` is than `other`, or None if it is not significantly faster."""
     if one.stored is other.stored:
         return _paired(one.stored, one.entry.name, other.entry.name)
     return faster_by_intervals(one.median_interval_ns, other.median_interval_ns)
@@ -111,9 +120,9 @@ def faster_words(one: Measured, other: Measured) -> str | None:
 def faster_by_intervals(
     one: tuple[float, float] | tuple[None, None], other: tuple[float, float] | tuple[None, None]
 ) -> str | None:
-    """Return in words how much faster `one` is than `other`, by the intervals of their medians in ns.
+    """Return in words how much faster one model is than another, by the intervals of their medians in ns.
 
-    None if the intervals overlap, or if one of them is unknown.
+    Return None unless both intervals are known and all of `one` lies below `other`.
     """
     (_, high), (low, _) = one, other
     if high is None or low is None or high >= low:

@@ -1,4 +1,4 @@
-"""Recommend a model: compare bounds with benchmarks, rank models that fit, give reasons against others."""
+"""Recommend a model: compare benchmarks with bounds, rank the models that fit, and say why others do not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _SIGNIFICANT_MS = 3
 
 @dataclass(frozen=True)
 class Constraints:
-    """Bounds of a recommendation; None: no bound. Raises InvalidParameter for invalid values."""
+    """Constraints are the bounds within which a model must be. A bound that is None does not apply.
+
+    Raises InvalidParameter for invalid values.
+    """
 
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -55,7 +58,10 @@ class Constraints:
 
     @property
     def latency_bounds(self) -> list[tuple[float, float]]:
-        """(fraction, milliseconds) of each bounded percentile, highest first."""
+        """The bounds on latency, the highest percentile first.
+
+        A bound is a pair of the percentile as a fraction, such as 0.99, and of milliseconds.
+        """
         bounds = ((0.99, self.p99_ms), (0.90, self.p90_ms), (0.50, self.p50_ms))
         return [(fraction, limit) for fraction, limit in bounds if limit is not None]
 
@@ -64,7 +70,8 @@ class Constraints:
 class Fit:
     """A model within all bounds.
 
-    `confidence`: confidence, 0 to 1, that its latency is within the bounds; None if latency has no bounds.
+    `confidence` is the confidence, 0 to 1, that its latency is within the bounds. It is None if there are no
+    bounds on latency, or if the model was not measured.
     """
 
     facts: ModelFacts
@@ -76,7 +83,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A model that does not fit, with all reasons."""
+    """A model that does not fit. `reason` has all reasons."""
 
     model: str
     reason: str
@@ -84,11 +91,12 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Recommendation with its reasons.
+    """A recommendation with its reasons.
 
-    `why`: reason for `recommended`; `accuracy_of`: on which pictures the accuracies were measured;
-    `measured`: all models with a usable benchmark; `run`: command that measures the missing models;
-    `evaluate`: command that evaluates the missing models on the data.
+    `why` is the reason for `recommended`, or why no model fits. `accuracy_of` describes the pictures on which
+    the accuracies were measured. `measured` has all models with a usable benchmark. `run` is the command that
+    measures the models that lack a benchmark. `evaluate` is the command that evaluates the models that the
+    evaluation lacks.
     """
 
     recommended: str | None
@@ -104,17 +112,17 @@ class Recommendation:
 
     @property
     def pareto(self) -> tuple[Candidate, ...]:
-        """The models of `measured` that no other one dominates."""
+        """The models of `measured` that no model dominates."""
         return self._front[0]
 
     @property
     def dominated(self) -> tuple[Dominated, ...]:
-        """The models of `measured` that another one dominates."""
+        """The models of `measured` that another model dominates."""
         return self._front[1]
 
     @cached_property
     def _front(self) -> tuple[tuple[Candidate, ...], tuple[Dominated, ...]]:
-        """The front and the dominated models; computed only on demand, because it takes long."""
+        """The front and the dominated models. They are computed only on demand, because this takes long."""
         best, dominated = front(self.measured)
         return tuple(best), tuple(dominated)
 
@@ -131,11 +139,12 @@ def recommend(
     unknown_accuracies: Mapping[str, str] = MappingProxyType({}),
     machine: str | None = None,
 ) -> Recommendation:
-    """Recommend the best of `models` within `constraints`. `broken`: why models are not served, by name.
+    """Recommend the best of `models` within `constraints`.
 
-    `servings`: runtime in which the service runs the models, by name; by default ONNX Runtime.
-    `unknown_accuracies`: why a model's accuracy in the service is unknown, by name. `machine`: name of the
-    kind of machine that the evidence is from; None: this machine.
+    `broken` says why models are not served, by name. `servings` has the runtime in which the service runs
+    each model; by default, this is ONNX Runtime. `unknown_accuracies` says why the accuracy of a model in the
+    service is unknown, by name. `machine` is the name of the kind of machine that the evidence is from; None
+    means this machine.
 
     Only models of one task and one label set are compared, by default `default_labels`, because accuracies on
     different label sets are not comparable. With an `evaluation`, which must be of the same task, accuracies
@@ -205,10 +214,10 @@ def recommend(
 
 
 def command(models: Sequence[str], runtimes: Mapping[str, RuntimeName] = MappingProxyType({})) -> str:
-    """Return the command that measures these models, each in its runtime (by default ONNX Runtime).
+    """Return the command that measures these models, each in its runtime. The default is ONNX Runtime.
 
-    It has one part per runtime, joined by `&&`, because `weighin bench` runs every model in every runtime
-    that it is given.
+    For each runtime, the command calls `weighin bench` once, because `weighin bench` runs every model in
+    every runtime that it is given. These calls are joined by `&&`.
     """
     commands = []
     for runtime in RUNTIMES:
@@ -226,7 +235,11 @@ def _highest(constraints: Constraints) -> float:
 def _labels(
     constraints: Constraints, models: Iterable[ModelFacts], default: str, evaluation: Evaluation | None
 ) -> str:
-    """Return the label set to compare. Raises InvalidParameter for one that no model of the task has."""
+    """Return the label set of the models to compare.
+
+    Raises InvalidParameter if the constraints ask for a label set that no model of the task has, or, with an
+    evaluation, that no evaluated model has.
+    """
     sets = sorted({facts.labels for facts in models if facts.task == constraints.task})
     if evaluation is not None:
         return labels_of(evaluation, constraints.labels)
@@ -267,7 +280,7 @@ def _latency(
     where: str,
     run: str,
 ) -> tuple[list[str], bool]:
-    """Return the reasons why the latency is not within the bounds, and whether a benchmark is missing."""
+    """Return why the latency is not known to be within the bounds, and whether a benchmark is missing."""
     bounds = constraints.latency_bounds
     if not bounds:
         return [], False
@@ -325,7 +338,7 @@ def _fit(
 
 
 def _with_similar(evaluation: Evaluation, fits: Sequence[Fit]) -> Fit:
-    """Return the first fit, with notes by `similar` on the other fits."""
+    """Return the first of the models that fit, with notes on similar models among the rest."""
     best, *others = fits
     alternatives = []
     for fit in others:
@@ -341,7 +354,11 @@ def _median(fit: Fit) -> float:
 
 
 def _rank(fit: Fit) -> tuple[float, float, int]:
-    """Sort key: most accurate first, ties by median latency, then by size; unknown accuracies last."""
+    """Return the key by which models that fit are sorted.
+
+    The most accurate model comes first. Models of equal accuracy are sorted by median latency, then by size.
+    Models of unknown accuracy come last.
+    """
     median = _median(fit)
     accuracy = fit.accuracy
     if accuracy is None:
@@ -350,9 +367,10 @@ def _rank(fit: Fit) -> tuple[float, float, int]:
 
 
 def _why(constraints: Constraints, fits: Sequence[Fit], *, nothing_measured: bool) -> str:
-    """Return the reason for the first fit, or why nothing fits.
+    """Return the reason for the first model that fits, or why no model fits.
 
-    `nothing_measured`: no model has a usable benchmark, and some models lack nothing else.
+    `nothing_measured` says that no model has a usable benchmark, and that at least one model lacks nothing
+    else.
     """
     if not fits:
         what = "no usable benchmark" if nothing_measured else "no model is within all bounds"

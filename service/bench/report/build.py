@@ -41,9 +41,10 @@ from service.text.display import counted, joined, shown
 def build_report(
     stored: StoredBundle, digest: str, cards: Mapping[str, Card], evaluation: Evaluation | None = None
 ) -> Report:
-    """Return the report of a benchmark. `digest`: digest of its bundle, as the bundle's file states it.
+    """Return the report of a benchmark.
 
-    `cards`: cards of the zoo by model name, for facts that a bundle lacks.
+    `digest` is the digest that the file of the bundle states. `cards` has the cards of the zoo by name of the
+    model, for facts that a bundle lacks.
 
     Accuracies are those that the cards stated when the benchmark ran. If there is an evaluation, models of
     its label sets have their accuracy on its pictures instead. Such a model has no accuracy if the evaluation
@@ -71,7 +72,7 @@ def build_report(
 
 
 def _has_median(bundle: Bundle, entry: Entry) -> bool:
-    """Return whether the entry has latencies of single images, and runs as models in the service run."""
+    """Return whether the entry has latencies of single images, and `is_like_the_service` accepts it."""
     return (
         bundle.configuration.scenario == "single-stream"
         and is_like_the_service(entry)
@@ -80,7 +81,10 @@ def _has_median(bundle: Bundle, entry: Entry) -> bool:
 
 
 def _results(bundle: Bundle, evaluation: Evaluation) -> dict[str, ModelResult]:
-    """Return the evaluation's results for the measured models, by name, in the bundle's order."""
+    """Return the evaluation's results for the measured models by name, in the order of the bundle.
+
+    Models that the evaluation does not have, or has with another file or other labels, are left out.
+    """
     results = {facts.name: same_model(evaluation, facts) for facts in bundle.models}
     return {name: result for name, result in results.items() if result is not None}
 
@@ -110,10 +114,10 @@ def _accuracy(
 def _verdict(
     evaluation: Evaluation, result: ModelResult, results: Iterable[ModelResult]
 ) -> tuple[Literal["highest", "worse", "not distinguishable"] | None, str | None]:
-    """Compare a model with its rival, the most accurate model of its label set; return verdict and rival.
+    """Compare a model with its rival, the most accurate model of its label set.
 
-    If several models are the most accurate, the rival is the first of them by name. There is no rival if the
-    model itself has the highest accuracy.
+    Return the verdict and the rival. If several models are the most accurate, the rival is the first of them
+    by name. There is no rival if the model itself has the highest accuracy.
     """
     rivals = [each for each in results if each.labels == result.labels]
     best = [each.name for each in highest(rivals, lambda each: each.accuracy.value)]
@@ -137,7 +141,7 @@ def _figure(estimate: AccuracyEstimate) -> AccuracyFigure:
 def _fronts(
     bundle: Bundle, measured: Mapping[str, Measured], accuracies: Mapping[str, AccuracyFigure | None]
 ) -> tuple[Front, ...]:
-    """Return a front for each task and label set, in the bundle's order."""
+    """Return one front for each pair of task and label set, in the order of the bundle."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for name, each in measured.items():
         facts = bundle.model_of(bundle.entry(name))
@@ -341,7 +345,11 @@ def _question(bundle: Bundle, evaluation: Evaluation | None) -> str:
 
 
 def _answer(front: Front) -> str:
-    """Describe the front in a sentence: its best models by each criterion, and how many are on it."""
+    """Describe a front in a sentence.
+
+    The sentence names the most accurate, the fastest and the smallest models, and says how many are on the
+    front.
+    """
     known = {each.entry: each.accuracy.value for each in front.models if each.accuracy is not None}
     fastest = highest(front.models, lambda each: -each.p50_ms)
     smallest = highest(front.models, lambda each: -each.bytes)
@@ -366,5 +374,5 @@ def _answer(front: Front) -> str:
 
 
 def _ms(nanoseconds: float) -> float:
-    """Convert to milliseconds, exact to the nanosecond."""
+    """Convert nanoseconds to milliseconds, rounded to whole nanoseconds."""
     return round(nanoseconds / 1e6, 6)

@@ -15,7 +15,7 @@ from service.text.display import counted, shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
 _FEW_PICTURES = 100
-"""Fewer pictures give a caveat. With this number, an accuracy of 80 % is known to about 8 points."""
+"""A label set with fewer pictures gets a caveat. With 100, an accuracy of 80 % is known to about 8 points."""
 
 
 def find_caveats(
@@ -114,7 +114,7 @@ def _accuracy(
 
 
 def _cards(bundle: Bundle, cards: Mapping[str, Card]) -> Iterator[Caveat]:
-    """Yield caveats on the measured models that follow from the zoo's cards."""
+    """Yield caveats on the measured models that follow from the cards in the zoo."""
     missing = tuple(facts.name for facts in bundle.models if facts.name not in cards)
     if missing:
         yield _caveat(
@@ -139,7 +139,7 @@ def _cards(bundle: Bundle, cards: Mapping[str, Card]) -> Iterator[Caveat]:
 
 
 def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
-    """Yield caveats on the evaluation: on its pictures, and on how it differs from the benchmark."""
+    """Yield caveats on the evaluation's pictures, and on differences between evaluation and benchmark."""
     data = evaluation.data
     covered = evaluated_labels(evaluation)
     others = tuple(facts.name for facts in bundle.models if facts.labels not in covered)
@@ -211,19 +211,22 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
 
 
 def evaluated_labels(evaluation: Evaluation) -> set[str]:
-    """Return the label sets whose models the evaluation has."""
+    """Return the label sets of which the evaluation has models."""
     return {model.labels for model in evaluation.models}
 
 
 def same_model(evaluation: Evaluation, facts: ModelFacts) -> ModelResult | None:
-    """Return the evaluation's result for the very file that was measured, with the same labels, or None."""
+    """Return the evaluation's result for a measured model.
+
+    Return None if the evaluation does not have the model, or has it with another file or with other labels.
+    """
     result = evaluation.model(facts.name)
     same = result is not None and (result.sha256, result.labels) == (facts.sha256, facts.labels)
     return result if same else None
 
 
 def _some(names: Sequence[str]) -> str:
-    """Return the first five names, and how many more there are, as a text."""
+    """Return the first five names as a text. If there are more names, the text also says how many."""
     more = len(names) - 5
     return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 

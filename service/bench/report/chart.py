@@ -1,4 +1,8 @@
-"""Chart of a front as SVG: accuracy over median latency, circle areas by file size, labels placed."""
+"""Chart of a front as SVG.
+
+It shows accuracy over median latency. A circle stands for a model; its area shows the size of the file. The
+labels are placed so that they do not overlap.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ LEFT, RIGHT, TOP, BOTTOM = 64.0, WIDTH - 16.0, 44.0, HEIGHT - 52.0
 """Edges of the plot in SVG units."""
 _FONT = 12.0
 _CHARACTER = 0.61 * _FONT
-"""Width of a character: an upper estimate of the mean width in common sans-serif fonts."""
+"""Width of a character in SVG units: an upper estimate of the mean width in common sans-serif fonts."""
 _LINE = 1.25 * _FONT
 _LARGEST, _SMALLEST = 14.0, 4.0
-"""Radii of circles."""
+"""Radius of the circle of the largest file, and smallest radius of any circle."""
 _MOST_LETTERS = 44
 _LEADER_FROM = 14.0
-"""Distance from which a line connects a label with its circle."""
+"""If a label is at least this far from its circle, a line connects the two."""
 _DISTANCES = (4.0, 9.0, 16.0, 25.0, 36.0, 49.0, 64.0, 81.0, 100.0, 121.0, 144.0)
 _ANGLES = (
     0,
@@ -47,12 +51,12 @@ _ANGLES = (
     -75,
     75,
 )
-"""Directions of a label in degrees, clockwise from the right, the preferred ones first."""
+"""Directions from a circle to its label, in degrees clockwise from the right; preferred ones come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A place for a label: its distance and direction from the circle, and the cost of the place."""
+    """A place where a label can be: its distance and direction from the circle, and the cost of the place."""
 
     cost: float
     distance: float
@@ -62,7 +66,7 @@ class _Place:
 
 
 def _places() -> Iterator[_Place]:
-    """Yield the possible places; near places and preferred directions have low costs."""
+    """Yield the possible places. Near places and preferred directions have low costs."""
     for distance, (rank, degrees) in itertools.product(_DISTANCES, enumerate(_ANGLES)):
         cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         anchor = "start" if cosine > 0.1 else "end" if cosine < -0.1 else "middle"
@@ -118,7 +122,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text whose baseline is at (x, y). `anchor`: as in SVG; `leader`: the line to a distant circle."""
+    """A text whose baseline is at (x, y).
+
+    `anchor` is the value of SVG's attribute `text-anchor`. `rect` is the area that the text covers. `leader`
+    is the line to the circle, or None if the circle is near.
+    """
 
     text: str
     x: float
@@ -130,7 +138,10 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A drawn model: centre, radius, the lines of its two intervals, and its label, if there is room."""
+    """A model in the chart: centre and radius of its circle, the lines of its two intervals, and its label.
+
+    `tip` is the text of the tooltip. `label` is None if there is no room for it.
+    """
 
     model: FrontModel
     tip: str
@@ -143,7 +154,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark of an axis, at a position in SVG units."""
+    """A mark of an axis. `at` is its position in SVG units, and `text` its number."""
 
     at: float
     text: str
@@ -151,10 +162,11 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What the template draws. `prefix`: the common beginning of all names, which labels leave out.
+    """A chart holds what the template draws.
 
-    `missing`: models without a known accuracy, which are not drawn. `sizes`: circles of the legend, as
-    (x, radius, text).
+    `across` and `up` are the marks of the two axes. `prefix` is the common beginning of all names, which
+    labels leave out. `missing` has the models without a known accuracy, which are not drawn. `sizes` has the
+    circles of the legend as (x, radius, text).
     """
 
     points: tuple[Point, ...]
@@ -166,12 +178,12 @@ class Chart:
 
     @property
     def unlabelled(self) -> tuple[str, ...]:
-        """Models whose labels have no room."""
+        """The models that have no label, because there is no room for it."""
         return tuple(point.model.entry for point in self.points if point.label is None)
 
 
 def draw(front: Front) -> Chart | None:
-    """Lay out the chart of a front; return None if no model has a known accuracy."""
+    """Lay out the chart of a front. Return None if the accuracy of every model is unknown."""
     drawn = [(each, each.accuracy) for each in front.models if each.accuracy is not None]
     if not drawn:
         return None
@@ -208,7 +220,10 @@ def draw(front: Front) -> Chart | None:
 
 
 def shared_prefix(names: Sequence[str]) -> str:
-    """Return the longest common beginning of all names that ends in a hyphen; empty for a single name."""
+    """Return the longest common beginning of all names that ends in a hyphen.
+
+    Return an empty text if there is none, or if there is only one name.
+    """
     if len(names) < 2:
         return ""
     parts = [name.split("-")[:-1] for name in names]
@@ -217,12 +232,15 @@ def shared_prefix(names: Sequence[str]) -> str:
 
 
 def _radius(size: int, largest: int) -> float:
-    """Return the radius of a circle: its area is proportional to `size`, but it is at least _SMALLEST."""
+    """Return the radius of the circle of a file of `size` bytes.
+
+    The area is proportional to the size. The radius is _LARGEST for the largest file, and at least _SMALLEST.
+    """
     return max(_SMALLEST, _LARGEST * math.sqrt(size / largest))
 
 
 def _sizes(sizes: Sequence[int], largest: int) -> Iterator[tuple[float, float, str]]:
-    """Yield the legend's circles, from the right edge to the left: the largest and the smallest file."""
+    """Yield the circles of the legend: the largest and the smallest file, from the right edge to the left."""
     x = RIGHT
     for size in sorted({min(sizes), largest}, reverse=True):
         text = f"{size / 1e6:.3g} MB"
@@ -232,7 +250,10 @@ def _sizes(sizes: Sequence[int], largest: int) -> Iterator[tuple[float, float, s
 
 
 def _log_range(models: Sequence[FrontModel]) -> tuple[float, float]:
-    """Return the ends of the latency axis in ms: all intervals and a margin, at least a factor of 2 apart."""
+    """Return the ends of the latency axis in ms.
+
+    The axis has room for all intervals and a margin. Its ends are at least a factor of 2 apart.
+    """
     values = [value for each in models for value in (each.p50_ms, each.p50_low_ms, each.p50_high_ms)]
     positive = [value for value in values if value]
     low, high = (min(positive), max(positive)) if positive else (1e-3, 1.0)
@@ -241,14 +262,20 @@ def _log_range(models: Sequence[FrontModel]) -> tuple[float, float]:
 
 
 def _range(accuracies: Sequence[AccuracyFigure]) -> tuple[float, float]:
-    """Return the ends of the accuracy axis: all intervals and a margin, at least two points apart."""
+    """Return the ends of the accuracy axis.
+
+    The axis has room for all intervals and a margin. Its ends are at least two percentage points apart.
+    """
     low, high = min(each.low for each in accuracies), max(each.high for each in accuracies)
     margin = max(0.08 * (high - low), (0.02 - (high - low)) / 2)
     return low - margin, high + margin
 
 
 def _log_ticks(left: float, right: float) -> list[float]:
-    """Return round values between the ends: 1, 2 and 5 times powers of ten, or more if they are too few."""
+    """Return round values between the ends of the latency axis.
+
+    These are 1, 2 and 5 times powers of ten. If fewer than three such values fit, there are further ones.
+    """
     for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(each / 10 for each in range(10, 100))):
         powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
         ticks = [digit * 10.0**power for power in powers for digit in digits]
@@ -259,7 +286,10 @@ def _log_ticks(left: float, right: float) -> list[float]:
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, int]]:
-    """Return round shares between the ends, each with its number of decimals in percent."""
+    """Return round shares between the ends of the accuracy axis.
+
+    With each comes the number of decimals with which it is written in percent.
+    """
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(digit * power for digit in (5, 2, 1) if digit * power <= rough * (1 + 1e-9))
@@ -307,10 +337,10 @@ def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
 def _place(
     order: Sequence[int], spot: Callable[[int, int], tuple[Label, float] | None]
 ) -> tuple[dict[int, Label], float]:
-    """Place the labels in this order; return them by point, and their total cost.
+    """Place the labels in this order. Return the labels by index of their point, and their total cost.
 
-    A label that has no room adds the highest cost. `spot` returns the label of a point at one of `_PLACES`
-    with its cost, or None if the label has no room there.
+    A label for which there is no room adds the highest cost. `spot` returns the label of a point at one of
+    `_PLACES` with its cost, or None if the label has no room there.
     """
     placed: dict[int, Label] = {}
     total = 0.0
@@ -330,7 +360,10 @@ def _place(
 
 
 def _is_clear(label: Label, index: int, circles: Sequence[Rect]) -> bool:
-    """Return whether a label is in the plot and off all circles, and its line is off all other circles."""
+    """Return whether there is room for a label, apart from the labels that are already placed.
+
+    The label must be inside the plot and cover no circle. Its line must cross no circle of another point.
+    """
     rect, leader = label.rect, label.leader
     if rect.left < LEFT + 2 or rect.right > RIGHT or rect.top < TOP or rect.bottom > BOTTOM - 2:
         return False
@@ -340,7 +373,11 @@ def _is_clear(label: Label, index: int, circles: Sequence[Rect]) -> bool:
 
 
 def _is_apart(label: Label, others: Iterable[Label]) -> bool:
-    """Return whether a label crosses no other label or line, and its own line crosses no other label."""
+    """Return whether a label is apart from `others`.
+
+    It must cover none of these labels and none of their lines, and its own line must cross none of these
+    labels.
+    """
     rect, leader = label.rect, label.leader
     for other in others:
         if rect.overlaps(other.rect) or (leader is not None and other.rect.crosses(leader)):

@@ -62,7 +62,10 @@ def to_markdown(report: Report) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """Return a row for each measured model; an empty cell means that the value is unknown or withheld."""
+    """Return the report as CSV, with one row for each measured entry.
+
+    An empty cell means that the value is unknown or withheld.
+    """
     out = io.StringIO()
     rows = [_csv_row(report, model) for model in report.models]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]))
@@ -76,7 +79,7 @@ def _coordinate(value: float) -> str:
 
 
 def _signed(ratio: float) -> str:
-    """Format a ratio as a change in percent, with a minus sign."""
+    """Format a ratio as a signed change in percent. A decrease has a typographic minus sign."""
     return f"{ratio - 1:+.1%}".replace("-", "−")
 
 

@@ -13,11 +13,14 @@ from service.evaluation.result import Evaluation
 from service.text.display import shown
 
 BUNDLE = "bench.json"
-"""Name of the benchmark's file in the commands."""
+"""Name of the file of the benchmark in the commands that reproduce a report."""
 
 
 def steps(stored: StoredBundle, evaluation: Evaluation | None) -> tuple[Step, ...]:
-    """Return the commands that measure, evaluate and report; unknown paths are in capitals."""
+    """Return the commands that measure, evaluate and make the report.
+
+    Paths and addresses that are unknown are words in capitals, such as PHOTO.
+    """
     made = [Step(what="Measure latency", command=bench_command(stored.bundle))]
     report = f"weighin report --bench {BUNDLE}"
     if evaluation is not None:
@@ -57,7 +60,10 @@ def bench_command(bundle: Bundle) -> str:
 
 
 def evaluate_command(bundle: Bundle, evaluation: Evaluation) -> str:
-    """Return the `weighin evaluate` command; only the last part of the path of the data is known."""
+    """Return the `weighin evaluate` command that repeats the evaluation.
+
+    It names the data by the last part of their path, because the rest is unknown.
+    """
     names = [facts.name for facts in bundle.models if same_model(evaluation, facts) is not None]
     options = ["--data", shown(evaluation.data.name)]
     if names:

@@ -1,4 +1,4 @@
-"""The tables of a report as text cells, which HTML and Markdown share."""
+"""The tables of a report, with texts as cells. HTML and Markdown are made from them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from service.bench.report.document import (
 from service.text.display import counted
 
 MOST_CLASSES, MOST_MODELS = 30, 8
-"""Maximum rows and columns of a table of classes; the JSON document has all of them."""
+"""Maximum rows and maximum models in a table of classes. The JSON document has all classes and models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value, and a note in smaller type beside it: an interval or a reason."""
+    """A cell has a value, and beside it a note in smaller type, such as an interval or a reason."""
 
     text: str
     note: str = ""
@@ -32,7 +32,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row. `mark`: whether the model is on a front; None if this is unknown or not shown."""
+    """A row of a table.
+
+    `mark` says whether the model is on a front; it is None if this is unknown or not shown. `quiet` rows are
+    shown less prominently.
+    """
 
     name: str
     cells: tuple[Cell, ...]
@@ -42,7 +46,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. `headings` omits the first column, which is `first`; `words` says which columns hold text."""
+    """A table of a report.
+
+    `first` is the heading of the first column, and `headings` has those of the remaining columns. `words`
+    says for each of the remaining columns whether it holds text instead of numbers.
+    """
 
     title: str
     first: str
@@ -53,7 +61,7 @@ class Table:
 
     @property
     def marked(self) -> bool:
-        """Whether a row of the table says if its model is on a front."""
+        """Whether at least one row says if its model is on a front."""
         return any(row.mark is not None for row in self.rows)
 
 
@@ -65,7 +73,7 @@ class _Column:
 
 
 def result_tables(report: Report) -> dict[tuple[Task, str], Table]:
-    """Return a table of the measured models for each task and label set, in the benchmark's order."""
+    """Return a table of the measured entries for each task and label set, in the order of the benchmark."""
     groups: dict[tuple[Task, str], list[ReportedModel]] = {}
     for each in report.models:
         groups.setdefault((each.task, each.labels), []).append(each)
@@ -152,7 +160,7 @@ def _evaluated(title: str, models: Sequence[EvaluatedModel]) -> Table:
 
 
 def _classes(labels: str, evaluated: Sequence[EvaluatedModel]) -> Table:
-    """Return the accuracy of each class for the most accurate models, the hardest class first."""
+    """Return a table with the accuracy of the most accurate models on each class, the hardest class first."""
     best = sorted(evaluated, key=lambda each: -each.accuracy.value)[:MOST_MODELS]
     models = [each for each in evaluated if each in best]
     by_class: dict[str, dict[str, ClassFigure]] = {}
@@ -252,7 +260,10 @@ def _verdict(model: ReportedModel) -> Cell:
 
 
 def _decimals(values: Iterable[float]) -> int:
-    """Return the decimals, 1 to 3, with which the smallest value has about three significant digits."""
+    """Return a number of decimals, 1 to 3, for a column of values.
+
+    With it, the smallest value has about three significant digits.
+    """
     smallest = min((value for value in values if value > 0), default=1.0)
     return min(3, max(1, 2 - math.floor(math.log10(smallest))))
 
