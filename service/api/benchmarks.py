@@ -29,13 +29,19 @@ from service.inference.runtimes.base import RuntimeName
 router = new_router("benchmarks")
 
 MAX_EVENT_INTERVAL_S = 10.0
-"""Maximum seconds between two events; a repeated event keeps the stream alive."""
+"""Maximum seconds between two events.
+
+If nothing changes for so long, the last event is repeated, so that the stream stays open.
+"""
 
 Limit = Annotated[int, Query(description="Maximum number of benchmarks, newest first", ge=1, le=500)]
 
 
 class BenchmarkRequest(BaseModel):
-    """Configuration of a benchmark. Default: a quick run of all models with the default model's label set."""
+    """Configuration of a benchmark.
+
+    By default, the benchmark is a quick run of all models that have the default model's label set.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +74,11 @@ class BenchmarkRequest(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """Progress of a benchmark; `launch` and `round` count from 1, and are 0 before the first."""
+    """Progress of a benchmark.
+
+    `launch` and `round` are the numbers of the current launch and of its current round. They count from 1.
+    Each is 0 before the first launch or round begins.
+    """
 
     doing: str
     launch: int
@@ -88,14 +98,14 @@ class BoundOut(BaseModel):
 
     @classmethod
     def of(cls, bound: PercentileBound | None) -> BoundOut | None:
-        """Build the response; None if there are too few runs."""
+        """Return the percentile for the response, or None if there are too few runs."""
         if bound is None:
             return None
         return cls(estimate=round(bound.estimate_ns / 1e6, 3), bound=round(bound.bound_ns / 1e6, 3))
 
 
 class LatencyOut(BaseModel):
-    """Latency in milliseconds; percentiles are null if there are too few runs."""
+    """Latency in milliseconds. A percentile is null if there are too few runs for it."""
 
     count: int
     p50: float | None
@@ -164,14 +174,17 @@ class BenchmarkOut(BaseModel):
 
 
 class BenchmarkDetails(BenchmarkOut):
-    """A benchmark with its results; `results` and `flags` are empty until it ends."""
+    """A benchmark with its results.
+
+    The lists `results` and `flags` are empty until the benchmark ends.
+    """
 
     results: list[ResultOut]
     flags: list[FlagOut]
 
     @classmethod
     def with_results(cls, benchmark: Benchmark, bundle: Bundle | None) -> BenchmarkDetails:
-        """Build the response, with the results of `bundle` if there is one."""
+        """Build the response. If a `bundle` is given, the response contains its results."""
         results = [] if bundle is None else [_result(summary) for summary in summarise(bundle)]
         flags = [] if bundle is None else [FlagOut(**flag.model_dump()) for flag in bundle.flags]
         return cls(**_facts(benchmark), results=results, flags=flags)
@@ -282,8 +295,8 @@ async def bundle(request: Request, id: str) -> Response:
 async def events(request: Request, id: str) -> StreamingResponse:
     """Stream server-sent events: `progress` on every change, then one `end`.
 
-    The data of each event is the benchmark as JSON. If another replica runs it, changes arrive once a
-    second. The stream ends early if the service stops.
+    The data of each event is the benchmark as JSON. If another replica runs the benchmark, changes arrive
+    once a second. The stream ends early if the service stops.
     """
     jobs = app_part(request, BenchmarkJobs)
     await jobs.get(id)

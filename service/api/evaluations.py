@@ -94,7 +94,10 @@ async def add(request: Request, response: Response) -> EvaluationSummary:
 
 
 def _save(store: EvaluationStore, content: bytes) -> tuple[Evaluation, bool]:
-    """Store the document; return the stored evaluation, and whether the data set already had one."""
+    """Store the document `content`.
+
+    Returns the stored evaluation, and whether the data set already had an evaluation.
+    """
     posted = judged(from_json(content))
     stored = store.save(posted)
     return stored, stored is not posted

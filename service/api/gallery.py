@@ -142,10 +142,10 @@ async def reindex(
     request: Request,
     model: Annotated[str, Query(description="A served model", examples=["efficientnet-lite0"])],
 ) -> GalleryOut:
-    """Re-embed all images with this model in the background; until the end, searches use the old model.
+    """Re-embed all images with this model in the background.
 
-    `GET /gallery` returns the progress. A re-index continues after a restart. To cancel it, start a
-    re-index with the current model.
+    Until the re-index ends, searches use the old model. `GET /gallery` returns the progress. A re-index
+    continues after a restart. To cancel it, start a re-index with the current model.
     """
     gallery = app_part(request, Gallery)
     await gallery.reindexer.begin(model)
@@ -165,7 +165,7 @@ async def images(
 ) -> ImagesResponse:
     """List images by id.
 
-    Images that exist during the whole listing appear exactly once, even if others are added or deleted.
+    Images that exist during the whole listing appear exactly once, even if other images are added or deleted.
     """
     after = None if cursor is None else check_id(cursor)
     rows, count = await app_part(request, Gallery).writer.page(after, limit + 1, parse_where(where))
@@ -196,11 +196,12 @@ async def images(
     openapi_extra=_BULK_BODY,
 )
 async def add(request: Request) -> AddedResponse:
-    """Add each image under a generated id; an image whose bytes are stored already gets `exists`.
+    """Add each image under a generated id.
 
-    Images are committed one by one as they arrive; the size of the request is not limited. An image that
-    cannot be stored gets `rejected`, and the other images are added. If the request breaks off, the images
-    that were added so far stay; if you send them again, they get `exists`.
+    An image whose bytes are already stored gets the status `exists`. Images are committed one by one as they
+    arrive; the size of the request is not limited. An image that cannot be stored gets `rejected`, and the
+    other images are added. If the request breaks off, the images that were added so far stay; if you send
+    them again, they get `exists`.
     """
     bulk = app_part(request, Bulk)
     if is_form(request):

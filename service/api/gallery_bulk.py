@@ -1,4 +1,4 @@
-"""Add many images in one request: each is committed as it arrives, and few are in memory at a time."""
+"""Add many images in one request. Each is committed as it arrives, and few are in memory at a time."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from service.inference.pool import Deadline
 IMAGE, METADATA = "image", "metadata"
 
 MAX_IMAGES = 100_000
-"""Maximum number of images per request: all results stay in memory until the request ends."""
+"""Maximum number of images per request, because all results stay in memory until the request ends."""
 
 _RETRY_INTERVAL_S = 0.05
 
 
 class AddedOut(BaseModel):
-    """Result of one image."""
+    """What happened to one image of the request."""
 
     id: str | None = Field(
         description="null if the image was rejected", examples=["9f86d081884c7d659a2feaa0c55ad015"]
@@ -46,14 +46,17 @@ class AddedOut(BaseModel):
 
 
 class AddedResponse(BaseModel):
-    """Results in the order of the images."""
+    """What happened to each image of the request, in the order of the images."""
 
     images: list[AddedOut]
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """Adds the images of one request, `width` at a time; `bounds` apply to each image."""
+    """Adds the images of one request, at most `width` images at a time.
+
+    `bounds`: the limits of each image.
+    """
 
     writer: GalleryWriter
     width: int
@@ -61,15 +64,16 @@ class Bulk:
 
     @property
     def limits(self) -> dict[str, int]:
-        """Maximum bytes of a part, by part name."""
+        """Maximum bytes of each part, by the part's name."""
         return {IMAGE: self.bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
 
     async def add(self, parts: AsyncIterator[Part]) -> list[AddedOut]:
-        """Add each part named `image`; a part named `metadata` describes the image after it.
+        """Add the image in each part named `image`.
 
-        An image that cannot be stored gets "rejected". If no image was stored, and one of them because of
-        GalleryFull or StorageUnavailable, this error is raised. Errors of `parts` are raised after the images
-        in progress are done.
+        A part named `metadata` describes the image that follows it. The result of an image that cannot be
+        stored is "rejected". If no image was stored, and at least one was rejected with GalleryFull or
+        StorageUnavailable, the first such error is raised. Errors that reading `parts` raises are passed on
+        after the images in progress are done.
         """
         return await _Adding(self).add(parts)
 

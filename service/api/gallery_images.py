@@ -88,7 +88,7 @@ class ImageOut(BaseModel):
 
 
 class PutOut(ImageOut):
-    """A stored image and the result of the request."""
+    """A stored image, and what the request changed."""
 
     status: Literal["added", "replaced", "unchanged"]
 
@@ -256,7 +256,7 @@ def _writer(request: Request) -> GalleryWriter:
 
 
 async def _read_form(request: Request) -> tuple[bytes, bytes]:
-    """Return the image and the metadata of a form; the metadata are empty if the form has none."""
+    """Return the image and the metadata of a form. If the form has no metadata, they are empty."""
     bounds = app_part(request, Bounds)
     limits = {IMAGE: bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
     contents: dict[str, list[bytes]] = {IMAGE: [], METADATA: []}
@@ -294,7 +294,10 @@ def _headers(tag: str) -> dict[str, str]:
 
 
 def _not_modified(request: Request, tag: str) -> Response | None:
-    """Return a 304 if the client has the current version (If-None-Match), else None."""
+    """Return a response with status 304 if the client has the current version of the image, else None.
+
+    `tag`: tag of the current version, which is looked for in the header If-None-Match.
+    """
     if_none_match = request.headers.get("if-none-match", "")
     tags = {text.strip().removeprefix("W/") for text in if_none_match.split(",")}
     return Response(status_code=304, headers=_headers(tag)) if tags & {f'"{tag}"', "*"} else None

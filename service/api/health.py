@@ -20,20 +20,20 @@ router = new_router("operations")
 
 
 class Health(BaseModel):
-    """Liveness: the process answers."""
+    """Answer of the liveness check: the process runs."""
 
     status: Literal["ok"] = "ok"
 
 
 class Broken(BaseModel):
-    """A model and its problem."""
+    """A model that cannot be used, with the reason."""
 
     model: str
     reason: str
 
 
 class Readiness(BaseModel):
-    """Readiness: whether the service can answer requests."""
+    """Answer of the readiness check: whether the service can answer requests."""
 
     status: Literal["ready", "loading", "no-models"]
     degraded: str | None = Field(
@@ -106,7 +106,7 @@ def readyz(request: Request, response: Response) -> Readiness:  # not async: the
 @router.get("/metrics", summary="Get Prometheus metrics", response_class=Response)
 @ignores_unknown_parameters
 def render(request: Request) -> Response:  # not async: collecting blocks
-    """Return counters, gauges and histograms in the Prometheus exposition format; times in seconds."""
+    """Return counters, gauges and histograms in the Prometheus exposition format. Times are in seconds."""
     return Response(app_part(request, Metrics).render(), media_type=CONTENT_TYPE)
 
 

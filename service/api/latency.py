@@ -66,7 +66,7 @@ class LatencyWindow(BaseModel):
 
 
 class Latency(BaseModel):
-    """Latency of one model and stage; percentiles are null if there are too few samples."""
+    """Latency of one model and stage. A percentile is null if there are too few samples for it."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _ROW})
 
@@ -86,7 +86,7 @@ class Latency(BaseModel):
 
 
 class LatencyPoint(Latency):
-    """Latency of one model and stage in one step."""
+    """Latency of one model and stage in one time step of the history."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"at": _WINDOW["from"], **_ROW}})
 
@@ -171,7 +171,7 @@ MAX_ROWS = 50_000
 """Maximum number of points in a history, over all models and stages (about 10 MB)."""
 
 CACHE_TTL_S = 1.0
-"""Seconds for which a response is reused for equal requests, unless a latency was recorded since."""
+"""Seconds for which a response is reused for equal requests, unless a latency was recorded meanwhile."""
 
 ModelName = Annotated[
     str | None,
@@ -294,10 +294,10 @@ async def history(
     runtime: RuntimeLabel = None,
     machine: MachineName = None,
 ) -> Response:
-    """Return the figures of `GET /latency` per time step, oldest first; empty steps are left out.
+    """Return the figures of `GET /latency` per time step, oldest first. Steps without samples are left out.
 
-    The step is rounded up to the resolution that is stored for `since`: minutes in the last 48 hours,
-    hours in the last 7 days, days in the last year.
+    The step is rounded up to the resolution that is stored for `since`: minutes in the last 48 hours, hours
+    in the last 7 days, days in the last year.
     """
 
     latencies = app_part(request, Latencies)
@@ -359,7 +359,8 @@ class LatencyAnswers:
 
     There is one thread, so that merging histograms takes at most one core from requests. A response is reused
     for equal requests that arrived before its computation began, so that many dashboards cost no more than
-    one. Until the next latency is recorded, it is also reused for later requests, for CACHE_TTL_S.
+    one. As long as no further latency is recorded, a response is also reused for later requests, for at most
+    CACHE_TTL_S seconds.
     """
 
     def __init__(self, revision: Callable[[], int]) -> None:
@@ -388,7 +389,7 @@ class LatencyAnswers:
 
 
 def window_out(window: Window) -> dict[str, object]:
-    """Return the JSON object of a LatencyWindow."""
+    """Return the time range as the JSON object that `LatencyWindow` describes."""
     return {
         "from": format_moment(window.start),
         "to": format_moment(window.end),
@@ -401,7 +402,7 @@ def window_out(window: Window) -> dict[str, object]:
 def runtimes_out(
     latencies: Latencies, regime: Regime, begin: float, model: str | None, version: str, machine: str | None
 ) -> list[dict[str, str]]:
-    """Return the JSON objects of ModelRuntime."""
+    """Return the runtimes that ran each model, as the JSON objects that `ModelRuntime` describes."""
     found = latencies.runtimes(regime, begin, model, version, machine)
     return [{"model": name, "runtime": runtime} for name, runtime in found]
 

@@ -34,7 +34,7 @@ router = new_router("latency")
 
 
 class CurvePoint(BaseModel):
-    """A percentile."""
+    """A point of the percentile curve."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"fraction": 0.99, "ms": 4.1}})
 

@@ -21,7 +21,7 @@ from service.own_models.replicas import SharedModels
 
 _BOUNDS = Bounds()
 CATCH_UP_WITHIN_S = 10.0
-"""Maximum seconds for which a request waits for models that other replicas have added."""
+"""Maximum seconds for which a request waits until models that other replicas have changed are loaded."""
 MOST_AT_ONCE = 2
 """Maximum number of models that are uploaded at the same time."""
 
@@ -43,7 +43,10 @@ class ModelChanger:
         *,
         bounds: Bounds = _BOUNDS,
     ) -> None:
-        """`shared`: shares the models with the replicas that use the same database; None: no sharing."""
+        """`shared` shares the models with the replicas that use the same database.
+
+        If `shared` is None, the models are not shared.
+        """
         assert registry.added is not None
         self.root: Path = registry.added
         self._registry = registry
@@ -61,7 +64,9 @@ class ModelChanger:
             raise errors.NotReady("models are still being loaded")
 
     async def catch_up(self) -> None:
-        """Load the models that other replicas have changed so far; requests that wait share one thread.
+        """Load the models that other replicas have changed so far.
+
+        Requests that arrive before the next run begins all wait for this one run, so only one thread is used.
 
         Raises NotReady, StorageUnavailable, and Busy after CATCH_UP_WITHIN_S seconds.
         """
@@ -103,8 +108,8 @@ class ModelChanger:
     async def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
         """Choose the runtime of a model's predictions with `Registry.choose_runtime`.
 
-        Raises the errors of that method, and Busy while another choice is being made: each choice compiles a
-        model, so there is one at a time.
+        Raises the errors of `Registry.choose_runtime` and of `catch_up`. Raises Busy while another choice is
+        being made: each choice compiles a model, so only one is made at a time.
         """
         if self._registry.ready:
             await self.catch_up()
@@ -120,7 +125,10 @@ class ModelChanger:
             self._choosing = False
 
     async def add(self, upload: Upload, *, replace: bool) -> Added:
-        """Add the model and serve it; if the registry refuses the model, restore the previous one.
+        """Add the model of an upload and serve it.
+
+        `replace`: whether an added model of the same name may be replaced. If the registry refuses the new
+        model, the previous model of this name is restored.
 
         Raises RefusedModel, ModelExists, Busy and StorageUnavailable.
         """
@@ -196,16 +204,19 @@ class ModelChanger:
 
 
 def _note_error(task: asyncio.Task[None]) -> None:
-    """Retrieve the error of a task, or asyncio would log it if no request waits for the task any more."""
+    """Retrieve the error of a task.
+
+    Otherwise, asyncio would log the error if no request waits for the task any more.
+    """
     if not task.cancelled():
         task.exception()
 
 
 def exists(name: str) -> errors.ModelExists:
-    """Return the error for a name that is taken."""
+    """Return the error for a model name that is already taken."""
     return errors.ModelExists(f"model '{name}': exists (allowed: another name, or PUT /models/{name})")
 
 
 def _put_instead(words: str) -> str:
-    """Return the message of a taken name with the alternatives that the HTTP API allows."""
+    """Return the message `words` about a taken name, but with the alternatives that the HTTP API allows."""
     return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"

@@ -51,7 +51,7 @@ class WeighedOut(BaseModel):
 
 
 class RuntimeOut(BaseModel):
-    """Runtime of a model's predictions; ONNX Runtime always computes embeddings and class maps."""
+    """Runtime of a model's predictions. Embeddings and class maps are always computed by ONNX Runtime."""
 
     name: RuntimeName
     version: str = Field(examples=["1.32.0"])
@@ -111,7 +111,7 @@ class ModelsResponse(BaseModel):
 
 
 class AddedModelOut(ModelOut):
-    """A model that was added; `card.provenance` has the origin of each fact."""
+    """A model that was added. In its card, `card.provenance` has the origin of each fact."""
 
     changes: list[str] = Field(description="Differences between the served file and the file that was sent")
     warnings: list[str] = Field(description="What may be wrong, such as assumed facts")
@@ -138,13 +138,19 @@ Preset = Annotated[
 
 @router.get("/models", summary="List models")
 async def models(request: Request) -> ModelsResponse:
-    """List every model of the zoo; `reason` is set if it is not loaded or its latest run failed."""
+    """List every model of the zoo.
+
+    `reason` is set if a model is not loaded or its latest run failed.
+    """
     return models_out(app_part(request, Registry))
 
 
 @router.get("/models/{name}", summary="Get a model", responses=documented(errors.UnknownModel))
 async def model(request: Request, name: str) -> ModelOut:
-    """Return a model's card; `reason` is set if it is not loaded or its latest run failed."""
+    """Return a model's card.
+
+    `reason` is set if the model is not loaded or its latest run failed.
+    """
     return _out(app_part(request, Registry).entry(name))
 
 

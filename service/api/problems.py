@@ -70,7 +70,10 @@ INTERNAL_ERROR = "internal-error"
 _BODY_UNREAD = (errors.BodyTooLarge, errors.DeadlineExceeded)
 
 RETRY_AFTER_S = 1
-"""Seconds in the header Retry-After of responses with 503: a full queue empties in less than a second."""
+"""Seconds in the header Retry-After of responses with status 503.
+
+One second is enough, because a full queue empties in less time.
+"""
 
 
 class Problem(BaseModel):
@@ -99,11 +102,17 @@ class ProtocolError(BaseModel):
 _SCHEMA, _PROTOCOL_SCHEMA = (
     {"$ref": f"#/components/schemas/{model.__name__}"} for model in (Problem, ProtocolError)
 )
-"""References to the schemas. If given the classes as `model`, FastAPI would build one for every error."""
+"""References to the schemas of error documents in OpenAPI.
+
+If FastAPI got the classes as `model` instead, it would build a schema for every error.
+"""
 
 
 class ProblemResponse(Response):
-    """A problem document as a response. On sending, stores its slug in the request's state as `problem`."""
+    """A problem document as a response.
+
+    When the response is sent, it stores the problem's slug in the request's state as `problem`.
+    """
 
     def __init__(
         self, slug: str, detail: str, content: bytes, status: int, headers: dict[str, str] | None
@@ -134,7 +143,7 @@ def problem(
     detail: str,
     extensions: Mapping[str, object] = MappingProxyType({}),
 ) -> ProblemResponse:
-    """Return a problem document as a response; with status 503, it has the header Retry-After."""
+    """Return a problem document as a response. With status 503, the response has the header Retry-After."""
     body = {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
     body |= extensions
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
@@ -179,9 +188,9 @@ def documented(*kinds: type[errors.WeighinError], protocol: bool = False) -> dic
 
 
 def install(app: FastAPI) -> None:
-    """Register handlers that convert expected errors to problem documents; describe the documents in OpenAPI.
+    """Register handlers that convert expected errors to problem documents.
 
-    `RequestContext` handles unexpected errors.
+    The documents are also described in OpenAPI. `RequestContext` handles unexpected errors.
     """
     generate = app.openapi
 
@@ -220,7 +229,10 @@ def install(app: FastAPI) -> None:
 
 
 def _allowed_methods(request: Request, path: str) -> list[str]:
-    """Return the methods of all routes at `path`; Starlette knows only those of a single route."""
+    """Return the methods of all routes at `path`.
+
+    Starlette itself knows only the methods of a single route.
+    """
     routes = request.app.router.routes
     methods = [
         method

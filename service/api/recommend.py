@@ -28,8 +28,8 @@ router = new_router("benchmarks")
 class ClaimOut(BaseModel):
     """Accuracy with its 95 % interval.
 
-    If inherited: the fp32 model's accuracy minus the measured disagreement. If evaluated: the accuracy on one
-    half of the user's pictures; models are ranked by their accuracy on the other half.
+    An inherited accuracy is the fp32 model's accuracy minus the measured disagreement. An evaluated accuracy
+    is the accuracy on one half of the user's pictures; models are ranked by their accuracy on the other half.
     """
 
     value: float
@@ -43,7 +43,7 @@ class ClaimOut(BaseModel):
 
     @classmethod
     def of(cls, accuracy: AccuracyEstimate | None) -> "ClaimOut | None":
-        """Build the response; None if the accuracy is unknown."""
+        """Return the accuracy for the response, or None if the accuracy is unknown."""
         return None if accuracy is None else cls(**vars(accuracy))
 
 
@@ -73,7 +73,7 @@ class ParetoOut(BaseModel):
 
 
 class MeasuredOut(ParetoOut):
-    """A measured model with the 95 % interval of its median."""
+    """A measured model with the 95 % interval of its median latency."""
 
     p50_low_ms: float | None = Field(
         description=f"Lower end of the 95 % interval; null with fewer than {MIN_ROUNDS} rounds"
@@ -85,7 +85,7 @@ class MeasuredOut(ParetoOut):
 
 
 class DominatedOut(BaseModel):
-    """A model that is dominated: another one is significantly more accurate and faster, and not larger."""
+    """A model that is dominated: another model is significantly more accurate and faster, and not larger."""
 
     model: str
     by: str
@@ -227,7 +227,10 @@ def recommend(  # not async: reads the database and compares models
 
 
 def answer(advice: Advice, data: str | None) -> RecommendResponse:
-    """Build the response. `data`: id of the evaluation."""
+    """Build the response.
+
+    `data`: id of the evaluation with the accuracies, or None if the accuracies are those of the cards.
+    """
     recommendation, machine = advice.recommendation, advice.machine
     unused = [UnusedOut(benchmark=name, reason=reason) for name, reason in advice.evidence.unused.items()]
     return RecommendResponse(

@@ -63,7 +63,7 @@ class MatchOut(BaseModel):
 
 
 class RetrievalTimings(BaseModel):
-    """Milliseconds per stage; `total` is their sum."""
+    """Milliseconds per stage. `total` is the sum of the stages."""
 
     queue: float = Field(description="Waiting for a core", examples=[0.041])
     decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
@@ -136,7 +136,10 @@ def _retrieval(request: Request, retrieval: Retrieval, images: int) -> dict[str,
 
 
 def match_out(match: Match, root: str) -> dict[str, Any]:
-    """Return a MatchOut as a JSON object; pydantic would be slow for a response with 100 matches."""
+    """Return a match as the JSON object that `MatchOut` describes.
+
+    pydantic would be slow for a response with 100 matches.
+    """
     return {
         "id": match.image.id,
         "score": match.score,

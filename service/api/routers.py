@@ -45,7 +45,10 @@ def new_router(
 
 @dataclass(frozen=True)
 class ApiKey:
-    """The setting WEIGHIN_API_KEY, as a part of the service; `secret` is None if it is not set."""
+    """The API key, which routes get with `app_part`.
+
+    `secret`: the setting WEIGHIN_API_KEY, or None if it is not set.
+    """
 
     secret: SecretStr | None
 
@@ -65,7 +68,10 @@ async def key_needed(request: Request, given: HTTPAuthorizationCredentials | Non
 
 
 async def own_key_needed(request: Request, given: HTTPAuthorizationCredentials | None = _bearer) -> None:
-    """Dependency of routes that change models: as `key_needed`, but raise NoKeySet if no API key is set."""
+    """Dependency of routes that change models: raise Unauthorized unless the request has the API key.
+
+    Unlike `key_needed`, it raises NoKeySet if no API key is set.
+    """
     if app_part(request, ApiKey).secret is None:
         raise NoKeySet(
             "WEIGHIN_API_KEY: not set, so models cannot be changed over HTTP (allowed: set it and send "

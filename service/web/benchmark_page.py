@@ -20,9 +20,10 @@ from service.web.table import three_digits
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A row of the list of runs. `request`: profile, scenario and models; `detail`: why the run ended.
+    """A row of the list of runs.
 
-    `machine`: the machine that the run measured; empty for runs of earlier releases.
+    `request`: profile, scenario and models. `detail`: why the run ended. `machine`: the machine that the run
+    measured; empty for runs of earlier releases. `measured`: whether the run has results.
     """
 
     id: str
@@ -36,7 +37,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """One entry of a run. p90 and p99 as "bound (estimate)"; cells are empty where a value is missing."""
+    """One entry of a run, with its results as text.
+
+    p90 and p99 have the form "bound (estimate)". A text is empty if the value is missing.
+    """
 
     entry: str
     count: int
@@ -61,7 +65,10 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class ChangeRow:
-    """One entry in the first run (`then`) and in the second (`now`)."""
+    """One entry that two runs have.
+
+    `then` and `now` are its median latencies in milliseconds in the first and in the second run.
+    """
 
     entry: str
     then: str
@@ -74,7 +81,11 @@ class ChangeRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Comparison of two runs; `labels` are caveats to show above it."""
+    """Comparison of two runs.
+
+    `labels`: caveats to show above the comparison. `only_first` and `only_second`: the entries that only the
+    first or only the second run has.
+    """
 
     rows: Sequence[ChangeRow]
     labels: Sequence[str]
@@ -84,7 +95,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarksPage:
-    """The variables of `benchmarks.html`; a test compares the two."""
+    """The variables of the template `benchmarks.html`. A test compares them with those that it uses."""
 
     models: Sequence[str] = field(metadata=explained("Models that can be measured"))
     key_needed: bool = field(metadata=explained("Whether starting a run needs WEIGHIN_API_KEY"))

@@ -29,7 +29,7 @@ from service.web.site import Site
 router = new_router("pages")
 
 MAX_RUNS = 50
-"""Number of newest runs listed."""
+"""Maximum number of runs that are listed."""
 
 Id = Annotated[str, Query(description="A benchmark's id; empty for none", max_length=64)]
 
@@ -42,9 +42,10 @@ Id = Annotated[str, Query(description="A benchmark's id; empty for none", max_le
 )
 @ignores_unknown_parameters
 async def benchmarks(request: Request, first: Id = "", second: Id = "") -> HTMLResponse:
-    """List the newest runs; with `first`, show one run's results; with `second` too, compare two runs.
+    """List the newest runs, and show the results of one run or compare two runs.
 
-    The page starts runs with `POST /benchmarks` and follows them with `GET /benchmarks/{id}/events`.
+    With `first` only, the page shows the results of this run. With `first` and `second`, it compares the two
+    runs. The page starts runs with `POST /benchmarks` and follows them with `GET /benchmarks/{id}/events`.
     """
     jobs = app_part(request, BenchmarkJobs)
     problem, results, comparison = None, None, None
@@ -96,7 +97,10 @@ async def _compare(jobs: BenchmarkJobs, first: str, second: str) -> Comparison:
 
 
 async def _bundle(jobs: BenchmarkJobs, identifier: str) -> Bundle:
-    """Read a run's bundle. Raises UnknownBenchmark (also if it has no measurement), InvalidBundle."""
+    """Read a run's bundle.
+
+    Raises InvalidBundle, and UnknownBenchmark if there is no such run or it has no measurement.
+    """
     content = await jobs.bundle(identifier)
     if content is None:
         raise UnknownBenchmark(f"benchmark '{identifier[:64]}' has no measurement")

@@ -25,15 +25,15 @@ SHARED_FOR_S = 2.0
 """Maximum age of figures for page refreshes, so that many open dashboards cost little more than one."""
 
 FIRST_VIEWS = tuple(View(since=since) for since in ("24h", "7d", "30d"))
-"""Views to render in advance at start-up; the page's default view first."""
+"""Views that are rendered in advance at start-up. The first is the page's default view."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """Rendered `figures.html`, and the options of the view's form.
 
-    `models`: the served models, then others with recorded runs. `machines`: those with runs. `regimes`: each
-    with its numbers of runs and errors.
+    `models`: the served models, then other models with recorded runs. `machines`: the machines with recorded
+    runs. `regimes`: for each regime, its numbers of runs and of errors.
     """
 
     html: Markup

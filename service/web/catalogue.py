@@ -28,10 +28,10 @@ from service.text.display import counted
 _log = structlog.get_logger(__name__)
 
 Labels = tuple[Task, str]
-"""A task and a label set; accuracies are only compared within one."""
+"""A task and a label set. Accuracies are compared only between models that have both in common."""
 
 _MOST_MACHINES = 16
-"""Number of machines whose judged benchmarks are kept."""
+"""Number of kinds of machine whose judged benchmarks are kept."""
 
 MOST_EVALUATIONS = 20
 """Number of newest evaluations in which a label set's accuracies are looked for."""
@@ -41,8 +41,9 @@ MOST_EVALUATIONS = 20
 class _Judged:
     """Benchmarks of one kind of machine.
 
-    `key`: the benchmarks and models from which `measured` was computed; `measured` is None while they are
-    judged. `kind`: name of the kind if other kinds have the same CPU and cores, else empty.
+    `key`: the benchmarks and models from which `measured` is computed. `measured`: the newest usable
+    benchmark of each model; None while benchmarks are judged. `kind`: name of the kind if other kinds have
+    the same CPU and cores, else empty. `failed_at`: when judging failed; None if it did not fail.
     """
 
     key: object
@@ -53,9 +54,11 @@ class _Judged:
 
 @dataclass(frozen=True, slots=True)
 class Accuracies:
-    """Accuracies of the models of one label set, by name; `of` says in words on what they were measured.
+    """Accuracies of the models of one task and label set.
 
-    Only models that were evaluated on the same pictures can be compared; `compared` has their names.
+    `of`: on what the accuracies were measured, in words. `by_model`: the accuracies by the models' names.
+    `compared`: names of the models that can be compared. Models that were evaluated on other pictures are not
+    among them.
     """
 
     of: str
@@ -77,7 +80,7 @@ class Catalogue:
         *,
         retry_s: float = 30.0,
     ) -> None:
-        """`retry_s`: time after which benchmarks that could not be judged are tried again."""
+        """`retry_s`: seconds after which judging benchmarks is tried again if it has failed."""
         self._registry = registry
         self._archive = archive
         self._evaluations = evaluations
@@ -96,11 +99,17 @@ class Catalogue:
         return (self._registry.default_model, *(() if detector is None else (detector,)))
 
     def facts(self) -> dict[str, ModelFacts]:
-        """Return the facts of each model with a card, by name; its accuracy is that of the runtime in use."""
+        """Return the facts of each model that has a card, by name.
+
+        The accuracy in the facts is that of the runtime in use.
+        """
         return {name: ModelFacts.of(card) for name, card in self._registry.served_cards().items()}
 
     def runs_in(self, name: str) -> str:
-        """Return in words what runs a model's predictions, in which precision; empty if it is not served."""
+        """Return the runtime and the precision of a model's predictions, in words.
+
+        The text is empty if the model is not served.
+        """
         models = {model.name: model for model in self._registry.loaded}
         if name not in models:
             return ""
@@ -109,16 +118,16 @@ class Catalogue:
         return f"{runtime} in {predictor.precision}"
 
     def assumed(self) -> Mapping[str, tuple[str, ...]]:
-        """Return the assumed facts on which predictions depend, of each model that has any."""
+        """Return the assumed facts on which predictions depend, for each model that has such facts."""
         return self._registry.doubtful()
 
     def accuracies(self, facts: Mapping[str, ModelFacts]) -> dict[Labels, Accuracies]:
         """Return the accuracies of each label set of these models.
 
-        They are from the evaluation that has the most of the models; of several that have equally many, from
-        the newest. A model that is not in this evaluation has the accuracy of its card. If no evaluation has
-        two of the models but the cards of two have accuracies, all accuracies are from the cards, so that
-        they can be compared.
+        They are from the evaluation that has the most of the models. If several evaluations have equally
+        many, they are from the newest of these. A model that is not in the evaluation has the accuracy of its
+        card. If no evaluation has two of the models, but the cards of two models have accuracies, all
+        accuracies are from the cards, so that they can be compared.
         """
         groups: dict[Labels, list[ModelFacts]] = {}
         for each in facts.values():
@@ -127,10 +136,11 @@ class Catalogue:
         return {key: _accuracies(models, evaluations) for key, models in groups.items()}
 
     def measured(self, facts: Mapping[str, ModelFacts], machine: str = "") -> Mapping[str, Measured] | None:
-        """Return the newest usable benchmark of each model on one machine; None while they are judged.
+        """Return the newest usable benchmark of each model on one kind of machine.
 
-        `machine`: name of a kind of machine; empty: this machine. Starts judging if benchmarks or models have
-        changed since the last call, and `retry_s` after judging has failed.
+        `machine`: name of the kind of machine; empty for this machine. The result is None while benchmarks
+        are judged. A call starts judging if benchmarks or models have changed since the last call, or if
+        judging failed at least `retry_s` seconds ago.
         """
         newest = self._archive.newest()
         if not newest:
@@ -152,9 +162,10 @@ class Catalogue:
             return judged.measured
 
     def kind(self, machine: str = "") -> str:
-        """Return the kind of machine of the benchmarks of `measured`: its name and what tells it apart.
+        """Return the kind of machine of the benchmarks that `measured` returns, in words.
 
-        Empty if no other kind with benchmarks has the same CPU and cores, or while benchmarks are judged.
+        The text is the kind's name and what tells it apart from others. It is empty if no other kind with
+        benchmarks has the same CPU and cores, or while benchmarks are judged.
         """
         with self._lock:
             judged = self._judged.get(machine)
@@ -185,8 +196,9 @@ class Catalogue:
     def _usable(self, facts: Mapping[str, ModelFacts], machine: str) -> tuple[dict[str, Measured], str]:
         """Return the newest usable benchmark of each model, and the kind of machine as `kind` returns it.
 
-        The comparisons of `front` are cached. If several kinds have the name `machine`, the benchmarks are of
-        this machine's kind if it has the name, else of the kind with the newest benchmark.
+        The comparisons that `front` makes are cached. If several kinds of machine have the name `machine` and
+        one of them is this machine's kind, the benchmarks are of this kind. Otherwise, they are of the kind
+        with the newest benchmark.
         """
         hashes = {name: each.sha256 for name, each in facts.items()}
         bundles, _ = self._archive.newest_bundles()
@@ -213,7 +225,7 @@ class Catalogue:
         return measured, "" if name_of_kind == kind.name else name_of_kind
 
     def _newest_evaluations(self) -> list[Evaluation]:
-        """Return the newest evaluations, newest first; those that cannot be read are left out."""
+        """Return the newest evaluations, newest first. Evaluations that cannot be read are left out."""
         try:
             listed = self._evaluations.summaries(MOST_EVALUATIONS)
         except StorageUnavailable:
@@ -251,7 +263,10 @@ def _accuracies(models: Sequence[ModelFacts], evaluations: Sequence[Evaluation])
 
 
 def _evaluated(models: Sequence[ModelFacts], evaluation: Evaluation) -> dict[str, AccuracyEstimate]:
-    """Return the accuracies of those models whose file is the one that was evaluated."""
+    """Return the accuracies of those models whose file was evaluated, by name.
+
+    A model of the same name whose file is another one is left out.
+    """
     results = {each.name: same_model(evaluation, each) for each in models}
     return {
         name: AccuracyEstimate(

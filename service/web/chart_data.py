@@ -17,7 +17,7 @@ Column = list[float | None]
 History = tuple[Window, Sequence[tuple[int, Figures]]]
 
 MOST_SERIES = 5
-"""Models with a series of their own in the chart of requests."""
+"""Number of models that have a series of their own in the chart of requests, if others share a series."""
 
 PERCENTILES: dict[str, Callable[[Summary], float | None]] = {
     "p50": lambda summary: summary.p50_ms,
@@ -42,7 +42,11 @@ class OverTime:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Mean stage durations of one model over time (means add up, percentiles do not) and its queue, in ms."""
+    """Durations of one model's stages over time, in milliseconds.
+
+    `means`: the mean duration of each stage, because means add up and percentiles do not. `queue`:
+    percentiles of the time in the queue.
+    """
 
     at: list[int]
     step_s: int
@@ -62,7 +66,10 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The percentile curve as (fraction, ms), and the bins of the histogram as (from ms, to ms, count)."""
+    """The percentile curve and the histogram of a distribution.
+
+    `curve`: points (fraction, ms). `bins`: bins (from ms, to ms, count).
+    """
 
     count: int
     curve: list[tuple[float, float]]
@@ -80,7 +87,7 @@ def over_time(history: History, model: str, stage: Stage) -> OverTime:
 
 
 def parts(history: History, model: str) -> Parts:
-    """Build the stage columns of one model; stages without runs are left out."""
+    """Build the stage columns of one model. Stages without runs are left out."""
     at, steps = _steps(history)
     by_step = [{} if step is None else mean_parts(step, model) for step in steps]
     means: dict[Stage, Column] = {
@@ -95,10 +102,10 @@ def parts(history: History, model: str) -> Parts:
 
 
 def traffic(history: History, model: str, stage: Stage) -> Traffic:
-    """Build request rates, counted by runs of `stage`, and error counts; an empty `model` means all.
+    """Build request rates, which are counted by the runs of `stage`, and error counts.
 
-    If there are more than MOST_SERIES + 1 models, the MOST_SERIES with the most runs have a column each, and
-    the others share one.
+    If `model` is empty, all models are counted. If these are more than MOST_SERIES + 1 models, the
+    MOST_SERIES models with the most runs have a column each, and the other models share one.
     """
     window, _ = history
     at, steps = _steps(history)
@@ -144,7 +151,10 @@ def as_json(*charts: tuple[str, OverTime | Parts | Traffic | Shape]) -> Mapping[
 
 
 def _steps(history: History) -> tuple[list[int], list[Figures | None]]:
-    """Return the start of every step from the first recorded one, and its figures or None."""
+    """Return the start of every step from the first recorded step on, and the figures of every step.
+
+    The figures of a step in which nothing was recorded are None.
+    """
     window, points = history
     by_start = dict(points)
     first = points[0][0] if points else window.start

@@ -82,7 +82,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One model: its stages, and its versions if there are several; `more`: number of versions left out."""
+    """What is shown of one model: its stages and, if there are several, its versions.
+
+    `more`: number of versions that are left out.
+    """
 
     model: str
     stages: tuple[Line, ...]
@@ -93,7 +96,7 @@ class Detail:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """The variables of `figures.html`; a test compares the two."""
+    """The variables of the template `figures.html`. A test compares them with those that it uses."""
 
     degraded: str | None = field(
         metadata=explained("Why state cannot be written or read completely; None if it can")
@@ -151,10 +154,10 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The figures of a view, and the options of its form.
+    """The figures of a view, and the options of the view's form.
 
-    `models`: the served models, then others with runs. `machines`: those with runs. `regimes`: each with its
-    numbers of runs and errors.
+    `models`: the served models, then other models with runs. `machines`: the machines with runs. `regimes`:
+    for each regime, its numbers of runs and of errors.
     """
 
     figures: Figures
@@ -308,7 +311,7 @@ class FiguresBuilder:
     def _with_percentiles(
         self, view: View, since: float, stages: Collection[Stage], recorded: Recorded
     ) -> tuple[Recorded, str | None]:
-        """Return the figures with the percentiles of these stages and of the selected model.
+        """Return `recorded` with the percentiles of `stages` and of the selected model.
 
         Other percentiles are not read, because reading histograms takes most of the time. The second value is
         the reason why some percentiles could not be read from the store, or None.
@@ -434,7 +437,10 @@ def _caveat(groups: Sequence[Group], source: str) -> str:
 
 
 def _runs(recorded: Recorded) -> int:
-    """Return the number of runs of all models; of each model, the runs of the stage that has the most."""
+    """Return the number of runs of all models.
+
+    The runs of a model are counted by the stage that has the most of them.
+    """
     counts: dict[str, int] = {}
     for (name, _), summary in recorded.summaries.items():
         counts[name] = max(counts.get(name, 0), summary.count)
@@ -452,14 +458,17 @@ def _regime_words(asked: View, regime: Regime, counts: Mapping[Regime, Activity]
 
 
 def _counts_text(activity: Activity) -> str:
-    """Return the number of runs, or of errors if there are no runs."""
+    """Return the number of runs in words. If there are no runs but errors, return the number of errors."""
     if activity.errors and not activity.runs:
         return counted(activity.errors, "error", "errors")
     return counted(activity.runs, "run", "runs")
 
 
 def _version_note(view: View, of_other_files: Collection[str]) -> str:
-    """Return which versions are pooled, and for which models facts are withheld; empty for `current`."""
+    """Return in words which versions are pooled, and for which models facts are withheld.
+
+    The text is empty if the view shows the current versions.
+    """
     if view.version == CURRENT:
         return ""
     shown = "All versions of a model are pooled" if view.version == ALL else f"Version {view.version[:12]}"
@@ -472,7 +481,10 @@ def _version_note(view: View, of_other_files: Collection[str]) -> str:
 
 
 def _machines_text(view: View, window: Window) -> str:
-    """Return a warning if the figures pool runs of several machines, or the machine that was chosen."""
+    """Return a warning if the figures pool runs of several machines, or name the machine that was chosen.
+
+    The text is empty if no machine was chosen and all runs are of one machine.
+    """
     if view.machine:
         return f"Only runs of {'unknown machines' if view.machine == UNKNOWN_MACHINE else view.machine}"
     if len(window.machines) < 2:
@@ -517,7 +529,10 @@ def _columns(view: View) -> list[Column]:
 
 
 def _other_stages(view: View, stage: Stage, recorded: Recorded) -> list[Choice]:
-    """Return the stages with runs if the shown one has none: comparisons and searches have no total."""
+    """Return links to the stages that have runs, if the shown stage has none.
+
+    For example, comparisons and searches have no total.
+    """
     recorded_stages = {of for name, of in recorded.summaries if view.model in ("", name)}
     if stage in recorded_stages:
         return []
@@ -525,9 +540,10 @@ def _other_stages(view: View, stage: Stage, recorded: Recorded) -> list[Choice]:
 
 
 def _shown_stage(choice: StageChoice, recorded: Recorded, model: str) -> Stage:
-    """Return the stage to show: `choice`; else the total, or inference if no total was recorded.
+    """Return the stage to show.
 
-    `model`: the one whose details are shown, or empty.
+    It is `choice` if this is a single stage other than the total. Otherwise, it is the total, or inference if
+    stages but no total were recorded. `model`: the model whose details are shown; empty for all models.
     """
     if choice not in ("all", "", "total"):
         return choice  # type: ignore[return-value]

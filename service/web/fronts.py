@@ -36,13 +36,19 @@ class Recorded:
     interval_ns: tuple[int, int] | tuple[None, None]
 
     def faster_than(self, other: Recorded) -> str | None:
-        """Return how much faster it is than `other`, in words; None if their intervals overlap."""
+        """Return in words how much faster this model is than `other`.
+
+        The result is None if the intervals of the two medians do not show that this model is faster.
+        """
         return faster_by_intervals(self.interval_ns, other.interval_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """Another model that is better by every estimate, though this is not proven; `reason` has the figures."""
+    """Another model that is better by every estimate, though this is not proven.
+
+    `by`: name of this better model. `reason`: the figures of both models, in words.
+    """
 
     by: str
     reason: str
@@ -50,11 +56,13 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class GroupFront:
-    """The front of one label set: the source of its latencies, the dominated models, and the chart, if any.
+    """The front of one label set.
 
-    `machine`: the machine of the benchmarks, in words, if the latencies are from benchmarks. `behind`: models
-    on the front that another model beats by every estimate, although this is not proven. `absent`: the models
-    that are not compared, each with the reason.
+    `source`: where the latencies are from. `on_front`: the models on the front. `dominated`: the dominated
+    models. `behind`: models on the front that another model beats by every estimate, although this is not
+    proven. `absent`: the models that are not compared, each with the reason. `chart`: the chart of the front,
+    or None if fewer than two models have a known accuracy. `machine`: the machine of the benchmarks, in
+    words, if the latencies are from benchmarks.
     """
 
     source: Source
@@ -79,10 +87,11 @@ def front_of(
     measured: Mapping[str, Measured],
     machine: str = "this machine",
 ) -> GroupFront:
-    """Return a label set's front: by benchmarks if at least two models have one, else by recorded latency.
+    """Return a label set's front.
 
-    `facts`: the models with runs or benchmarks. `recorded`: distributions by model. Only models whose
-    accuracies are of the same pictures are compared. `machine`: machine of the benchmarks, in words.
+    The latencies are from benchmarks if at least two models have a benchmark. Otherwise, they are recorded
+    latencies. `facts`: the models with runs or benchmarks. `recorded`: distributions by model. Only models
+    whose accuracies are of the same pictures are compared. `machine`: machine of the benchmarks, in words.
     """
     benchmarked = [each for each in facts if each.name in measured]
 
@@ -118,7 +127,10 @@ def front_of(
 def _absent(
     facts: Sequence[ModelFacts], timed: Collection[str], untimed: str, accuracies: Accuracies
 ) -> dict[str, str]:
-    """Return why models are not compared, by model; `untimed` is the reason for models not in `timed`."""
+    """Return the models that are not compared, each with the reason.
+
+    `untimed`: the reason for models that are not in `timed`.
+    """
     reasons = {}
     for each in facts:
         if each.name not in timed:
@@ -180,10 +192,10 @@ def _group(
 
 
 def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
-    """Return the models on the front that are slower and less accurate than another, not larger model.
+    """Return the models on the front that, by the estimates, another model beats.
 
-    If several models are better, the fastest of them is named: no other model is better than it in all three
-    figures.
+    The other model is faster, more accurate, and not larger. If several models are, the fastest of them is
+    named: no other model is better than it in all three figures.
     """
     known = [(each, each.accuracy.value) for each in models if each.accuracy is not None]
     known.sort(key=lambda item: (item[0].p50_ms, item[0].entry))
@@ -205,9 +217,10 @@ def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the names without the beginning that all of them share, by name.
+    """Return the names without the beginning that all of them share, by the full names.
 
-    A long name is cut to an end that no other name has: the longest such end that fits, else the shortest.
+    A name that is still too long is cut to an end that no other name has. This is the longest such end that
+    fits into the column or, if none fits, the shortest such end.
     """
     prefix = shared_prefix(names)
     short = {}

@@ -32,7 +32,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Milliseconds from `low` to `high`, both of them round; linear axes begin at 0."""
+    """An axis of milliseconds from `low` to `high`, which are round values. A linear axis begins at 0."""
 
     low: float
     high: float
@@ -40,9 +40,10 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], *, stacked: bool = False) -> Axis:
-        """Return the axis for `values` in ms: logarithmic if they differ much, unless bars are `stacked`.
+        """Return the axis for `values` in ms.
 
-        Its ends are ticks, so that the ticks cover all values.
+        It is logarithmic if the values differ by a factor of LOG_FROM or more, unless bars are `stacked`.
+        Both ends of the axis are ticks, so that the ticks cover all values.
         """
         known = [value for value in values if value > 0]
         if not known:
@@ -64,7 +65,7 @@ class Axis:
         return round(100 * share, 3)
 
     def ticks(self) -> list[Tick]:
-        """Return round values along the axis, its ends among them, at most six."""
+        """Return at most six ticks at round values along the axis. The ends of the axis are among them."""
         values = self._log_values() if self.log else self._linear_values()
         return [Tick(self.x(value), f"{value:g}") for value in values]
 
@@ -101,7 +102,10 @@ def _round(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Positions in percent: the median, and the ends of the bars to p90 and p99; None where withheld."""
+    """Positions in percent of a model's median and of the ends of its bars to p90 and p99.
+
+    The position of a percentile is None if the percentile is withheld.
+    """
 
     p50: float
     p90: float | None
@@ -110,7 +114,10 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stage's mean in a stacked bar: begin and width in percent."""
+    """A stage's mean as a part of a stacked bar.
+
+    `x` and `width`: where it begins and how wide it is, in percent. `tip`: the text of its tooltip.
+    """
 
     stage: Stage
     x: float
@@ -119,7 +126,7 @@ class Part:
 
 
 def marks(axis: Axis, summary: Summary) -> Marks | None:
-    """Return the marks of a model; None if it has no runs."""
+    """Return the marks of a model, or None if the model has no runs."""
     if summary.p50_ms is None:
         return None
     p90, p99 = (None if ms is None else axis.x(ms) for ms in (summary.p90_ms, summary.p99_ms))
@@ -132,7 +139,10 @@ def stacked(
     stages: Sequence[Stage],
     notes: Mapping[Stage, str] | None = None,
 ) -> tuple[Part, ...]:
-    """Return the bars of the stages' means in ms, one after the other; `notes` are added to their tips."""
+    """Return the parts of a stacked bar, one for each stage, from the stages' means in ms.
+
+    `notes`: further words for the tooltip of a stage.
+    """
     parts, begin = [], 0.0
     for stage in stages:
         if stage in means:

@@ -27,9 +27,10 @@ PlaygroundTask = Literal["classify", "detect"]
 
 @dataclass(frozen=True, slots=True)
 class DetectorChoice:
-    """A detector that can be chosen; `min_score` and `max_detections` are from its card.
+    """A detector that can be chosen.
 
-    `assumed`: those assumed facts of its card on which detections depend.
+    `min_score` and `max_detections` are from its card. `assumed`: the assumed facts of its card on which
+    detections depend.
     """
 
     name: str
@@ -41,7 +42,7 @@ class DetectorChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlaygroundPage:
-    """The variables of `playground.html`; a test compares the two."""
+    """The variables of the template `playground.html`. A test compares them with those that it uses."""
 
     task: PlaygroundTask = field(metadata=explained("Task that the page shows; the reader can switch it"))
     models: Sequence[str] = field(metadata=explained("Names of the models that are compared"))
@@ -94,7 +95,10 @@ async def playground(
 
 
 def _detectors(registry: Registry) -> list[DetectorChoice]:
-    """Return the detectors, loaded or still loading; the default one is chosen, or else the first."""
+    """Return the detectors that are loaded or still being loaded.
+
+    The default detector is preselected. If it is not among them, the first detector is.
+    """
     cards = [entry.card for entry in registry.entries if entry.card is not None and not entry.broken]
     named = {card.name: card for card in cards if card.detection is not None}
     chosen = registry.default_detector if registry.default_detector in named else next(iter(named), None)

@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def explained(text: str) -> Mapping[str, str]:
-    """Field metadata with a description; a test requires it for every template variable."""
+    """Return a field's metadata with a description. A test requires it for every template variable."""
     return {"help": text}
 
 
@@ -42,7 +42,7 @@ NAVIGATION = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """The variables of `base.html`; a test compares the two."""
+    """The variables of the template `base.html`. A test compares them with those that it uses."""
 
     root: str = field(metadata=explained("Path prefix behind a proxy; empty for none"))
     version: str = field(metadata=explained("Version of Weigh-in"))

@@ -27,10 +27,14 @@ ORIGINS = {"measured": "card", "reported": "card", "inherited": "card", "evaluat
 """Origin of an accuracy in one word, by the kind of the estimate."""
 
 MOST_NAMED = 2
-"""Number of dominated models up to which the answers name them."""
+"""Maximum number of dominated models that the answers name. If there are more, they are counted."""
 
 Place = Literal["front", "behind", "dominated", ""]
-"""Place of a model: on the front; on it, but worse than another by every estimate; dominated; unknown."""
+"""Place of a model relative to the front.
+
+`behind`: the model is on the front, but another model is better by every estimate. Empty: the place is
+unknown.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,13 @@ OTHER_FILE = Cell("–", "these runs are of another file than the one that is se
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Row of one model. `tags`: words such as `fastest`; `place_cell`: its place, in words.
+    """Row of one model.
 
-    `origin`: origin of its accuracy; empty if all models of the group have the same. The chart shows `marks`
-    or `parts`; the other is None or empty. `assumed`: those assumed facts of the model's card on which
-    predictions depend. `is_comparable`: whether its latency is that of the group's stage. Rows are sorted by
-    values of `summary`, `facts` and `accuracy`.
+    `tags`: words such as `fastest`. `place_cell`: the model's place, in words. `origin`: origin of the
+    model's accuracy; empty if the accuracies of all models of the group have the same origin. The chart shows
+    either `marks` or `parts`: `marks` is None or `parts` is empty. `assumed`: the assumed facts of the
+    model's card on which predictions depend. `is_comparable`: whether the row's latency is that of the
+    group's stage. Rows are sorted by values of `summary`, `facts` and `accuracy`.
     """
 
     model: str
@@ -123,7 +128,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One answer: its kind, its title, the model or models, and the figure."""
+    """A tile with one answer.
+
+    `title`: what the tile answers, such as `Fastest`. `text`: the model or models. `note`: the figure.
+    """
 
     kind: Literal["fastest", "accurate", "dominated", "baseline"]
     title: str
@@ -199,7 +207,10 @@ def _axis(known: Known, stage: Stage, names: Iterable[str], stacked_stages: bool
 
 
 def _importance(known: Known, labels: Labels | None, names: Sequence[str]) -> tuple[bool, ...]:
-    """Sort key of groups: the default model's first, then classifiers, then models without a card."""
+    """Return the sort key of a group of models.
+
+    The group of the default model is first. Then come classifiers, detectors, and models without a card.
+    """
     is_default = known.defaults[0] in names
     has_facts = labels is not None
     detects = labels is not None and labels[0] == "object-detection"
@@ -398,7 +409,10 @@ _VALUES: dict[str, Callable[[Row], float | str | None]] = {
 
 
 def sorted_rows(rows: Iterable[Row], sort: Sort) -> list[Row]:
-    """Return the rows by the column `sort`, descending if it begins with a hyphen; unknown values last."""
+    """Return the rows, sorted by the column `sort`, which means descending order if it begins with a hyphen.
+
+    Rows whose value in this column is unknown come last.
+    """
     value = _VALUES[sort.removeprefix("-")]
     by_name = sorted(rows, key=lambda row: row.model)
     known = [row for row in by_name if value(row) is not None]
@@ -435,7 +449,11 @@ def answers(group: Group) -> Answers:
 
 
 def _dominated(front: GroupFront, rows: Sequence[Row]) -> tuple[str, str]:
-    """Return the dominated models, or their number, and up to three models that are only behind another."""
+    """Return the text and the note of the tile about dominated models.
+
+    The text names the dominated models, or gives their number if they are more than MOST_NAMED. The note
+    names up to three models that are only behind another model.
+    """
     proven = ", ".join(sorted(front.dominated))
     if len(front.dominated) > MOST_NAMED:
         proven = f"{len(front.dominated)} models"
@@ -447,7 +465,10 @@ def _dominated(front: GroupFront, rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def percentile_cells(summary: Summary) -> tuple[Cell, ...]:
-    """Return the cells of the four percentiles; a missing one has a dash and the number of runs it needs."""
+    """Return the cells of the four percentiles.
+
+    The cell of a missing percentile has a dash and the number of runs that the percentile needs.
+    """
     values = (summary.p50_ms, summary.p90_ms, summary.p95_ms, summary.p99_ms)
     return tuple(
         Cell("–", f"too few runs (needs {needed})") if value is None else Cell(three_digits(value))
@@ -460,15 +481,19 @@ def _summary(known: Known, name: str, stage: Stage) -> Summary:
 
 
 def stage_of(recorded: Figures, name: str, stage: Stage) -> Stage:
-    """Return the stage to show for a model: `stage`, or inference instead of a total that is not recorded."""
+    """Return the stage to show for a model.
+
+    It is `stage` or, if this is the total and only inference was recorded, inference.
+    """
     is_absent = stage == "total" and (name, "total") not in recorded.summaries
     return "inference" if is_absent and (name, "inference") in recorded.summaries else stage
 
 
 def mean_parts(recorded: Figures, name: str) -> dict[Stage, float]:
-    """Return the mean time in ms that a run spends in each stage; runs without the stage count as 0.
+    """Return the mean time in ms that a run spends in each stage.
 
-    So the stages add up to the mean time of all runs, also if some of the runs are searches.
+    A run without the stage counts as 0 ms. So the stages add up to the mean time of all runs, also if some of
+    the runs are searches.
     """
     found = {stage: recorded.summaries.get((name, stage)) for stage in PARTS}
     runs = _most_runs(recorded, name)
@@ -491,7 +516,10 @@ def _counts(recorded: Figures, name: str) -> dict[Stage, str]:
 
 
 def three_digits(value: float) -> str:
-    """Format a figure with three significant digits; from 1000, with all digits before the decimal point."""
+    """Format a figure with three significant digits.
+
+    A figure of 1000 or more is rounded to a whole number.
+    """
     return f"{value:.0f}" if value >= 999.5 else f"{value:#.3g}".removesuffix(".")
 
 

@@ -16,10 +16,13 @@ from service.web.site import explained
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
 
 StageChoice = Stage | Literal["all", ""]
-"""A stage; `all`: every stage, stacked; empty: the total, or inference if no total is recorded."""
+"""The stage that is chosen.
+
+`all`: every stage, stacked. Empty: the total, or inference if no total is recorded.
+"""
 
 RegimeChoice = Regime | Literal[""]
-"""A regime; empty: the one with the most runs."""
+"""The regime that is chosen. If it is empty, the regime with the most runs is shown."""
 
 Sort = Literal[
     "model", "p50", "p90", "p99", "runs", "accuracy", "size", "speedup", "front",
@@ -34,8 +37,8 @@ DEFAULT_SORT: Sort = "p50"
 class Span:
     """A window with its display text and its length in seconds.
 
-    `step_s` is the step of charts of one model and stage, `overview_s` that of charts of several. The latter
-    is coarser if finer steps would have to be merged from too many minute buckets.
+    `step_s`: step of charts of one model and stage, in seconds. `overview_s`: step of charts of several
+    models. `overview_s` is longer if shorter steps would have to be merged from too many minute buckets.
     """
 
     text: str
@@ -57,7 +60,10 @@ WINDOWS: dict[Since, Span] = {
 
 
 def span_for(length_s: float, most: Span) -> Span:
-    """Return the shortest window of at least `length_s`, up to `most`: a short history has fine steps."""
+    """Return the shortest window of at least `length_s` seconds, but none longer than `most`.
+
+    With a short window, the charts of a short history have fine steps.
+    """
     return next((span for span in WINDOWS.values() if length_s <= span.length_s <= most.length_s), most)
 
 
@@ -80,11 +86,12 @@ class Activity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the page shows, as in its URL; an empty model means all, side by side.
+    """What the page shows, as in its URL.
 
-    `version`: the model files' versions as in `GET /latency`: `current`, `all` or the beginning of one.
-    `baseline`: the model that others of its label set are compared with; empty for the default. `machine`:
-    name of the kind of machine whose runs are shown; empty: all, pooled.
+    `model`: the model whose details are shown; empty to show all models side by side. `version`: the model
+    files' versions as in `GET /latency`: `current`, `all` or the beginning of a version. `baseline`: the
+    model with which the other models of its label set are compared; empty for the default. `machine`: name of
+    the kind of machine whose runs are shown; empty to pool the runs of all machines.
     """
 
     regime: RegimeChoice = ""
@@ -125,7 +132,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DashboardPage:
-    """The variables of `dashboard.html`; a test compares the two."""
+    """The variables of the template `dashboard.html`. A test compares them with those that it uses."""
 
     regimes: Sequence[Choice] = field(
         metadata=explained("Options of the regime: `most runs`, and each regime that has runs or errors")
@@ -158,8 +165,8 @@ def dashboard_page(
 ) -> DashboardPage:
     """Build the page around `figures`.
 
-    `names`: the selectable models. `regimes`: each with its numbers of runs and errors. `machines`: those
-    with runs.
+    `names`: the selectable models. `regimes`: for each regime, its numbers of runs and of errors. `machines`:
+    the machines with runs.
     """
     machines = sorted({*machines, *filter(None, [view.machine])})
     names = list(dict.fromkeys([*names, *filter(None, (view.model, view.baseline))]))
@@ -184,7 +191,11 @@ def dashboard_page(
 
 
 def busiest(regimes: Mapping[Regime, Activity]) -> Regime:
-    """Return the regime with the most runs; `demo` only if no other has runs and `live` has no errors."""
+    """Return the regime with the most runs.
+
+    The result is `demo` only if no other regime has runs and `live` has no errors. If no regime has runs, the
+    result is `live`.
+    """
     ranked = sorted(regimes, key=lambda regime: (regime == "demo", -regimes[regime].runs))
     found: Regime = next((regime for regime in ranked if regimes[regime].runs), "live")
     return "live" if found == "demo" and regimes["live"].errors else found

@@ -48,7 +48,7 @@ MAX_FIELD_BYTES = 16_384
 """Maximum bytes of a form field that is a parameter."""
 
 MAX_PARTS = 100
-"""Maximum parts of a form with one image."""
+"""Maximum number of parts in a form that contains one image."""
 
 OPENAPI_BODY = {
     "requestBody": {
@@ -68,7 +68,7 @@ OPENAPI_BODY = {
         },
     }
 }
-"""OpenAPI of the body, which FastAPI cannot derive because the handlers stream it."""
+"""OpenAPI description of the body. FastAPI cannot derive it, because the handlers stream the body."""
 
 IMAGE_ERRORS = (
     errors.MalformedRequest,
@@ -84,7 +84,7 @@ IMAGE_ERRORS = (
     errors.ModelUnavailable,
     errors.DeadlineExceeded,
 )
-"""Errors of every route that runs a network on a posted image, for `documented`."""
+"""Errors of every route that runs a network on a posted image, as arguments of `documented`."""
 
 SEND = "send the image's bytes, or a form (multipart/form-data) with a file part named 'image'"
 
@@ -108,7 +108,10 @@ class ImageFacts(BaseModel):
 
 
 class ClassifyTimings(BaseModel):
-    """Milliseconds per stage; `total` is their sum, from the complete body to the finished response."""
+    """Milliseconds per stage.
+
+    `total` is the sum of the stages: the time from the complete body to the finished response.
+    """
 
     queue: float = Field(description="Waiting for a core", examples=[0.041])
     decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
@@ -120,7 +123,11 @@ class ClassifyTimings(BaseModel):
 
 @dataclass
 class Form:
-    """A form that was read before the route runs: image, fields, and the first problem."""
+    """A form with an image, which is read before the route runs.
+
+    `fields`: the route's parameters that the form contains, by name. `problem`: the first error that was
+    found in the form, or None.
+    """
 
     deadline: Deadline
     image: bytes = b""
@@ -129,7 +136,7 @@ class Form:
 
     @property
     def unread(self) -> bool:
-        """Whether reading stopped before the end, so that the form may have more fields."""
+        """Whether reading stopped before the end of the form. The unread rest may contain more fields."""
         return isinstance(self.problem, (errors.BodyTooLarge, errors.DeadlineExceeded, errors.ClientGone))
 
 
@@ -183,7 +190,10 @@ class ImageRoute(APIRoute):
 
 
 async def _read_form(request: Request) -> Form:
-    """Read a form and merge its fields into the query parameters; the result may have a problem."""
+    """Read a form and merge its fields into the query parameters.
+
+    If the form has an error, the error is not raised, but stored in `problem` of the returned form.
+    """
     bounds = app_part(request, Bounds)
     deadline = Deadline.after(bounds.deadline_s)
     form = request.state.form = Form(deadline)
@@ -225,12 +235,12 @@ def timed_answer(body: dict[str, Any], durations: Durations) -> Response:
 
 
 def image_facts(image: DecodedImage) -> dict[str, Any]:
-    """Return the JSON object of an `ImageFacts`."""
+    """Return the facts of an image as the JSON object that `ImageFacts` describes."""
     return {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes}
 
 
 def timings(durations: Durations) -> dict[str, float]:
-    """Return the milliseconds per stage."""
+    """Convert the durations of the stages from nanoseconds to milliseconds."""
     return {stage: milliseconds(nanoseconds) for stage, nanoseconds in durations.items()}
 
 
@@ -305,10 +315,10 @@ def _image_of(parts: list[Part]) -> bytes:
 
 
 def _read_fields(request: Request, form: Form, parts: list[Part]) -> errors.WeighinError | None:
-    """Store the fields in `form` and merge them into the query parameters, from which FastAPI reads next.
+    """Store the fields in `form` and merge them into the query parameters, which FastAPI validates next.
 
     Empty fields are ignored, because HTML forms send all fields. Returns the problem of the first invalid
-    field, or None.
+    field, or None if all fields are valid.
     """
     if not parts:
         return None
@@ -336,7 +346,10 @@ def _read_fields(request: Request, form: Form, parts: list[Part]) -> errors.Weig
 
 
 def _text(part: Part, fields: frozenset[str], *, repeated: bool) -> str:
-    """Return the value of a form field. Raises InvalidParameter."""
+    """Return the text of the form field `part`. Raises InvalidParameter if the field is not allowed.
+
+    `fields`: names of the allowed fields. `repeated`: whether the form has sent a field of this name before.
+    """
     if part.name not in fields:
         allowed = ", ".join((PART, *sorted(fields)))
         raise errors.InvalidParameter(f"unknown form field {part.name[:50]!r} (allowed: {allowed})")

@@ -64,12 +64,15 @@ OPENAPI_BODY: dict[str, Any] = {
         },
     }
 }
-"""OpenAPI of the body, which FastAPI cannot derive because the form is read as it arrives."""
+"""OpenAPI description of the body. FastAPI cannot derive it, because the form is read as it arrives."""
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """Limits of an upload: bytes of the body, and seconds between two chunks of the body."""
+    """Limits of an upload.
+
+    `max_bytes`: maximum bytes of the body. `wait_s`: maximum seconds between two chunks of the body.
+    """
 
     max_bytes: int
     wait_s: float
@@ -87,7 +90,9 @@ class Upload:
 async def uploaded_model(
     request: Request, root: Path, *, name: str | None, preset: str | None
 ) -> AsyncIterator[Upload]:
-    """Read the form into a new folder in `root`; remove the folder at the end.
+    """Read the form into a new folder in `root`, and yield the uploaded model.
+
+    The folder is removed when the context ends.
 
     Raises MalformedRequest, InvalidParameter, BodyTooLarge, DeadlineExceeded, ClientGone, and
     StorageUnavailable if the folder cannot be written.
@@ -103,7 +108,10 @@ async def uploaded_model(
 
 
 def _new_folder(root: Path) -> Path:
-    """Make a folder in `root` for the upload; remove folders of uploads that are older than a day."""
+    """Make a folder in `root` for the upload.
+
+    Folders of earlier uploads that are older than a day are removed.
+    """
     root.mkdir(parents=True, exist_ok=True)
     for other in root.glob(f"{_FOLDER}*"):
         with contextlib.suppress(OSError):
@@ -181,9 +189,10 @@ def _check_part(part: Part, parts: Mapping[str, Part]) -> None:
 def _file_name(part: str, given: str) -> str:
     """Return the name under which the file of a part is stored.
 
-    For `data`, the name may be a relative path, as in the ONNX file. Some clients send an absolute path: only
-    its last name is used. If `_FILE_NAME` does not match a name, `model` is stored as `model.onnx`, and
-    `data` raises InvalidParameter.
+    `part`: `model` or `data`. `given`: the file name that the client sent. The name of `data` may be a
+    relative path, as the ONNX file gives it. Some clients send an absolute path: only its last name is used.
+    If a name does not match `_FILE_NAME`, or the path has too many names, `model` is stored as `model.onnx`,
+    but `data` raises InvalidParameter.
     """
     path = given.replace("\\", "/")
     whole = part == MODEL or path.startswith("/") or path[1:2] == ":"
@@ -199,7 +208,11 @@ def _file_name(part: str, given: str) -> str:
 
 
 def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
-    """Return the file to which the sent labels are written, or the built-in set that was named, if any."""
+    """Return the labels that the form's part `labels` gives, or None if it is missing or empty.
+
+    If the part is a file, it is written to a file in `folder`, whose path is returned. Otherwise, the part's
+    text is the name of a built-in label set, which is returned.
+    """
     if part is None or not part.data or not part.data.strip():
         return None
     if not part.file:
@@ -215,7 +228,10 @@ def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
 
 
 def _built_in(name: str, part: str) -> BuiltIn:
-    """Return the built-in label set of that name. Raises InvalidParameter."""
+    """Return the built-in label set `name`. Raises InvalidParameter if there is none of this name.
+
+    `part`: name of the form's part that named the label set, for the error message.
+    """
     known = built_in_sets()
     if name not in known:
         raise InvalidParameter(
@@ -229,7 +245,10 @@ _CONFIG = ConfigDict(allow_inf_nan=False)
 
 
 def _fields(kind: type[BaseModel]) -> dict[str, Any]:
-    """Return type and bounds of each field in a part of the card."""
+    """Return the type of each field of `kind`, with its bounds, by the field's name.
+
+    `kind`: the class of the card, or the class of one of its parts.
+    """
     return {name: Annotated[field.annotation, field] for name, field in kind.model_fields.items()}
 
 
@@ -239,7 +258,10 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "outputs": get_type_hints(Outputs, include_extras=False),
     "source": _fields(Source),
 }
-"""The card's fields by group."""
+"""Types of the card's fields with their bounds, by group and name.
+
+The group with the empty name has the fields at the top of the card.
+"""
 
 
 def _checked(path: str, value: object) -> Any:
@@ -255,7 +277,10 @@ def _checked(path: str, value: object) -> Any:
 
 
 def _facts(part: Part | None) -> dict[str, object]:
-    """Return the facts by path in the card, without those that follow from the file, such as its checksum."""
+    """Return the facts that the form's part `card` states, by their paths in the card.
+
+    Facts that follow from the file, such as its checksum, are left out.
+    """
     if part is None or not part.data or not part.data.strip():
         return {}
     try:

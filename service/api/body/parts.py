@@ -19,7 +19,7 @@ from service.errors import DeadlineExceeded, MalformedRequest
 from service.text.display import quoted
 
 MAX_HEADER_FIELDS = 32
-"""Maximum header fields of a part."""
+"""Maximum number of header fields of a part."""
 
 MAX_HEADER_BYTES = 16_384
 """Maximum bytes of one header field of a part, enough for file names of thousands of characters."""
@@ -35,15 +35,19 @@ _PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})
 
 
 OpenFile = Callable[[str, str], BinaryIO | None]
-"""Opens the file for a part, given the part's name and file name; returns None to keep the part in memory."""
+"""Function that opens a file for a part of the form, whose content is then written to the file.
+
+It gets the part's name and file name. It returns the opened file, or None if the part is to be kept in
+memory.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """A part of a form.
 
-    `size`: number of bytes received. `data`: None if the part is over its limit, has a name without a limit,
-    or was written to a file. `file`: whether the part has a file name.
+    `size`: number of bytes received. `data`: the content. It is None if the part is over its limit, has a
+    name for which no limit is given, or was written to a file. `file`: whether the part has a file name.
     """
 
     name: str
@@ -60,11 +64,12 @@ async def stream_parts(
     max_bytes: int | None = None,
     open_file: OpenFile | None = None,
 ) -> AsyncIterator[Part]:
-    """Yield each part of the form, in order, once it is complete; only one part is in memory at a time.
+    """Yield each part of the form, in order, once it is complete.
 
-    `limits`: maximum bytes of a part, by name. `wait_s`: maximum seconds between two chunks of the body.
-    `max_bytes`: maximum size of the form; None for no limit. `open_file`: see `OpenFile`; the bytes are
-    written on a thread as they arrive, and the file is closed at the end of the part.
+    `limits`: maximum bytes of each part that is kept in memory, by the part's name. `wait_s`: maximum seconds
+    between two chunks of the body. `max_bytes`: maximum size of the form; None for no limit. `open_file`: see
+    `OpenFile`; the bytes are written on a thread as they arrive, and the file is closed at the end of the
+    part. A part is not kept in memory after it was yielded.
 
     Raises MalformedRequest, BodyTooLarge if the whole form is too large, DeadlineExceeded, ClientGone, and
     the errors of `open_file` and of writing.
@@ -89,14 +94,18 @@ async def stream_parts(
 
 
 class Parts:
-    """Incremental parser: takes bytes, returns finished parts. All methods raise MalformedRequest."""
+    """Incremental parser of a form: it takes bytes, and returns the parts that are complete.
+
+    Its methods raise MalformedRequest if the form is malformed.
+    """
 
     def __init__(
         self, content_type: str, limits: Mapping[str, int], open_file: OpenFile | None = None
     ) -> None:
-        """`content_type` contains the boundary; `limits`: maximum bytes of a part, by name.
+        """Begin to parse a form. Its boundary is in `content_type`.
 
-        A part for which `open_file` opens a file is written to that file, whatever its size.
+        `limits`: maximum bytes of each part that is kept in memory, by the part's name. A part for which
+        `open_file` opens a file is written to that file, whatever its size.
         """
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
@@ -174,7 +183,10 @@ class Parts:
             raise MalformedRequest("multipart form: ends before its closing boundary")
 
     def _without_preamble(self, chunk: bytes) -> bytes:
-        """Return the bytes from the first boundary on (RFC 2046 5.1.1); empty until the boundary arrives."""
+        """Return the bytes from the first boundary on (RFC 2046 5.1.1).
+
+        Until the first boundary has arrived, the result is empty.
+        """
         searched = self._preamble or b""
         if searched == b"\r\n" and chunk.startswith(self._delimiter + b"\r\n"):  # nearly always
             self._preamble = None

@@ -33,22 +33,30 @@ _accepted: set[tuple[Callable[..., Any], bytes]] = set()
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a request with an image: bytes of the body, and seconds from arrival to its job's start."""
+    """Limits of a request with an image.
+
+    `body_bytes`: maximum bytes of the body. `deadline_s`: maximum seconds from the arrival of the request
+    until its job starts.
+    """
 
     body_bytes: int
     deadline_s: float
 
 
 def add_parts(app: FastAPI, parts: Iterable[object]) -> None:
-    """Make `parts`, one per class, available to the routes of `app` through `app_part`."""
+    """Make the objects `parts`, each of another class, available to the routes of `app`.
+
+    A route gets an object by its class, with `app_part`.
+    """
     app.state.parts = {type(part): part for part in parts}
 
 
 def app_part(request: Request, kind: type[Kind]) -> Kind:
-    """Return the part of this class from the application to which the request was sent.
+    """Return the object of the class `kind` that `add_parts` has made available to the routes.
 
-    Routes are built once per process, but each application has its own parts. This function is not a
-    dependency of FastAPI, because FastAPI takes longer to solve a dependency.
+    Routes are built once per process, but each application has its own objects. The object is that of the
+    application to which the request was sent. This function is not a dependency of FastAPI, because FastAPI
+    takes longer to solve a dependency.
     """
     # items, not attributes: an attribute of `state` takes several times as long
     found: Kind = request.scope["app"].state["parts"][kind]
@@ -56,7 +64,7 @@ def app_part(request: Request, kind: type[Kind]) -> Kind:
 
 
 def root_of(request: Request) -> str:
-    """Return the URL prefix that a proxy adds; empty if there is none."""
+    """Return the URL prefix that a proxy adds. It is empty if no proxy adds one."""
     return str(request.scope.get("root_path", ""))
 
 
@@ -110,9 +118,10 @@ def _declared(dependant: Any) -> Iterator[str]:
 
 
 def deadline_for(request: Request) -> Deadline:
-    """Return the request's deadline: its form's if a form was read, else a deadline counted from now.
+    """Return the request's deadline.
 
-    The deadline also watches for the client's disconnect.
+    If a form was read before, this is the deadline with which the form was read. Otherwise, the time is
+    counted from now. The deadline also watches for the client's disconnect.
     """
 
     async def disconnected() -> None:
@@ -127,7 +136,7 @@ def deadline_for(request: Request) -> Deadline:
 
 
 async def in_time(reading: Awaitable[T], deadline: Deadline) -> T:
-    """Wait for the body. Raises DeadlineExceeded if it does not arrive in time."""
+    """Return what `reading` returns, which reads the body. Raises DeadlineExceeded if it is too slow."""
     try:
         async with asyncio.timeout_at(deadline.at):
             return await reading
@@ -136,7 +145,7 @@ async def in_time(reading: Awaitable[T], deadline: Deadline) -> T:
 
 
 def content_type_of(request: Request) -> str:
-    """Return the body's content type; empty if it has none."""
+    """Return the body's content type. It is empty if the request names none."""
     return request.headers.get("content-type", "")
 
 
@@ -151,7 +160,7 @@ def is_form(request: Request) -> bool:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body. Raises as `Body` does."""
+    """Return the whole body. Raises BodyTooLarge and ClientGone, as the class `Body` does."""
     body = Body(request, max_bytes)
     chunks = []
     while (chunk := await body.chunk()) is not None:
@@ -162,7 +171,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 class Body:
     """The body of a request, which arrives in chunks.
 
-    Raises BodyTooLarge as soon as more than `max_bytes` are announced or received, and ClientGone.
+    Raises BodyTooLarge as soon as more than `max_bytes` bytes are announced or received, and ClientGone if
+    the client disconnects before the body is complete.
     """
 
     def __init__(self, request: Request, max_bytes: int | None = None) -> None:

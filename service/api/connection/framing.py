@@ -13,16 +13,16 @@ from service.errors import HeadersTooLarge, MalformedRequest
 from service.text.display import quoted
 
 MAX_HEAD_BYTES = 65_536
-"""Limit of a request head, and of the trailer section of a chunked body."""
+"""Maximum bytes of a request head, and of the trailer section of a chunked body."""
 
 MAX_FIELDS = 100
-"""Limit of header fields in a request, and of trailer fields in a chunked body."""
+"""Maximum number of header fields in a request, and of trailer fields in a chunked body."""
 
 MAX_EXTENSION_BYTES = 16_384
-"""Limit of all chunk extensions of a body together. The service uses none."""
+"""Maximum bytes of all chunk extensions of a body together. The service does not use the extensions."""
 
 MAX_SMALL_CHUNKS = 65_536
-"""Limit of chunks of any size. A body with more chunks must have `MIN_CHUNK_BYTES` per chunk on average."""
+"""Maximum number of chunks in a body whose chunks have fewer than MIN_CHUNK_BYTES bytes on average."""
 
 MIN_CHUNK_BYTES = 64
 """Minimum mean chunk size, in bytes, of a body with more than MAX_SMALL_CHUNKS chunks.
@@ -45,7 +45,11 @@ _CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(;[^\r\n]*)?\r\n")
 
 @dataclass(slots=True)
 class Head:
-    """A parsed request line. `raw`: the whole head without `Upgrade` fields, for the parser."""
+    """The head of a request, with the parts of its request line.
+
+    `authority`: host and port in the request line, or None if it names only a path. `raw`: the whole head
+    without `Upgrade` fields, for the parser.
+    """
 
     method: str
     authority: bytes | None
@@ -64,7 +68,7 @@ def skip_blank_lines(data: bytes) -> bytes:
 
 
 def head_length(data: bytes) -> int:
-    """Return the length in bytes of the request head at the start of `data`, or 0 if it is incomplete.
+    """Return the length in bytes of the request head at the start of `data`, or 0 if the head is incomplete.
 
     Raises HeadersTooLarge, and MalformedRequest as soon as `data` cannot be the start of a head.
     """
@@ -109,10 +113,13 @@ def read_head(raw: bytes) -> Head:
 
 
 def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether the body is chunked. `fields`: the header fields of the head that are in FRAMING_FIELDS.
+    """Return whether the body is chunked.
 
-    Raises MalformedRequest for the conflicts that section 6 of RFC 9112 lists, and for every transfer coding
-    except `chunked`.
+    `fields`: the header fields of the head that are in FRAMING_FIELDS.
+
+    Raises MalformedRequest if one of these fields was sent twice, if `Host` is missing, malformed or
+    contradicts the request line, for the conflicts that section 6 of RFC 9112 lists, and for every transfer
+    coding except `chunked`.
     """
     values: dict[bytes, bytes] = {}
     for name, value in fields:

@@ -41,12 +41,17 @@ log = structlog.get_logger(__name__)
 
 
 _HIGH_WATER_BYTES = 262_144
-"""Stop reading a request's body while more than this many bytes wait for the application. uvloop reads up to
-256 000 bytes at a time, so most images never stop the reading."""
+"""Stop reading a request's body while more than this many bytes wait for the application.
+
+uvloop reads up to 256 000 bytes at a time, so most images never stop the reading.
+"""
 _OBJECT_BYTES = 64
 """Bytes of memory that a piece of the body takes in addition to its content."""
 _JOINED_BYTES = 65_536
-"""Join the head of a response with up to this many bytes of its body; longer bodies are not copied."""
+"""Maximum bytes of a response's body that are joined with the head and sent together with it.
+
+A longer piece of the body is sent separately, because joining copies it.
+"""
 
 
 def _uncounted(_: str) -> None:
@@ -61,15 +66,18 @@ class HttpProtocol(HttpToolsProtocol):
     drain_s = 10.0
     """Maximum time to read and discard the rest of an answered request, in seconds."""
     drain_idle_s = 5.0
-    """Seconds without a byte after which discarding ends."""
+    """Discarding ends if no byte arrives for this many seconds."""
     drain_bytes = 100_000_000
     """Maximum bytes of an answered request to read and discard."""
     unread_s = 30.0
-    """Disconnect a client that reads no response bytes for this many seconds; also the check interval."""
+    """Seconds between two checks whether the client reads the response.
+
+    A client that has read no byte of the response since the last check is disconnected.
+    """
     unread_stopping_s = 1.0
-    """`unread_s` while the service is stopping."""
+    """Value of `unread_s` while the service is stopping."""
     refused: Callable[[str], None] = staticmethod(_uncounted)
-    """Callback with the error slug of each request that is refused before it reaches the application."""
+    """Called with the error slug of each request that is refused before it reaches the application."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -110,7 +118,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes, or discard them after an early response."""
+        """Parse received bytes. If the response was sent early, discard the rest of the request."""
         if self._drain_timer is not None:
             self._drained += len(data)
             if self._drained > self.drain_bytes:
@@ -248,7 +256,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def _read_body(self, data: bytes) -> int:
-        """Give the current request its body; return how many bytes of `data` belong to it."""
+        """Pass the current request the bytes of its body that are at the start of `data`.
+
+        Returns the number of these bytes.
+        """
         if self._chunked is not None:
             taken = self._chunked.take(data)
             self._feed(data if taken == len(data) else data[:taken])
@@ -282,7 +293,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise MalformedRequest(f"request: {error}") from None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Store a header field; drop a trailer field."""
+        """Store a header field. If the field is a trailer field, which follows the body, drop it."""
         if self._head_complete:
             return
         name = name.lower()
@@ -294,12 +305,18 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Store keep-alive now: the parser resets it when the message is complete."""
+        """Store whether the connection is kept open after the request.
+
+        The parser forgets this when the request is complete.
+        """
         self._head_complete = True
         self._keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
 
     def on_body(self, body: bytes) -> None:
-        """Pass a piece of the body on, unless the response is complete; stop reading while too much waits."""
+        """Pass a piece of the body to the application, unless the response is complete.
+
+        Reading stops while more than `_HIGH_WATER_BYTES` wait for the application.
+        """
         cycle: _Cycle = self.cycle  # type: ignore[assignment]
         if cycle.response_complete:
             return
@@ -312,7 +329,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._message_complete = True
 
     def _refuse(self, error: WeighinError) -> None:
-        """Answer an invalid request, unless its response has started; then close the connection."""
+        """Answer an invalid request with a problem document, and close the connection.
+
+        If the application has already begun its response, no problem document is sent, and the connection is
+        closed after this response.
+        """
         self._unread = b""
         self._ignoring = True
         if self._receiving:
@@ -410,12 +431,12 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncounted) -> type[HttpProtocol]:
-    """Return the protocol class for a service with this body limit.
+    """Return the protocol class for a service whose requests have at most `max_body_bytes` bytes of body.
 
-    The protocol discards at most ten times the limit. Many clients read the response only after they have
-    sent the whole body. With a factor of ten, a client whose body is too large still gets its response, but
-    an endless body is cut off. `refused` is called with the error slug of each request that is refused before
-    it reaches the application.
+    The protocol discards at most ten times this limit, or 100 MB if that is more. Many clients read the
+    response only after they have sent the whole body. With a factor of ten, a client whose body is too large
+    still gets its response, but an endless body is cut off. `refused` is called with the error slug of each
+    request that is refused before it reaches the application.
     """
 
     class LimitedProtocol(HttpProtocol):
@@ -427,10 +448,11 @@ def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncount
 
 
 class _Cycle(RequestResponseCycle):
-    """A request and its response. Does not copy the body, and writes a short response in one piece.
+    """A request and its response. It copies and writes less than uvicorn's class does.
 
-    uvicorn's class copies the body twice, and writes the head and the body of a response separately. The
-    client then wakes up for the head alone, and takes a core if it runs on the same machine.
+    The body of a request is copied at most once, and a short response is written in one piece. uvicorn's
+    class copies the body twice, and writes the head and the body of a response separately. The client then
+    wakes up for the head alone, and takes a core if it runs on the same machine.
     """
 
     transport: _ResponseTransport  # type: ignore[assignment]
@@ -447,7 +469,11 @@ class _Cycle(RequestResponseCycle):
         self.message_event.set()
 
     async def receive(self) -> Any:
-        """Return the body that has arrived since the last call; wait for it if there is none."""
+        """Return a message with the bytes of the body that have arrived since the last call.
+
+        If none have arrived, wait for them. If the client has disconnected or the response is complete, the
+        message says that the client is disconnected.
+        """
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
@@ -501,7 +527,7 @@ class _ResponseTransport:
         self._holds_next = True
 
     def write(self, data: bytes) -> None:
-        """Send response bytes, after the bytes that are held."""
+        """Send response bytes, after any bytes that are held. After `hold_next`, hold the bytes instead."""
         if self._holds_next:
             self._holds_next = False
             self._held = data

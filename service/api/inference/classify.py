@@ -97,7 +97,7 @@ def _classification(request: Request, result: Classification) -> dict[str, Any]:
 
 
 def predictions_out(predictions: tuple[Prediction, ...]) -> list[dict[str, Any]]:
-    """Return the JSON objects of `PredictionOut`."""
+    """Return the predictions as the JSON objects that `PredictionOut` describes."""
     return [
         {
             "class_id": prediction.class_id,

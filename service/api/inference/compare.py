@@ -171,7 +171,7 @@ async def compare(
 
 
 def comparison_out(result: Comparison) -> dict[str, Any]:
-    """Return the JSON object of `ComparisonOut`."""
+    """Return a comparison as the JSON object that `ComparisonOut` describes."""
     agreement = result.agreement
     answer = {
         "image": image_facts(result.image),

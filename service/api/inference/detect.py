@@ -70,7 +70,10 @@ class DetectStages(BaseModel):
 
 
 class DetectTimings(DetectStages):
-    """Milliseconds per stage; `total` is their sum, from the complete body to the finished response."""
+    """Milliseconds per stage.
+
+    `total` is the sum of the stages: the time from the complete body to the finished response.
+    """
 
     queue: float = Field(description="Waiting for a core", examples=[0.041])
 

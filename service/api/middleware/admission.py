@@ -1,4 +1,7 @@
-"""Refuse requests before a route runs: with images while the queue is full, with JSON over its limits.
+"""Refuse requests before their routes run.
+
+Requests with an image are refused while the queue is full. Requests with JSON are refused if their body is
+too large or arrives too slowly.
 
 Under overload most requests are refused, and every refusal costs time that accepted requests need. So the
 queue is checked before routing and before parameters are parsed.
@@ -26,15 +29,20 @@ _IMAGE_ROUTES = re.compile(
     r"POST /(classify|compare|detect|explain|retrieve-similar)|PUT /gallery/images/[^/]+"
     r"|POST /v2/models/[^/]+(/versions/[^/]+)?/infer"
 )
-"""Routes with one image, or with a batch of images or tensors. POST /gallery/images is not among them: its
-images wait while the queue is full."""
+"""Routes with one image, or with a batch of images or tensors.
+
+POST /gallery/images is not among them, because its images wait while the queue is full.
+"""
 
 _DEFAULT_TASKS: dict[str, Task] = {
     "/classify": "image-classification",
     "/detect": "object-detection",
     "/explain": "image-classification",
 }
-"""Task whose default model a route runs; the other image routes have no single default model."""
+"""For each route that runs a task's default model if the request names no model: the task.
+
+The other routes with images have no single default model.
+"""
 _JSON_ROUTES = frozenset({"/benchmarks"})
 
 
@@ -79,7 +87,10 @@ class LoadShedding:
 
 
 class JsonBodies:
-    """Pure ASGI middleware: read JSON bodies within limits, because FastAPI reads bodies of any size."""
+    """Pure ASGI middleware: read JSON bodies within limits of size and time.
+
+    FastAPI itself reads bodies of any size.
+    """
 
     def __init__(self, app: ASGIApp, *, deadline_s: float) -> None:
         self._app = app

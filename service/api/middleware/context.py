@@ -34,9 +34,10 @@ _ALL_METHODS = {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 MODEL_PATHS = frozenset({"classify", "compare", "detect", "explain", "retrieve-similar", "gallery", "v2"})
-"""First path segments of routes that run networks; their errors are also recorded with the latencies.
+"""First path segments of the routes that run networks.
 
-Under /v2, only the paths of _INFER run networks.
+Errors of these routes are also recorded with the latencies. Under /v2, only the paths that match _INFER run
+networks.
 """
 
 _INFER = re.compile(r"v2/models/[^/]+(/versions/[^/]+)?/infer")
@@ -138,10 +139,10 @@ class RequestContext:
     def _refusal(
         self, method: str, headers: Mapping[bytes, str], scheme: str | None
     ) -> errors.CrossSiteRequest | None:
-        """Return an error for requests that a browser sends for another site's page.
+        """Return an error if a browser sent the request for a page of another site, else None.
 
         Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`. `scheme`: scheme of the public
-        URL if a trusted proxy sent it.
+        URL if a trusted proxy sent it, else None.
         """
         if method in _SAFE_METHODS:
             return None
@@ -207,7 +208,9 @@ def note_model(request: Request, model: str) -> None:
 
 
 def find_model(request: Request, name: str | None, task: Task = "image-classification") -> ServedModel:
-    """Return the model `name`, or the task's default model; if the request fails, count it under this model.
+    """Return the model `name`, or the task's default model if `name` is None.
+
+    If the request fails, it is counted under this model.
 
     Raises UnknownModel, OtherTask, NotReady, ModelUnavailable, and the problem of a form that was not read to
     its end.
@@ -221,7 +224,10 @@ def find_model(request: Request, name: str | None, task: Task = "image-classific
 
 
 def named_model(scope: Scope) -> str | None:
-    """Return the model that a path of /v2 or the query names, even if it is unknown; else None."""
+    """Return the model name in a path of /v2 or in the query, or None if neither contains one.
+
+    The name may be that of an unknown model.
+    """
     in_path = _PROTOCOL_MODEL.fullmatch(route_path(scope))
     if in_path is not None:
         return in_path[1]

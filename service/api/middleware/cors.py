@@ -37,8 +37,8 @@ RESPONSE_HEADERS = (
 class Cors(CORSMiddleware):
     """CORS middleware around all code that responds, so that pages can read errors too.
 
-    `*` allows every origin without credentials: browsers send no cookies (the API uses none), but pages can
-    send the API key.
+    If `allowed_origins` is `*`, every origin is allowed, but without credentials. Browsers then send no
+    cookies, which the API does not use, but pages can send the API key.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Collection[str]) -> None:

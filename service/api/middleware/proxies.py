@@ -64,7 +64,10 @@ class ReverseProxy:
         return any(address in network for network in self._trusted)
 
     def _apply(self, scope: Scope) -> str:
-        """Apply the X-Forwarded fields to `scope`; return their prefix, or "" if `root_path` is set."""
+        """Apply the X-Forwarded fields to `scope`, and return the URL prefix that they name.
+
+        The result is empty if they name no valid prefix, or if `root_path` is configured.
+        """
         fields: dict[bytes, str] = {}
         for name, value in scope["headers"]:
             if name in _FORWARDED:

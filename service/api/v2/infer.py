@@ -40,10 +40,13 @@ from service.inference.loading import ServedModel
 from service.text.display import comma_list
 
 _PARSED_AT_ONCE_BYTES = 100_000
-"""Maximum bytes of JSON that the event loop parses; a job on the pool parses longer JSON."""
+"""Maximum bytes of JSON that the event loop parses. Longer JSON is parsed by a job on the pool."""
 
 _MOST_CLASSES_CHARACTERS = 4000
-"""Maximum length of the parameter `classes`, because matching labels takes longer than reading them."""
+"""Maximum length of the parameter `classes`.
+
+It is limited because matching labels takes longer than reading them.
+"""
 
 
 class DirectRoute(APIRoute):
@@ -154,7 +157,7 @@ def _plan(asked: InferRequest, model: ServedModel, batch: Batch) -> Plan:
 
 
 def _detect_plan(asked: InferRequest, model: ServedModel) -> DetectPlan:
-    """Return how to find objects, from the same parameters as POST /detect.
+    """Return how to find objects, from those parameters of the request that POST /detect has too.
 
     Raises InvalidInferenceRequest and InvalidParameter.
     """

@@ -24,13 +24,16 @@ from service.inference.registry import Registry
 router = new_router("inference protocol", protocol=True)
 
 EXTENSIONS = ["binary_tensor_data", "classification", "encoded_images"]
-"""Two extensions of Triton; `encoded_images` means that images may be sent instead of tensors."""
+"""Extensions of the protocol that the server has. The first two are Triton's.
+
+`encoded_images` means that images may be sent instead of tensors.
+"""
 
 _LEAST_DIGITS = 4
 
 
 def served_model(request: Request, name: str, version: str | None) -> ServedModel:
-    """Return a model; if the request fails, count it under this model.
+    """Return the model `name`. If the request fails, it is counted under this model.
 
     Raises the errors of `served_entry`, NotReady and ModelUnavailable.
     """

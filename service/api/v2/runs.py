@@ -1,4 +1,4 @@
-"""Run networks for /v2: a job on the pool for each image of a batch, recorded as on the other routes."""
+"""Run networks for /v2. Each image of a batch is a job on the pool, recorded as on the other routes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,20 @@ from service.latency.stages import Durations, Stage, Stopwatch
 _RETRY_INTERVAL_S = 0.05
 
 _OF_ALL_IMAGES: tuple[Stage, ...] = ("queue", "decode", "preprocess", "inference")
-"""Stages of an image that take as long as on the other routes, whichever outputs are wanted."""
+"""Stages of an image that are recorded, whichever outputs are wanted.
+
+They take as long as on the other routes. Later stages are recorded only if they are those of another route.
+"""
 _OF_TENSORS: tuple[Stage, ...] = ("queue", "inference")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compute for each image. `detection`: how to find objects; None if no objects are wanted."""
+    """What to compute for each image of a request.
+
+    `wanted`: the outputs that the request asks for. `detection`: how to find objects, or None if no objects
+    are wanted.
+    """
 
     model: ServedModel
     wanted: Sequence[Wanted]
@@ -43,7 +50,7 @@ class Plan:
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
-        """The outputs of the network that are needed, by their names in the card."""
+        """Names in the card of those outputs of the network that are needed."""
         named = dict.fromkeys(one.output.role for one in self.wanted if one.output.role is not None)
         main = self.model.card.main_outputs
         computed = any(one.output.role is None for one in self.wanted)
@@ -75,11 +82,11 @@ class BatchRunner:
     async def run(
         self, plan: Plan, batch: Batch, deadline: Deadline
     ) -> tuple[list[Values], Durations | None]:
-        """Return the wanted outputs of each image, and the durations if there is only one image.
+        """Return the wanted outputs of each image. If there is only one image, also return its durations.
 
         Raises the errors of `decode`, with the number of the image, and the errors of `CorePool.run`.
-        QueueFull is raised for the first image only; the others wait for room. For a batch, ClientGone is
-        also raised while images run.
+        QueueFull is raised only if there is no room for the first image; the other images wait for room. For
+        a batch, ClientGone is also raised while images run.
         """
         if len(batch) == 1:
             values, durations = await self._one(plan, batch, 0, deadline)
@@ -171,7 +178,10 @@ class BatchRunner:
         return values, self._recorded(plan, stopwatch, _OF_TENSORS)
 
     def _recorded(self, plan: Plan, stopwatch: Stopwatch, stages: Sequence[Stage] | None) -> Durations:
-        """Record the run: all stages and their total if `stages` is None, else only `stages`."""
+        """Record the durations of an image or tensor, and return all of them.
+
+        If `stages` is None, all stages and their total are recorded. Otherwise, only `stages` are recorded.
+        """
         durations = stopwatch.stop()
         model = plan.model
         kept: Durations = durations
@@ -227,7 +237,7 @@ def _probabilities(model: ServedModel, logits: NDArray[np.float32]) -> NDArray[n
 
 
 def _objects(wanted: Wanted, found: Sequence[Found]) -> NDArray[Any]:
-    """Return one result of a detector for one image, as an array."""
+    """Return the detector's output `wanted` for one image, from the objects that were found."""
     match wanted.name:
         case tensors.COUNTS:
             return np.array(len(found), np.int64)

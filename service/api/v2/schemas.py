@@ -12,9 +12,15 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictStr, WithJsonSchem
 Datatype = Literal["FP32", "FP16", "UINT8", "INT64", "BYTES"]
 Side = Annotated[int, Field(ge=0, strict=True)]
 _MOST_SIDES, _MOST_TENSORS = 8, 64
-"""Maximum lengths of lists that are validated item by item, because each wrong item makes an error."""
+"""Maximum lengths of lists that are validated item by item.
+
+Without a maximum, a long list of wrong items would make as many errors.
+"""
 Data = Annotated[Any, WithJsonSchema({"type": "array", "items": {}})]
-"""Validated only where the tensor is read, because a validator here would visit each number."""
+"""Content of a tensor as JSON.
+
+It is validated only where the tensor is read, because a validator here would visit each number.
+"""
 Parameters = Annotated[
     dict[str, Any],
     Field(description="Unknown parameters are ignored, as the protocol says", default_factory=dict),
@@ -142,7 +148,10 @@ class IndexEntry(BaseModel):
 
 
 def inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON Schema of a request without references, which OpenAPI would look up elsewhere."""
+    """Return the JSON Schema of `model`, with each reference replaced by the schema that it refers to.
+
+    OpenAPI would look for the references in another place.
+    """
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 

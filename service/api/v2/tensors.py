@@ -17,24 +17,30 @@ IMAGES: Datatype = "BYTES"
 
 _DATATYPES: Mapping[str, Datatype] = {"float32": "FP32", "float16": "FP16", "uint8": "UINT8"}
 _NAMED_ONLY = ("embedding", "features")
-"""Outputs that a request must name: only ONNX Runtime computes them, and they may be large."""
+"""Outputs that are returned only if the request names them.
+
+Only ONNX Runtime computes these outputs, and they may be large.
+"""
 
 PROBABILITIES = "probabilities"
-"""Result of a classifier, computed from its logits."""
+"""Name of the output that is computed from a classifier's logits."""
 
 BOXES, SCORES, CLASS_IDS, LABELS, COUNTS, LANDMARKS = (
     *("detected_boxes", "detected_scores", "detected_class_ids", "detected_labels"),
     *("detected_counts", "detected_landmarks"),
 )
-"""Results of a detector: the objects in images. The prefix avoids names of graphs, such as `boxes`."""
+"""Names of the outputs with the objects that a detector finds.
+
+The prefix distinguishes them from outputs of the graph, which may have names such as `boxes`.
+"""
 
 
 @dataclass(frozen=True)
 class Output:
     """An output that a request can ask for.
 
-    `role`: its name in the card if it is an output of the network; None if it is computed from such outputs.
-    `shape`: begins with the number of images; -1 for a size that varies.
+    `role`: the output's name in the card if it is an output of the network; None if it is computed from
+    outputs of the network. `shape`: the first number is that of the images; -1 stands for a size that varies.
     """
 
     name: str
@@ -45,7 +51,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An output that a request asks for. `top`: number of most probable classes; 0 for the whole tensor."""
+    """An output that a request asks for.
+
+    `binary`: whether its values are sent as bytes after the JSON. `top`: number of most probable classes to
+    return; 0 for the whole tensor.
+    """
 
     output: Output
     binary: bool
@@ -99,11 +109,11 @@ def _results(card: Card) -> tuple[Output, ...]:
 
 
 def wanted_outputs(request: InferRequest, card: Card, number: int, *, images: bool) -> tuple[Wanted, ...]:
-    """Return the outputs that a request with `number` images or tensors asks for, in its order.
+    """Return the outputs that a request with `number` images or tensors asks for, in the request's order.
 
-    If the request names no outputs, these are all outputs with three exceptions: `embedding` and `features`;
-    the objects that a detector finds, if the request has tensors instead of `images`; and, for a batch, the
-    outputs whose size depends on the image. Raises InvalidInferenceRequest.
+    If the request names no outputs, all outputs are returned with three exceptions: `embedding` and
+    `features`; the objects that a detector finds, if the request has tensors instead of `images`; and, for a
+    batch, the outputs whose size depends on the image. Raises InvalidInferenceRequest.
     """
     varying = unbatched_outputs(card) if number > 1 else frozenset()
     known = outputs_of(card)
@@ -154,7 +164,10 @@ def _wanted(given: RequestOutput, output: Output, card: Card, *, binary: bool) -
 
 
 def shown(value: Any) -> str:
-    """Return a JSON value for a message; of an array or object, which may nest deeply, only the kind."""
+    """Return a JSON value as text for a message.
+
+    For an array or an object, which may nest deeply, the text says only which of the two it is.
+    """
     if isinstance(value, list | dict):
         return "an array" if isinstance(value, list) else "an object"
     return repr(str(value)[:50])

@@ -1,7 +1,8 @@
 """Read requests and write responses: JSON, after which the bytes of binary tensors may follow.
 
 The binary form is Triton's extension `binary_tensor_data`. The field Inference-Header-Content-Length gives
-the length of the JSON. `binary_data_size` of a tensor says how many of the bytes after the JSON are its own.
+the length of the JSON. `binary_data_size` of a tensor says how many of the bytes after the JSON belong to
+this tensor.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 JSON, BINARY = "application/json", "application/octet-stream"
 
 Batch = list[bytes] | NDArray[Any]
-"""Encoded images, or a tensor in the graph's layout and dtype, images first."""
+"""A list of encoded images, or a tensor in the graph's layout and dtype.
+
+The first dimension of the tensor is the number of images.
+"""
 Values = dict[str, NDArray[Any] | list[str]]
 """Outputs of one image by name, without the batch dimension."""
 
@@ -41,7 +45,9 @@ _MOST_PROBLEMS = 3
 
 
 def json_length(body: bytes, header: str | None) -> int:
-    """Return the length of the JSON at the start of a body. `header`: the field HEADER_LENGTH, if sent.
+    """Return the length of the JSON at the start of a body.
+
+    `header`: the header field HEADER_LENGTH. It is None if it was not sent; the whole body is then JSON.
 
     Raises InvalidInferenceRequest.
     """
@@ -134,7 +140,7 @@ def _binary_size(given: RequestInput) -> int | None:
 
 
 def _binary_images(given: RequestInput, binary: memoryview) -> list[bytes]:
-    """Return the elements of a tensor of BYTES: each is its length in 4 bytes, then its content."""
+    """Return the elements of a binary tensor of BYTES. Each follows its length, which has 4 bytes."""
     found: list[bytes] = []
     start = 0
     while len(found) < given.shape[0] and start + _LENGTH.size <= len(binary):
@@ -179,7 +185,7 @@ def _binary_numbers(given: RequestInput, binary: memoryview, spec: InputSpec) ->
 
 
 def _numbers(given: RequestInput, spec: InputSpec) -> NDArray[Any]:
-    """Return the tensor of JSON numbers, flat or nested."""
+    """Return the tensor that a request gives as a list of JSON numbers, either flat or nested."""
     where = f"input '{given.name}': data"
     items, kinds = [given.data], {type(given.data)}
     for _ in given.shape:
@@ -211,7 +217,10 @@ def write_response(
     results: Sequence[Values],
     durations: Durations | None,
 ) -> Response:
-    """Return the response: the outputs `wanted` of each image. `durations`: for the field Server-Timing.
+    """Return the response with the outputs `wanted` of each image.
+
+    `results`: the outputs of each image. `durations`: durations of the stages for the header field
+    Server-Timing; None to leave the field out.
 
     Raises InvalidInferenceRequest if outputs of several images differ in size.
     """
@@ -242,10 +251,10 @@ def write_response(
 def _joined(
     wanted: Wanted, values: list[NDArray[Any] | list[str]]
 ) -> tuple[NDArray[Any] | list[str], list[int]]:
-    """Join the values of an output of all images; return them and their shape.
+    """Join the values of one output from all images. Return the joined values and their shape.
 
-    The objects of a detector are padded to the largest number of objects in an image. The padding is 0, the
-    class id -1, or an empty label.
+    If images have different numbers of detected objects, the values are padded to the largest number. The
+    padding of class ids is -1, that of labels is an empty text, and that of other values is 0.
     """
     if isinstance(values[0], list):
         most = max(map(len, values))
@@ -269,7 +278,7 @@ def _joined(
 
 
 def _bytes(values: NDArray[Any] | list[str]) -> bytes:
-    """Return a binary tensor: little-endian numbers, or texts with their lengths."""
+    """Return a tensor in binary form: little-endian numbers, or texts, each preceded by its length."""
     if isinstance(values, list):
         texts = [text.encode() for text in values]
         return b"".join(_LENGTH.pack(len(text)) + text for text in texts)
