@@ -1,4 +1,4 @@
-"""Time buckets: minutes, hours and days, their retention, and the buckets that cover a window."""
+"""Time buckets: minutes, hours and days. How long they are kept, and which of them cover a window."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ KEEP_HOURS_S = 7 * DAY_S
 KEEP_DAYS_S = 366 * DAY_S
 
 GRACE_S = 120
-"""A bucket is closed this many seconds after its end: by then every instance has written its part, unless
-the database was unavailable to it."""
+"""Seconds from the end of a bucket until it is closed, that is, until its rows no longer change.
+
+By then every process of the service has written its rows of the bucket, unless the database was unavailable
+to the process.
+"""
 
 
 class Bucket(NamedTuple):
-    """A time interval, aligned to its length; `start` in seconds since 1970, UTC."""
+    """A time interval of `resolution_s` seconds, whose start is a multiple of its length.
+
+    `start` is in seconds since 1970, UTC.
+    """
 
     resolution_s: int
     start: int
@@ -36,8 +42,8 @@ def bucket_of(resolution_s: int, moment: float) -> Bucket:
 class Dropped(NamedTuple):
     """Times, in seconds since 1970, before which rows of minutes and of hours may be missing.
 
-    They are later than the KEEP constants imply only if the clock was ahead, or if an instance could not
-    save its rows for a long time.
+    These times are later than the KEEP constants imply only if a clock was ahead, or if a process of the
+    service could not save its rows for a long time.
     """
 
     minutes_from: int = 0
@@ -45,14 +51,17 @@ class Dropped(NamedTuple):
 
 
 def resolution_kept(moment: float, now: float, dropped: Dropped) -> int:
-    """Return the resolution, in seconds, that is still stored for `moment` and all later times."""
+    """Return the finest resolution, in seconds, whose rows are stored for `moment` and all later times."""
     if moment >= max(kept_from(MINUTE_S, now), *dropped):
         return MINUTE_S
     return HOUR_S if moment >= max(kept_from(HOUR_S, now), dropped.hours_from) else DAY_S
 
 
 def kept_from(resolution_s: int, now: float) -> int:
-    """Return the time since which buckets are kept: the start of an hour for minutes, else of a day."""
+    """Return the time from which on buckets of this resolution are kept.
+
+    For minute buckets it is the start of an hour, for longer buckets the start of a day.
+    """
     if resolution_s == MINUTE_S:
         return bucket_of(HOUR_S, now - KEEP_MINUTES_S).start
     return bucket_of(DAY_S, now - (KEEP_HOURS_S if resolution_s == HOUR_S else KEEP_DAYS_S)).start
@@ -74,7 +83,10 @@ def cover(start: int, end: float) -> list[Bucket]:
 
 
 def consecutive(buckets: Iterable[Bucket]) -> Iterator[list[Bucket]]:
-    """Split buckets into gapless runs of one bucket length; the store reads each run with one query."""
+    """Split buckets into sequences without gaps, each of one bucket length.
+
+    The store reads each sequence with one query.
+    """
     run: list[Bucket] = []
     for bucket in buckets:
         if run and (bucket.resolution_s, bucket.start) != (run[-1].resolution_s, run[-1].end):

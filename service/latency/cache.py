@@ -1,4 +1,7 @@
-"""Cache of pooled latencies: closed buckets are read once, open buckets at most once per second."""
+"""Cache of pooled latencies.
+
+Closed buckets are read from the store once, open buckets at most once per second.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ from service.latency.series import Figures, Pooled, Scope, combine
 from service.latency.store import StoreView
 
 OPEN_FOR_S = 1.0
-"""Seconds for which reads of open buckets are cached; this process's own part is always read from memory."""
+"""Seconds for which rows of open buckets are cached after they were read from the store.
+
+The latencies of this process are always read from its memory.
+"""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -36,9 +42,12 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query: scope, time, data in memory, dropped data, and a view of the store (None without a store).
+    """A query, with the data in memory and the view of the store from which it is answered.
 
-    `in_memory`: buckets and instances whose data in `memory` replace their rows in the store.
+    `scope`: what the query selects. `now`: time of the query, in seconds since 1970. `memory`: the data of
+    this process, pooled by bucket. `in_memory`: pairs of a bucket and the id of a process, whose data in
+    `memory` replace their rows in the store. `dropped`: times before which rows may be missing. `view`: None
+    if only memory is read.
     """
 
     scope: Scope
@@ -49,11 +58,11 @@ class Question:
     view: StoreView | None
 
     def resolution_at(self, since: float) -> int:
-        """Return the resolution, in seconds, that is stored for everything since `since`."""
+        """Return the finest resolution, in seconds, that is stored for everything from `since` on."""
         return resolution_kept(since, self.now, self.dropped)
 
     def is_closed(self, step: Bucket) -> bool:
-        """Return whether the store has the whole step and will not change it any more."""
+        """Return whether the store has all data of this time step and will not change them any more."""
         return (
             self.view is not None
             and step.end <= self.now - GRACE_S
@@ -63,7 +72,7 @@ class Question:
     def read(
         self, buckets: Iterable[Bucket], without: frozenset[tuple[Bucket, str]] = frozenset()
     ) -> dict[Bucket, Pooled]:
-        """Read these buckets from the store, except the rows of buckets and instances in `without`."""
+        """Read these buckets from the store, but not the rows of the buckets and processes in `without`."""
         read: dict[Bucket, Pooled] = {}
         if self.view is not None:
             for run in consecutive(buckets):
@@ -71,7 +80,10 @@ class Question:
         return read
 
     def read_figures(self, steps: Iterable[Bucket]) -> dict[Bucket, Figures]:
-        """Read the figures of those steps whose percentiles are stored, so that no histogram is merged."""
+        """Read the figures of the time steps whose percentiles are stored.
+
+        Time steps for which histograms would have to be merged are absent from the result.
+        """
         figures: dict[Bucket, Figures] = {}
         if self.view is not None:
             for run in consecutive(step for step in steps if step.resolution_s in (HOUR_S, DAY_S)):
@@ -83,7 +95,10 @@ class Question:
 
 
 class LatencyCache:
-    """Caches closed buckets, sums of closed buckets, and figures of closed steps. Not thread-safe."""
+    """Caches closed buckets, their sums, and the figures of the closed time steps of histories.
+
+    It is not thread-safe.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -102,7 +117,10 @@ class LatencyCache:
 
     @contextlib.contextmanager
     def ask(self, scope: Scope) -> Iterator[Question]:
-        """Yield a query over memory and store. Raises StorageUnavailable if the store cannot be read."""
+        """Yield a query over the recorder's memory and the store.
+
+        Raises StorageUnavailable if the store cannot be read.
+        """
         store = self._recorder.store
         if store is None:
             yield self.ask_memory(scope)
@@ -117,7 +135,7 @@ class LatencyCache:
             yield Question(scope, now, *memory, Dropped(*map(max, dropped, view.dropped)), view)
 
     def ask_memory(self, scope: Scope) -> Question:
-        """Return a query over memory only."""
+        """Return a query over the recorder's memory only."""
         now, memory = self._recorder.now(), self._memory(scope)
         return Question(scope, now, *memory, self._recorder.dropped(), None)
 
@@ -141,12 +159,15 @@ class LatencyCache:
         return Figures({**closed_figures.summaries, **changed.summaries}, changed.errors)
 
     def pooled(self, question: Question, start: int) -> Pooled:
-        """Return the distributions from `start` on."""
+        """Return the distributions and error counts from `start` on."""
         closed, _, fresh = self._parts(question, start, math.inf)
         return combine([closed, fresh])
 
     def _parts(self, question: Question, start: int, end: float) -> tuple[Pooled, Figures, Pooled]:
-        """Return the sum of closed buckets, this sum's figures, and the sum of open buckets and memory."""
+        """Return the sum of closed buckets, the figures of this sum, and the sum of all other data.
+
+        The other data are the rows of open buckets in the store, and the data in memory.
+        """
         buckets = cover(start, min(end, math.floor(question.now) + 1))  # includes the current second
         closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
         is_open = sorted({*buckets}.difference(closed), key=lambda bucket: bucket.start)
@@ -159,11 +180,14 @@ class LatencyCache:
         return *self._sum(question, closed), fresh
 
     def step(self, question: Question, step: Bucket) -> Figures | None:
-        """Return the figures of a closed step, which `sum_up` has computed; None for an open step."""
+        """Return the figures of a closed time step, which `sum_up` must have computed before.
+
+        Return None for an open time step.
+        """
         return self._steps.get((question.scope, step)) if question.is_closed(step) else None
 
     def sum_up(self, question: Question, steps: Sequence[Bucket]) -> None:
-        """Compute and cache the figures of closed steps."""
+        """Compute and cache the figures of the closed time steps among `steps`."""
         missing = [
             step for step in steps if (question.scope, step) not in self._steps and question.is_closed(step)
         ]
@@ -205,7 +229,7 @@ class LatencyCache:
         return pooled
 
     def _read_open(self, question: Question, buckets: list[Bucket]) -> Mapping[Bucket, Pooled]:
-        """Return the rows of open buckets in the store that are not in memory."""
+        """Return the pooled rows of open buckets in the store, without rows whose data are in memory."""
         key = (question.scope, tuple(buckets), question.in_memory)
         known = self._open.get(key)
         if known is None:

@@ -21,7 +21,10 @@ from models.zoo.statistics import MIN_SAMPLES, Z_95
 from service.latency.stages import milliseconds
 
 HIGHEST_US = 2**26 - 1
-"""Longest duration with its own slot (67.1 s). Longer ones are counted in this slot; the maximum is exact."""
+"""Longest duration, in microseconds, that the slots cover (67.1 s).
+
+Longer durations are counted in the last slot. A distribution's maximum is exact nevertheless.
+"""
 
 SIGNIFICANT_DIGITS = 3
 _COUNTER_BYTES = 8
@@ -29,15 +32,20 @@ _HALF_BITS = 10
 """Each power of two has 2**10 slots, for three significant digits."""
 
 _MIN_FOR_MEDIAN = 6
-"""Minimum number of samples for an interval of the median: the fastest and the slowest of six bound it with
-at least 95 % confidence."""
+"""Minimum number of samples for an interval of the median.
+
+The fastest and the slowest of six samples bound the median with at least 95 % confidence.
+"""
 
 _SHAPE = slice(8, payload_header_size)  # the header without magic number and length
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Mean, percentiles and maximum in milliseconds; None if there are too few samples."""
+    """Mean, percentiles and maximum of durations, in milliseconds.
+
+    A figure is None if there are too few samples for it, or if it is unknown.
+    """
 
     count: int
     mean_ms: float | None
@@ -49,7 +57,7 @@ class Summary:
 
 
 Percentiles = tuple[int, int, int, int]
-"""p50, p90, p95 and p99 in nanoseconds, for any number of samples."""
+"""p50, p90, p95 and p99 in nanoseconds, which are computed even from few samples."""
 
 _NO_SLOTS, _NO_COUNTS = np.empty(0, np.uint16), np.empty(0, np.uint32)
 
@@ -58,11 +66,12 @@ EMPTY_SUMMARY = Summary(0, None, None, None, None, None, None)
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Sparse counts of durations by HDR slot; count, sum and maximum are exact.
+    """A distribution of durations: the number of samples in each slot of an HDR histogram.
 
-    `slots`: uint16 (n,), ascending, used slots only. `counts`: uint32 (n,), int64 only from 2**32 samples on.
-    The small types save memory: a query over a month has ten thousand distributions. Totals (see `totals`)
-    have samples but no slots, and hence no percentiles.
+    Count, sum and maximum are exact. `slots`: the slots that have samples, uint16 (n,), ascending. `counts`:
+    the number of samples in each of these slots, uint32 (n,), but int64 from 2**32 samples on. The small
+    types save memory, because a query over a month has ten thousand distributions. A distribution that was
+    made by `totals` has samples but no slots, and hence no percentiles.
     """
 
     count: int
@@ -73,7 +82,7 @@ class Distribution:
 
     @classmethod
     def of(cls, durations_ns: Sequence[int]) -> Distribution:
-        """Return the distribution of durations in nanoseconds; negative ones count as 0."""
+        """Return the distribution of durations in nanoseconds. Negative durations count as 0."""
         # Without numpy, which is slower for few durations.
         durations = [max(duration, 0) for duration in durations_ns]
         counts = Counter([slot_of_us((duration + 500) // 1000) for duration in durations])
@@ -92,27 +101,33 @@ class Distribution:
         return cls(count, sum_ns, max_ns, _NO_SLOTS, _NO_COUNTS)
 
     def without_slots(self) -> Distribution:
-        """Return the totals of this distribution."""
+        """Return this distribution's count, sum and maximum, without its slots."""
         return Distribution.totals(self.count, self.sum_ns, self.max_ns)
 
     def percentiles_ns(self) -> Percentiles:
-        """Return the percentiles by nearest rank, at the upper end of the slot; zeros without samples."""
+        """Return the percentiles by nearest rank, each as the longest duration of its slot.
+
+        No percentile is above the maximum. Without samples, all percentiles are 0.
+        """
         p50, p90, p95, p99 = self.at(MIN_SAMPLES) if self.count else (0, 0, 0, 0)
         return p50, p90, p95, p99
 
     def at(self, fractions: Iterable[float]) -> list[int]:
-        """Return the percentiles of `fractions`, 0 to 1, as `percentiles_ns` does. There must be samples."""
+        """Return the percentiles that belong to `fractions`, which are from 0 to 1.
+
+        They are computed like those of `percentiles_ns`, but there must be samples.
+        """
         ranks = np.cumsum(self.counts, dtype=np.int64)
         wanted = [max(1, math.ceil(self.count * fraction)) for fraction in fractions]
         slots = self.slots.take(np.searchsorted(ranks, wanted)).tolist()
         return [min(slot_end_us(slot) * 1000, self.max_ns) for slot in slots]
 
     def median_interval_ns(self) -> tuple[int, int] | tuple[None, None]:
-        """Return the 95 % interval of the median by order statistics; None and None below six samples.
+        """Return the 95 % interval of the median by order statistics. Below six samples, both ends are None.
 
-        It assumes that the samples are independent. Its ends are the ends of the slots of the samples of rank
-        n / 2 - z sqrt(n) / 2 and n / 2 + 1 + z sqrt(n) / 2, rounded outwards (Conover, Practical
-        Nonparametric Statistics, 1999, section 3.2).
+        The interval assumes that the samples are independent. Its ends are the ends of the slots of the
+        samples of rank n / 2 - z sqrt(n) / 2 and n / 2 + 1 + z sqrt(n) / 2, rounded outwards (Conover,
+        Practical Nonparametric Statistics, 1999, section 3.2).
         """
         if self.count < _MIN_FOR_MEDIAN:
             return None, None
@@ -124,13 +139,19 @@ class Distribution:
         return slot_start_us(first) * 1000, min(slot_end_us(last) * 1000, self.max_ns)
 
     def summary(self) -> Summary:
-        """Return mean, percentiles and maximum, rounded to microseconds; totals have no percentiles."""
+        """Return mean, percentiles and maximum, rounded to microseconds.
+
+        Without slots, there are no percentiles.
+        """
         percentiles_ns = self.percentiles_ns() if self.slots.size else [None] * len(MIN_SAMPLES)
         return summarise(self.count, self.sum_ns, self.max_ns, percentiles_ns)
 
 
 def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Sequence[int | None]) -> Summary:
-    """Return the summary of these figures, without percentiles that are unknown or need more samples."""
+    """Return the summary of these figures.
+
+    A percentile is left out if it is None, or if it needs more samples than there are.
+    """
     if not count:
         return EMPTY_SUMMARY
     p50, p90, p95, p99 = (
@@ -143,8 +164,9 @@ def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Sequence[int
 class HistogramCodec:
     """Encodes distributions as compressed HDR histograms (V2, without base64), and decodes them.
 
-    Reuses one array of counters. The library's functions create one per histogram, which takes three times as
-    long, and a query over a month decodes ten thousand histograms. Not thread-safe.
+    All calls reuse one array of counters, so an object is not thread-safe. The library's functions create an
+    array per histogram, which takes three times as long, and a query over a month decodes ten thousand
+    histograms.
     """
 
     def __init__(self) -> None:
@@ -163,7 +185,7 @@ class HistogramCodec:
         self._shape = zlib.decompress(self._histogram.encode())[_SHAPE]
 
     def encode(self, distribution: Distribution) -> bytes:
-        """Return slots and counts in the format of HDR histogram tools."""
+        """Return a distribution's slots and counts in the format of HDR histogram tools."""
         slots = int(distribution.slots[-1]) + 1 if distribution.count else 0
         self._dense[distribution.slots] = distribution.counts
         buffer, room = ctypes.addressof(self._encoded), len(self._encoded)
@@ -177,9 +199,10 @@ class HistogramCodec:
         )
 
     def decode(self, encoded: bytes, count: int, sum_ns: int, max_ns: int) -> Distribution:
-        """Return the distribution; count, sum and maximum are stored beside the histogram.
+        """Return the distribution of an encoded histogram.
 
-        Raises ValueError for bytes that are not a histogram, or a histogram with other slots.
+        Count, sum and maximum are parameters, because they are stored beside the histogram. Raises ValueError
+        if the bytes are not a histogram, or if the histogram has other slots than those of this module.
         """
         try:
             data = zlib.decompress(encoded)
@@ -204,7 +227,10 @@ class HistogramCodec:
 
 
 def merge(parts: Sequence[Distribution]) -> Distribution:
-    """Return the distribution of all samples together; only its totals if a part has only totals."""
+    """Return the distribution of the samples of all parts together.
+
+    If a part has only totals, the result also has only totals.
+    """
     parts = [part for part in parts if part.count]
     if len(parts) == 1:
         return parts[0]
@@ -246,7 +272,7 @@ def slot_end_us(slot: int) -> int:
 
 
 def slot_of_us(microseconds: int) -> int:
-    """Return the slot of a duration; all above HIGHEST_US share the slot of HIGHEST_US."""
+    """Return the slot of a duration. All durations above HIGHEST_US are in the slot of HIGHEST_US."""
     microseconds = min(microseconds, HIGHEST_US)
     doublings = max(microseconds.bit_length() - _HALF_BITS - 1, 0)
     return (doublings << _HALF_BITS) + (microseconds >> doublings)

@@ -22,7 +22,10 @@ BUCKETS_S = (
     *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075),
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
 )
-"""Upper bounds in seconds. The defaults of the client library start at 5 ms, more than most networks take."""
+"""Upper bounds of the histograms' buckets, in seconds.
+
+The defaults of the client library start at 5 ms, which is longer than most networks take.
+"""
 
 _BOUNDS_NS = tuple(round(bound * 1e9) for bound in BUCKETS_S)
 _BOUND_LABELS = (*(str(bound) for bound in BUCKETS_S), "+Inf")
@@ -44,7 +47,8 @@ class Metrics(Collector):
     ) -> None:
         """`build`, `machine`: labels of `weighin_build_info` and `weighin_machine_info`.
 
-        If `machine` is empty, `weighin_machine_info` is left out. `registry`: None creates a new one.
+        If `machine` is empty, `weighin_machine_info` is left out. If `registry` is None, a new one is
+        created.
         """
         self._lock = threading.Lock()
         self._observed: dict[tuple[str, Regime, Stage], _Observed] = {}
@@ -64,7 +68,7 @@ class Metrics(Collector):
         self._before_collecting = callback
 
     def observe(self, model: str, regime: Regime, stage: Stage, durations_ns: Iterable[int]) -> None:
-        """Count durations in nanoseconds."""
+        """Count durations of one stage of one model, in nanoseconds."""
         with self._lock:
             observed = self._observed.setdefault((model, regime, stage), _Observed())
             for duration_ns in durations_ns:
@@ -72,7 +76,7 @@ class Metrics(Collector):
                 observed.sum_ns += duration_ns
 
     def count_error(self, model: str | None, slug: str, count: int = 1) -> None:
-        """Count failed requests; `model` None: they failed before a model was known."""
+        """Count failed requests. `model` is None if they failed before a model was known."""
         key = (model or "", slug)
         with self._lock:
             self._errors[key] = self._errors.get(key, 0) + count
@@ -87,10 +91,10 @@ class Metrics(Collector):
         errors: Callable[[], Iterable[tuple[str, str]]] = lambda: (),
         runtimes: Callable[[], Iterable[tuple[str, str, str]]] = lambda: (),
     ) -> None:
-        """Register the gauges, which are read on every collection. Call it once.
+        """Register the functions that return the values of the gauges on every collection.
 
-        `errors` returns model and slug (kind of error) of each counter to export as 0 before its first error.
-        `runtimes` returns model, runtime and precision of each loaded model.
+        Call this method once. `errors` returns model and slug (kind of error) of each counter to export as 0
+        before its first error. `runtimes` returns model, runtime and precision of each loaded model.
         """
         self._expected_errors = errors
         self._runtimes = runtimes
@@ -147,7 +151,7 @@ class Metrics(Collector):
 
 
 class _Observed:
-    """Durations of one series: count per bucket (not cumulative), and sum."""
+    """Durations of one model, regime and stage: their number per bucket (not cumulative), and their sum."""
 
     __slots__ = ("counts", "sum_ns")
 

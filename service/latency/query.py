@@ -25,25 +25,28 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 CURRENT, ALL = "current", "all"
-"""Values of `version`: the served versions, or all; any other value is the beginning of a SHA-256."""
+"""Values of `version` that select the served versions, or all versions.
+
+Any other value is the beginning of the SHA-256 of a model's file.
+"""
 
 _VERSIONS_FOR_S = 5.0
 
 UNKNOWN_MACHINE = UNKNOWN_RUNTIME = "unknown"
 
 MAX_STEPS = 1500
-"""Maximum number of steps of a history; enough for a day in minutes."""
+"""Maximum number of time steps of a history. A day in minutes has fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """Time range of an answer, in seconds since 1970.
 
-    `resolution_s`: the start is a multiple of it; in a history it is also the length of the steps.
-    `degraded`: reason, for clients, why only data in memory was read; None otherwise. `machines`: the
-    machines of the selected runs. It is found by whole days, so it also has machines that ran on the first
-    day before `start`. Runs that an earlier release recorded have UNKNOWN_MACHINE. `other_machines`: the
-    machines of all other runs, found in the same way.
+    `resolution_s`: the start is a multiple of it. In a history it is also the length of the steps.
+    `degraded`: reason, for clients, why only data in memory was read. It is None if the database was read,
+    too, or if there is none. `machines`: the machines of the selected runs. They are found by whole days, so
+    machines that ran on the first day, but only before `start`, are included. Runs that an earlier release
+    recorded have UNKNOWN_MACHINE. `other_machines`: the machines of all other runs, found in the same way.
     """
 
     start: int
@@ -55,13 +58,15 @@ class Window:
 
 
 class Latencies:
-    """Answers questions from the recorder's memory and its store; thread-safe, one question at a time.
+    """Answers questions about latencies from the recorder's memory and its store.
 
-    `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT
-    selects the runs of the file that is served, the runs that an earlier release recorded without a version,
-    and all runs of models that no longer exist. `runtime` is a `Session.label`, or UNKNOWN_RUNTIME for
-    the runs that an earlier release recorded; None: all, pooled. Errors have no runtime, so they are part of
-    the answer for every runtime. `machine` is one of `machines`, or UNKNOWN_MACHINE; None: all, pooled.
+    An object is thread-safe and answers one question at a time. `version` of a question is CURRENT, ALL, or
+    the beginning of the SHA-256 of a model's file. CURRENT selects the runs of the file that is served, the
+    runs that an earlier release recorded without a version, and all runs of models that no longer exist.
+    `runtime` is a `Session.label`, or UNKNOWN_RUNTIME for the runs that an earlier release recorded. If it is
+    None, the runs of all runtimes are pooled. Errors have no runtime, so they are part of the answer for
+    every runtime. `machine` is one of `machines`, or UNKNOWN_MACHINE. If it is None, the runs of all machines
+    are pooled.
     """
 
     def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -98,7 +103,7 @@ class Latencies:
             return names | view.read_machines()
 
     def has_history(self) -> bool:
-        """Return whether the database has any latency; False if it cannot be read."""
+        """Return whether the database has any latency. Return False if the database cannot be read."""
         store = self._recorder.store
         try:
             return store is not None and store.knows()
@@ -117,7 +122,10 @@ class Latencies:
         machine: str | None = None,
         totals_only: bool = False,
     ) -> tuple[Window, Figures]:
-        """Return the figures since `since` (seconds since 1970); `totals_only` leaves out percentiles."""
+        """Return the time range of the answer, and the figures since `since`, in seconds since 1970.
+
+        If `totals_only` is true, percentiles are left out.
+        """
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Figures]:
             window = self._window(question, since, degraded)
@@ -136,7 +144,10 @@ class Latencies:
         runtime: str | None = None,
         machine: str | None = None,
     ) -> tuple[Window, Distribution]:
-        """Return the distribution of one model and stage since `since`; empty if there are no samples."""
+        """Return the time range, and the distribution of one model and stage since `since`.
+
+        If there are no samples, the distribution is empty.
+        """
         scope = self._scope(regime, model, stage, version, runtime, machine)
         window, distributions = self._distributions(scope, since)
         return window, distributions.get((model, stage)) or merge([])
@@ -172,11 +183,11 @@ class Latencies:
         runtime: str | None = None,
         machine: str | None = None,
     ) -> tuple[Window, list[tuple[int, Figures]]]:
-        """Return start and figures of each step that has data.
+        """Return the time range, and start and figures of each time step that has data.
 
-        `step_s`, a multiple of 60, is rounded up to a multiple of the stored resolution of the first step.
-        None selects minutes for up to an hour, hours for up to a week, else days. Raises InvalidParameter for
-        more than MAX_STEPS steps.
+        `step_s`, a multiple of 60, is rounded up to a multiple of the stored resolution of the first step. If
+        it is None, the steps are minutes for a time range of up to an hour, hours for up to a week, and days
+        for a longer time range. Raises InvalidParameter for more than MAX_STEPS steps.
         """
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, list[tuple[int, Figures]]]:
@@ -204,7 +215,10 @@ class Latencies:
         version: str = CURRENT,
         machine: str | None = None,
     ) -> list[tuple[str, str]]:
-        """Return (model, version) of runs since the start of the day of `since` that `version` leaves out."""
+        """Return the pairs (model, version) whose runs are left out by the question's `version`.
+
+        Only runs since the start of the day of `since` count.
+        """
         scope = self._scope(regime, model, None, version, machine=machine)
         return sorted(
             {
@@ -224,7 +238,7 @@ class Latencies:
         version: str = CURRENT,
         machine: str | None = None,
     ) -> list[tuple[str, str]]:
-        """Return (model, runtime) of the selected runs since the start of the day of `since`.
+        """Return the pairs (model, runtime) of the selected runs since the start of the day of `since`.
 
         The runtime of runs that an earlier release recorded is UNKNOWN_RUNTIME.
         """
@@ -250,11 +264,11 @@ class Latencies:
         return sorted(names, key=lambda version: (version != served, -last.get(version, 0), version))
 
     def served(self, model: str) -> str | None:
-        """Return the version of the file that a model is served from; None if it is not served."""
+        """Return the version of the file from which a model is served, or None if the model is not served."""
         return self._current().get(model)
 
     def _last_runs(self, regime: Regime, since: float, model: str) -> dict[str, int]:
-        """Return the start of the last bucket with runs of each version, in seconds since 1970."""
+        """Return, by version, the start of the last bucket that has runs, in seconds since 1970."""
         start = self._day_of(since)
         key = (regime, start, model)
         with self._lock:
@@ -285,7 +299,10 @@ class Latencies:
             return self._runs(regime, day, model, None)
 
     def _runs(self, regime: Regime, day: int, model: str | None, view: StoreView | None) -> set[Run]:
-        """Like `_recorded`, but from memory and `view`; `day` is the start of the day."""
+        """Return what `_recorded` returns, from memory and `view`. `day` is the start of the day.
+
+        If `view` is None, what was last read from the store takes its place, if it is still cached.
+        """
         runs = {
             Run(series.model, series.version, series.runtime, self.machine)
             for part in self._recorder.memory()
@@ -342,7 +359,10 @@ class Latencies:
         return _names(pooled), _names(others)
 
     def knows(self, model: str) -> bool:
-        """Return whether there is any latency or error of this model in memory or in a readable store."""
+        """Return whether memory or the store has any latency or error of this model.
+
+        If the store cannot be read, only memory counts.
+        """
         if any(model in part.models() for part in self._recorder.memory()):
             return True
         try:

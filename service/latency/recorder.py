@@ -25,41 +25,53 @@ if TYPE_CHECKING:  # some commands need neither database nor metrics, and import
 FLUSH_EVERY_S = 1.0
 
 FLUSH_RARELY_S = 60.0
-"""Maximum wait after a failed flush. The wait is 20 times the CPU time of that flush."""
+"""Maximum seconds from a failed flush to the next flush.
+
+The wait is 20 times the CPU time of the failed flush, but at least FLUSH_EVERY_S.
+"""
 
 LOOK_EVERY_S = 0.1
-"""Interval at which the queue's length is checked between flushes."""
+"""Seconds between two checks of the queue's length, from one flush to the next."""
 
 ADD_UP_FROM = 500
 """Queue length at which runs and errors are added to the buckets before the next flush, to bound memory."""
 
 QUEUE_LIMIT = 20_000
-"""Queue length at which the recording thread itself adds runs and errors to the buckets, e.g. if no thread
-flushes."""
+"""Queue length at which the thread that records a run also adds the queue's content to the buckets.
+
+The queue becomes so long, for example, if no thread flushes.
+"""
 
 LATE_S = 5
-"""A bucket accepts runs until this many seconds after its end, because runs are queued shortly after their
-timestamp. If the clock is set back by less than this, the recorder ignores it."""
+"""Seconds after its end during which a bucket accepts runs.
+
+Runs are queued shortly after their timestamp. If the clock is set back by less than this, the recorder
+ignores it.
+"""
 
 _IN_MEMORY_S = {MINUTE_S: HOUR_S, HOUR_S: 5 * DAY_S, DAY_S: math.inf}
-"""Seconds that unsaved buckets stay in memory, by resolution; then a longer bucket replaces them."""
+"""By resolution, the seconds from the start of a bucket for which it stays in memory if it is not saved.
+
+After this time, its data are only in the longer bucket in memory that contains it. Unsaved days stay without
+limit.
+"""
 
 _log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """Records all durations and errors; thread-safe.
+    """Records all durations and errors. An object is thread-safe.
 
-    Each run is added to the minute, the hour and the day in which it ended; every flush saves all three. Each
-    process has its own instance id, and every row of the store belongs to one instance. After the clock is
-    set back, the process would overwrite buckets that it has written before, so it continues under a new
-    instance id.
+    Each run is added to the minute, the hour and the day in which it ended, and every flush saves all three
+    buckets. Each process has an id of its own, the instance id, and every row of the store has the instance
+    id of the process that wrote it. After the clock is set back, the process would overwrite buckets that it
+    has written before, so it continues under a new instance id.
     """
 
     def __init__(
         self, store: LatencyStore | None, metrics: Metrics, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """`store`: None to keep everything in memory until the process ends."""
+        """`store`: if it is None, everything stays in memory until the process ends."""
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -82,15 +94,15 @@ class Recorder:
     def record(
         self, model: str, regime: Regime, durations: Durations, version: str = "", runtime: str = ""
     ) -> None:
-        """Record the durations of one run; the mapping must not change afterwards.
+        """Record the durations of one run. The mapping `durations` must not change afterwards.
 
-        `model`: a validated name; `version`: SHA-256 of its file; `runtime`: `Session.label` of what ran it.
-        Version and runtime are empty if unknown.
+        `model`: a validated name. `version`: SHA-256 of the model's file. `runtime`: `Session.label` of the
+        session that ran the model. Version and runtime are empty if they are unknown.
         """
         self._take(regime, model, version, runtime, durations)
 
     def record_error(self, model: str | None, regime: Regime, slug: str) -> None:
-        """Record a failed request; `model` None: it failed before a model was known."""
+        """Record a failed request. `model` is None if the request failed before a model was known."""
         self._take(regime, model or "", "", "", slug)
 
     def _take(self, regime: Regime, model: str, version: str, runtime: str, what: Durations | str) -> None:
@@ -100,7 +112,7 @@ class Recorder:
 
     @property
     def problem(self) -> str | None:
-        """Reason, for clients, why latencies cannot be saved at the moment, or None."""
+        """Reason, for clients, why latencies cannot be saved now. None means that they can be saved."""
         return self._problem
 
     @property
@@ -136,9 +148,9 @@ class Recorder:
         return self._set_back, 0 if self._store is None else self._store.opened_times
 
     def dropped(self) -> Dropped:
-        """Return the times before which minutes and hours were dropped unsaved.
+        """Return the times before which minutes and hours were dropped from memory without being saved.
 
-        Both are 0 once the store has these times.
+        Both times are 0 if nothing was dropped, or if the store has noted the times.
         """
         with self._lock:
             return Dropped(*self._lost_until.values())
@@ -147,9 +159,9 @@ class Recorder:
         """Return a copy of the data that may not be in the store yet: all minutes, and ended hours and days.
 
         To merge it with the store, read the clock, then this copy, then the store. In this order no bucket is
-        missed: one that leaves memory after the copy was made is in the store when the store is read. If a
-        bucket is in both, both have the id of this process (`instance`), so that they can be matched. The
-        copy has at least as much data as the store.
+        missed: a bucket that leaves memory after the copy was made is in the store when the store is read. If
+        a bucket is both in the copy and in the store, it has the same instance id in both, so that they can
+        be matched. The copy has at least as much data of the bucket as the store.
         """
         self.add_up()
         with self._lock:
@@ -185,7 +197,10 @@ class Recorder:
             self._revision += taken
 
     def _buckets(self, minute: int) -> list[_Held]:
-        """Return this instance's minute, hour and day; the caller must hold the lock."""
+        """Return the minute, the hour and the day in memory to which runs of this minute are added.
+
+        The caller must hold the lock.
+        """
         buckets = [bucket_of(resolution_s, minute) for resolution_s in _IN_MEMORY_S]
         if any(
             bucket.start < self._instance_from and (bucket, self._instance) not in self._held
@@ -229,7 +244,7 @@ class Recorder:
                 self.add_up()
 
     def flush(self) -> None:
-        """Save unsaved data. If that fails, it stays in memory and `problem` has the reason."""
+        """Save unsaved data. If this fails, the data stay in memory, and `problem` has the reason."""
         with self._flushing:
             now = self.now()  # runs that are queued later have later timestamps
             saved = False
@@ -266,7 +281,11 @@ class Recorder:
         store.maintain(self._clock())
 
     def _drop_from_memory(self, now: float, *, saved: bool) -> None:
-        """Drop past buckets that are saved, and old ones that a longer bucket in memory replaces."""
+        """Drop past buckets that are saved, and old buckets that are not saved.
+
+        The data of an old bucket are also in a longer bucket, which stays in memory. `saved`: whether the
+        flush has succeeded.
+        """
         with self._lock:
             for (bucket, instance), held in list(self._held.items()):
                 changes = held.changes()
@@ -290,7 +309,10 @@ class Recorder:
 
 
 class _Held:
-    """Bucket of an instance in memory, with the saved count of each series. Not thread-safe."""
+    """A bucket in memory with the data that this process has recorded. Not thread-safe.
+
+    `saved`: for each distribution and error count, how many samples or errors are in the store.
+    """
 
     __slots__ = ("_added", "bucket", "distributions", "errors", "instance", "saved")
 
@@ -317,7 +339,7 @@ class _Held:
         return Part(self.bucket, self.instance, dict(self.distributions), dict(self.errors))
 
     def changes(self) -> Part:
-        """Return the series that are not completely saved."""
+        """Return the distributions and error counts that are not completely saved."""
         self._merge_added()
         return Part(
             self.bucket,

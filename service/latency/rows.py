@@ -1,4 +1,8 @@
-"""Rows of the latency tables: write them per instance, read them pooled, delete them after the retention."""
+"""Write, read and delete the rows of the latency tables.
+
+Each process writes rows of its own. The rows of all processes are pooled when they are read. Rows are deleted
+after their retention.
+"""
 
 from __future__ import annotations
 
@@ -114,11 +118,14 @@ POOL_DAYS = 31
 """Number of past days for which missing pooled percentiles of hours and days are computed."""
 
 POOL_AT_ONCE = 1000
-"""Maximum series of hours and days whose percentiles are pooled per hour, newest first."""
+"""Maximum number of series of hours and days whose percentiles are pooled in one hour.
+
+The newest series come first.
+"""
 
 
 def write_parts(connection: Connection, parts: Sequence[Part]) -> None:
-    """Insert or replace all series, by bucket and instance."""
+    """Insert the data of all parts, or replace those of the same bucket and process."""
     codec = HistogramCodec()
     upsert(
         connection,
@@ -161,10 +168,10 @@ def read_pooled(
     end: int,
     without: Collection[tuple[Bucket, str]] = (),
 ) -> dict[Bucket, Pooled]:
-    """Read the buckets that are as long as `first`, from `first` until before `end` (seconds), pooled.
+    """Read the buckets that are as long as `first` and start from `first` on, but before `end`, pooled.
 
-    Rows of buckets and instances in `without` are skipped; buckets without rows are absent. Raises
-    StorageUnavailable for a histogram that cannot be decoded.
+    `end` is in seconds since 1970. The rows of the buckets and processes in `without` are skipped. Buckets
+    without rows are absent from the result. Raises StorageUnavailable for a histogram that cannot be decoded.
     """
     columns = _TOTALS if scope.totals_only else _HISTOGRAMS
     read: Callable[..., Distribution] = Distribution.totals if scope.totals_only else HistogramCodec().decode
@@ -193,8 +200,9 @@ def read_figures(
 ) -> dict[Bucket, Figures | None]:
     """Read figures from stored percentiles, for the same buckets as `read_pooled`.
 
-    The percentiles are those of a bucket's only row, or of `latency_pooled`. If they are missing or outdated,
-    the bucket has None, because its histograms must be merged.
+    If a model and stage have only one row in a bucket, their percentiles are in this row, otherwise in
+    `latency_pooled`. If percentiles are missing or outdated, the value of the bucket is None, because its
+    histograms must be merged.
     """
     pooled: dict[tuple[int, str, Stage], tuple[int, list[int]]] = {}
     if scope.machine is None:  # stored percentiles are pooled over all machines
@@ -229,7 +237,7 @@ def read_figures(
 
 @lru_cache(64)
 def _text(statement: str) -> TextClause:
-    """Return the statement, parsed once."""
+    """Return the parsed statement. The same statement is not parsed again."""
     return text(statement)
 
 
@@ -261,14 +269,14 @@ def _parameters(scope: Scope, first: Bucket, end: int) -> dict[str, Any]:
 
 
 def _of_machine(scope: Scope) -> str:
-    """Return the SQL condition on the machine of a row's instance."""
+    """Return the SQL condition that selects the rows of the scope's machine."""
     if scope.machine is None:
         return ""
     return _OF_MACHINE if scope.machine else _OF_UNKNOWN_MACHINE
 
 
 def _of_versions(scope: Scope) -> tuple[str, dict[str, str]]:
-    """Return the SQL condition on a row's version, and the parameters of the condition."""
+    """Return the SQL condition that selects the rows of the scope's versions, and its parameters."""
     versions = scope.versions
     if versions is None:
         return "", {}
@@ -295,45 +303,51 @@ def read_recorded(connection: Connection, regime: Regime, start: int, model: str
 
 
 def read_machines(connection: Connection) -> set[str]:
-    """Return the machines of all instances with rows, and of those that started in the last year."""
+    """Return the machines of all processes that have rows, or that started in the last year."""
     return {str(row[0]) for row in connection.execute(_MACHINES)}
 
 
 def read_last_runs(connection: Connection, regime: Regime, start: int, model: str) -> dict[str, int]:
-    """Return the start of the last hour with runs, by version, since the day that begins at `start`.
+    """Return, by version, the start of the last hour with runs since the day that begins at `start`.
 
-    If the hours of that day are no longer kept, it is the start of the day.
+    If the hours of the last day with runs are no longer kept, it is the start of this day.
     """
     wanted = {"regime": regime, "start": start, "model": model, "hour_s": HOUR_S, "day_s": DAY_S}
     return {row[0]: int(row[1]) for row in connection.execute(_LAST_RUNS, wanted)}
 
 
 def note_instances(connection: Connection, starts: Mapping[str, int], machine: str) -> None:
-    """Store the machine of these instances, with the start of their first bucket."""
+    """Store the machine of the processes whose ids are the keys of `starts`.
+
+    The values of `starts` are the starts of their first buckets.
+    """
     rows = [{"instance": name, "machine": machine, "since": start} for name, start in starts.items()]
     upsert(connection, latency_instances, rows)
 
 
 def read_progress(connection: Connection) -> tuple[Dropped, int]:
-    """Return the times before which rows are dropped, and the number of writes to closed buckets."""
+    """Return the times before which rows are dropped, and the number of late writes.
+
+    A late write is a write to a closed bucket.
+    """
     rows = connection.execute(_PROGRESS).all()
     until: dict[str, int] = dict(rows)  # other names are from replicas of an older version
     return Dropped(until.get("minutes_from", 0), until.get("hours_from", 0)), until.get("late_writes", 0)
 
 
 def note_dropped(connection: Connection, dropped: Dropped) -> None:
-    """Store the times before which rows are dropped, unless later ones are stored."""
+    """Store the times before which rows are dropped, unless later times are stored already."""
     rows = [{"name": name, "until": until} for name, until in dropped._asdict().items()]
     connection.execute(text(_NOTE + _LATER), rows)
 
 
 def note_late_write(connection: Connection) -> None:
-    """Count a write to a closed bucket, so that all instances discard cached buckets."""
+    """Count a write to a closed bucket. All processes then discard the buckets that they have cached."""
     connection.execute(text(_NOTE + _MORE), {"name": "late_writes", "until": 1})
 
 
 def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]:
-    """Compute up to POOL_AT_ONCE missing rows of `latency_pooled`, of closed hours and days."""
+    """Compute missing rows of `latency_pooled` for closed hours and days, at most POOL_AT_ONCE of them."""
     parameters = {"start": int(now) - POOL_DAYS * DAY_S, "end": int(now) - GRACE_S, "most": POOL_AT_ONCE}
     missing = connection.execute(_NOT_POOLED, parameters).all()
     rows = []
@@ -352,7 +366,7 @@ def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]
 
 
 def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]]) -> None:
-    """Write pooled percentiles, delete rows past their retention, and store up to when rows are deleted."""
+    """Write pooled percentiles, delete rows past their retention, and note how far they reached."""
     if connection.dialect.name == "postgresql":  # in SQLite, write transactions are exclusive
         connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
     upsert(connection, latency_pooled, pooled)
@@ -365,7 +379,10 @@ def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]
 
 
 def _drop(connection: Connection, now: float) -> dict[int, int]:
-    """Delete old rows; return, by resolution, the latest start among them, or -DAY_S if there were none."""
+    """Delete the rows past their retention.
+
+    Return, by resolution, the latest start of the deleted rows. It is -DAY_S if no row was deleted.
+    """
     last = dict.fromkeys((MINUTE_S, HOUR_S, DAY_S), -DAY_S)
     before = {f"before_{resolution_s}": kept_from(resolution_s, now) for resolution_s in last}
     for place, start in connection.execute(_LAST_STARTS, before).all():

@@ -1,4 +1,4 @@
-"""Series of one instance in one bucket, pooled series, and figures of queries."""
+"""What is stored and queried: latencies and errors of one process in one bucket, and pooled ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from service.latency.stages import Regime, Stage
 class Versions(NamedTuple):
     """Versions of models that a question is about.
 
-    If `prefix` is not empty: all versions that begin with it. Otherwise: for the models in `models`, the
-    versions in `current` and runs that have no version; for other models, all versions.
+    If `prefix` is not empty, these are all versions that begin with it. If it is empty, these are, for the
+    models in `models`, the versions in `current` and runs that have no version, and for all other models, all
+    versions.
     """
 
     prefix: str = ""
@@ -31,7 +32,10 @@ class Versions(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Model, version, runtime and machine of recorded runs; each but the model is empty if unknown."""
+    """Model, version, runtime and machine of recorded runs.
+
+    Version, runtime and machine are empty if they are unknown.
+    """
 
     model: str
     version: str
@@ -40,10 +44,11 @@ class Run(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """Scope of a query; None: all models, stages, versions, runtimes or machines.
+    """What a query selects. A field that is None selects everything.
 
-    `totals_only`: histograms are not read, because this takes most of the time, so there are no percentiles.
-    `machine`: name of a kind of machine; empty: runs whose machine is unknown.
+    `totals_only`: histograms are not read, so there are no percentiles. Reading histograms takes most of the
+    time of a query. `machine`: name of a kind of machine. If it is empty, runs whose machine is unknown are
+    selected.
     """
 
     regime: Regime
@@ -55,7 +60,7 @@ class Scope(NamedTuple):
     machine: str | None = None
 
     def admits_run(self, run: Run) -> bool:
-        """Return whether these runs are part of the answer."""
+        """Return whether these runs are selected."""
         return self.machine in (None, run.machine) and self.admits(run.model, run.version, run.runtime)
 
     def admits(self, model: str, version: str, runtime: str) -> bool:
@@ -67,12 +72,18 @@ class Scope(NamedTuple):
         )
 
     def admits_error(self, model: str, version: str, runtime: str) -> bool:
-        """Return whether these errors are part of the answer; those without a runtime fit every runtime."""
+        """Return whether errors of this model, version and runtime are selected, whatever their machine.
+
+        Errors without a runtime fit every runtime.
+        """
         return self.admits(model, version, runtime or self.runtime or "")
 
 
 class Series(NamedTuple):
-    """Key of a distribution. `version`: SHA-256 of the model file; it and `runtime` are empty if unknown."""
+    """What identifies a distribution: the regime, model, version, runtime and stage of its durations.
+
+    `version` is the SHA-256 of the model's file. Version and runtime are empty if they are unknown.
+    """
 
     regime: Regime
     model: str
@@ -82,7 +93,10 @@ class Series(NamedTuple):
 
 
 class ErrorSeries(NamedTuple):
-    """Key of an error count; `model` is empty if the request failed before a model was known."""
+    """What identifies an error count: regime, model, version and runtime, and the kind of error, `slug`.
+
+    `model` is empty if the request failed before a model was known.
+    """
 
     regime: Regime
     model: str
@@ -93,7 +107,7 @@ class ErrorSeries(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """Distributions by model and stage, and error counts by model and slug, of one regime and all runtimes.
+    """The selected distributions by model and stage, and error counts by model and slug (kind of error).
 
     The model of an error is empty if the request failed before a model was known.
     """
@@ -102,13 +116,13 @@ class Pooled:
     errors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def figures(self) -> Figures:
-        """Return the summary of each distribution, with the error counts unchanged."""
+        """Return the summary of each distribution, and the error counts."""
         return Figures({key: part.summary() for key, part in self.distributions.items()}, self.errors)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Summaries by model and stage, and error counts by model and slug, of one time range."""
+    """Summaries by model and stage, and error counts by model and slug (kind of error), of a time range."""
 
     summaries: Mapping[tuple[str, Stage], Summary]
     errors: Mapping[str, Mapping[str, int]]
@@ -116,7 +130,10 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Series of one instance in one bucket, all or only changed ones."""
+    """Distributions and error counts of one process in one bucket, either all or only changed ones.
+
+    `instance`: id of the process.
+    """
 
     bucket: Bucket
     instance: str
@@ -124,7 +141,7 @@ class Part:
     errors: Mapping[ErrorSeries, int]
 
     def pooled(self, scope: Scope) -> Pooled:
-        """Return the series within a scope, pooled; the machine of the scope is ignored."""
+        """Return the data that `scope` selects, pooled. The machine of the scope is ignored."""
         return pool(
             (
                 (
@@ -164,7 +181,7 @@ def pool(
 
 
 def combine(parts: Iterable[Pooled]) -> Pooled:
-    """Merge all parts."""
+    """Merge the distributions and add the error counts of all parts."""
     parts = list(parts)
     return pool(
         ((*key, distribution) for part in parts for key, distribution in part.distributions.items()),

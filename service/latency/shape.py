@@ -18,7 +18,7 @@ _DECADES = 5
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Number of durations in [`from_ms`, `to_ms`)."""
+    """A bar of a histogram: the number of durations from `from_ms` to below `to_ms`."""
 
     from_ms: float
     to_ms: float
@@ -26,13 +26,19 @@ class Bin:
 
 
 def fractions() -> list[float]:
-    """Return a curve's percentiles as fractions: log-spaced in 1/(1 - fraction), and those of summaries."""
+    """Return, ascending, the percentiles that a curve shows, as fractions of 1.
+
+    They are evenly spaced on a log scale of 1 / (1 - fraction). The percentiles of summaries are included.
+    """
     spaced = (1 - 10 ** (-step / _POINTS_PER_DECADE) for step in range(_POINTS_PER_DECADE * _DECADES + 1))
     return sorted({*(round(fraction, 9) for fraction in spaced), *MIN_SAMPLES})
 
 
 def curve(distribution: Distribution) -> list[tuple[float, float]]:
-    """Return (fraction, milliseconds) of every percentile that the sample size supports, ascending."""
+    """Return points (fraction, milliseconds), one for each percentile that the sample size supports.
+
+    The fractions are ascending.
+    """
     if not distribution.count:
         return []
     supported = [fraction for fraction in fractions() if distribution.count >= samples_needed(fraction)]

@@ -13,7 +13,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 
 Durations = Mapping[Stage, int]
-"""Nanoseconds per stage, from `time.perf_counter_ns`; stages that did not run are absent."""
+"""Nanoseconds by stage, measured with `time.perf_counter_ns`. Stages that did not run are absent."""
 
 
 class Stopwatch:
@@ -30,7 +30,7 @@ class Stopwatch:
         self._last = now
 
     def stop(self) -> Durations:
-        """Return the stages so far, with `total` from the start to the last lap."""
+        """Return the durations of the stages so far. `total` is the time from the start to the last lap."""
         self.durations["total"] = self._last - self._start
         return self.durations
 

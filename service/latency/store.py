@@ -1,4 +1,4 @@
-"""Store of latencies: each process writes its own minutes, hours and days; reads are pooled."""
+"""Store of latencies. Each process writes its own minutes, hours and days, which are pooled when read."""
 
 from __future__ import annotations
 
@@ -32,12 +32,16 @@ from service.storage.database import READING, database_file, inode_of, prepare
 from service.storage.errors import storage_errors
 
 MAX_MACHINE = 200
-"""Characters of a machine's name that are stored."""
+"""Maximum number of characters of a machine's name. Further characters are not stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """A consistent view of the store: one read transaction."""
+    """A consistent view of the store, in one read transaction.
+
+    `dropped`: times before which rows may be missing. `late_writes`: number of writes to closed buckets so
+    far.
+    """
 
     connection: Connection
     dropped: Dropped
@@ -46,15 +50,15 @@ class StoreView:
     def read(
         self, scope: Scope, first: Bucket, end: int, without: Collection[tuple[Bucket, str]] = ()
     ) -> dict[Bucket, Pooled]:
-        """Read pooled buckets, see `read_pooled`."""
+        """Read pooled buckets. The function `read_pooled` describes the parameters."""
         return read_pooled(self.connection, scope, first, end, without)
 
     def read_figures(self, scope: Scope, first: Bucket, end: int) -> dict[Bucket, Figures | None]:
-        """Read figures of buckets; None for buckets whose histograms must be merged."""
+        """Read figures of buckets. The value is None for a bucket whose histograms must be merged."""
         return read_figures(self.connection, scope, first, end)
 
     def read_machines(self) -> set[str]:
-        """Return the machines of all processes that recorded latencies, see `read_machines`."""
+        """Return the machines that have recorded latencies, as the function `read_machines` finds them."""
         return read_machines(self.connection)
 
     def read_recorded(self, regime: Regime, start: int, model: str | None) -> set[Run]:
@@ -62,12 +66,15 @@ class StoreView:
         return read_recorded(self.connection, regime, start, model)
 
     def read_last_runs(self, regime: Regime, start: int, model: str) -> dict[str, int]:
-        """Return the last hour with runs, by version, since the day that begins at `start`; or the day."""
+        """Return, by version, the start of the last hour with runs since the day that begins at `start`.
+
+        If the hours of the last day with runs are no longer kept, it is the start of this day.
+        """
         return read_last_runs(self.connection, regime, start, model)
 
 
 class LatencyStore:
-    """Latencies and errors in the database. Methods raise StorageUnavailable if it cannot be used.
+    """Latencies and errors in the database. Methods raise StorageUnavailable if the database cannot be used.
 
     One thread may write (`ensure_open`, `write`, `maintain`), any thread may read.
     """
@@ -75,10 +82,12 @@ class LatencyStore:
     def __init__(
         self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None, machine: str = ""
     ) -> None:
-        """Does not connect; `ensure_open` does, so that the service can start while its database is down.
+        """Create the store without connecting to the database.
 
-        `obstacle` returns the reason, for clients, why the database must not be opened, or None. `machine`:
-        name of this machine, which is stored with each instance; empty if unknown.
+        `ensure_open` connects, so that the service can start while its database is down. `obstacle` returns
+        the reason, for clients, why the database must not be opened, or None if it may be opened. `machine`:
+        name of this machine, which is stored for each process that records latencies. It is empty if it is
+        unknown.
         """
         self.machine = machine[:MAX_MACHINE]
         self._noted: set[str] = set()
@@ -92,7 +101,7 @@ class LatencyStore:
         self.opened_times = 0
 
     def ensure_open(self) -> bool:
-        """Open the database unless it is open; return True if it was opened now.
+        """Open the database unless it is open. Return whether it was opened now.
 
         It is opened again if its file was replaced, or after a write to a server failed.
         """
@@ -113,10 +122,10 @@ class LatencyStore:
         return True
 
     def write(self, parts: Sequence[Part], *, late: bool = False, dropped: Dropped | None = None) -> None:
-        """Insert or replace series, by bucket and instance, in one transaction.
+        """Insert the data of these parts in one transaction, or replace those of the same bucket and process.
 
-        `late`: other instances may have cached some of the buckets as closed. `dropped`: times before which
-        this instance dropped minutes or hours without writing them.
+        `late`: whether other processes may have cached some of the buckets as closed. `dropped`: times before
+        which this process dropped minutes or hours without writing them.
         """
         if not parts:
             return
@@ -163,7 +172,10 @@ class LatencyStore:
             yield view
 
     def knows(self, model: str | None = None) -> bool:
-        """Return whether there is any row, or any row of `model`. Raises StorageUnavailable."""
+        """Return whether the store has any row, or any row of `model` if it is given.
+
+        Raises StorageUnavailable if the database cannot be read.
+        """
         with self.view() as view:
             for table in (latency_histograms, latency_errors):
                 rows = select(literal(1)).select_from(table).limit(1)

@@ -77,7 +77,11 @@ latency_pooled = Table(
     *(Column(name, BigInteger, nullable=False) for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns")),
     PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage"),
 )
-"""Percentiles of hours and days with several rows in `latency_histograms`, or one row without percentiles."""
+"""Pooled percentiles of hours and days.
+
+A model and stage have a row here for an hour or day in which they have several rows in `latency_histograms`,
+or one row without percentiles.
+"""
 
 latency_instances = Table(
     "latency_instances",
@@ -86,7 +90,10 @@ latency_instances = Table(
     Column("machine", String(200), nullable=False, comment="Model name of its CPU, and cores"),
     Column("since", BigInteger, nullable=False, comment="First bucket, seconds since 1970, UTC"),
 )
-"""Machines of instances. Instances of releases before this table have no row: their machine is unknown."""
+"""The machine of each process that has recorded latencies, by the id of the process (`instance`).
+
+Processes of releases before this table have no row, because their machine is unknown.
+"""
 
 latency_progress = Table(
     "latency_progress",
