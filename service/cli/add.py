@@ -310,7 +310,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _pixels(range_: str | None, mean: str | None, std: str | None) -> dict[str, Any]:
-    """Return mean and std of the options, converted to pixel values from 0 to 255."""
+    """Return the facts `input.mean` and `input.std` that the options set, for pixel values from 0 to 255."""
     if range_ is not None and range_ not in _RANGES:
         raise RefusedModel(f"--range '{range_}': unknown (allowed: {', '.join(_RANGES)})")
     if mean is None and std is None:

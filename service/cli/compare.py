@@ -128,7 +128,11 @@ def _table(results: Sequence[ComparedModel], comparison: Comparison) -> Table:
 
 
 def _found(result: ComparedModel, detectors: int, comparison: Comparison) -> tuple[str, ...]:
-    """Return the cells of a result: the best prediction, or the numbers of objects."""
+    """Return the cells of one model: a classifier's best prediction, or a detector's numbers of objects.
+
+    The numbers count all objects that the detector found, the objects that every detector found, and the
+    objects that only this detector found.
+    """
     if result.predictions is not None:
         best = result.predictions[0]
         return shown(best.label), f"{best.probability:.1%}"

@@ -95,9 +95,10 @@ def detect_objects(
 
 
 def _targets(draw: Path, photos: list[Path]) -> list[Path]:
-    """Return for each photo the file to draw into, which must not be one of the photos.
+    """Return for each photo the file into which it is drawn.
 
-    Raises InvalidParameter.
+    Raises InvalidParameter if two photos would be drawn into the same file, if a file is one of the photos,
+    or if --draw names something else that cannot be used.
     """
     if draw.suffix and not draw.is_dir():
         if draw.suffix.lower() not in _SUFFIXES:
@@ -129,7 +130,10 @@ def _targets(draw: Path, photos: list[Path]) -> list[Path]:
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of a file, which are equal for all its names; None if there is no file."""
+    """Return device and inode of a file, or None if there is no file.
+
+    All names of a file have the same device and inode.
+    """
     try:
         found = path.stat()
     except OSError:

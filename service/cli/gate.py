@@ -1,4 +1,4 @@
-"""`weighin gate`: compare a new network with the old one; pass it if it keeps the limits, else fail it."""
+"""`weighin gate`: compare a new network with the old one, and pass it only if it keeps the limits."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def _gate(
 ) -> int:
     """Run the gate, report the result, and return the exit code.
 
-    After an unexpected error, the exit code is never that of a pass or of a broken limit. `limits`: returns
-    the limits and the time limit in seconds, or raises InvalidParameter.
+    After an unexpected error, the exit code is never 0, and it is 1 only if the gate has found a broken
+    limit. `limits`: returns the limits and the time limit in seconds, or raises InvalidParameter.
     """
     code: int = CANNOT_SAY
     try:
@@ -123,7 +123,7 @@ def _gate(
 
 
 def _result(inputs: Inputs, limits: Callable[[], tuple[Limits, float]], outputs: _Outputs) -> GateResult:
-    """Run the gate and return its result; if it cannot run, return a result that says why."""
+    """Run the gate and return its result. If the gate cannot run, return a result that says why."""
     settings = settings_with()
 
     @functools.cache

@@ -159,15 +159,18 @@ class UnbreakableStream(io.RawIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Return whether the other stream is a terminal."""
+        """Return whether the stream to which this one writes is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Return the file descriptor of the other stream. Raises OSError if it has none."""
+        """Return the file descriptor of the stream to which this one writes.
+
+        Raises OSError if the stream has no file descriptor.
+        """
         return self._stream.fileno()
 
     def write(self, data: Any) -> int:
-        """Write bytes, or drop them; return the number of bytes written or dropped."""
+        """Write bytes, or drop them. Return the number of bytes that were written or dropped."""
         try:
             buffer = self._stream.buffer  # type: ignore[attr-defined]
             written = getattr(buffer, "raw", buffer).write(data)  # a buffer would keep the rest until exit

@@ -112,7 +112,10 @@ def recommend(
 
 
 def _task(text: str | None) -> Task | None:
-    """Return a task, or None if none is given. Raises InvalidParameter."""
+    """Return the task that `text` names, or None if `text` is None.
+
+    Raises InvalidParameter for an unknown task.
+    """
     if text is None:
         return None
     for task in get_args(Task):
@@ -188,9 +191,10 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
 
 
 def _ranked(fit: Fit) -> list[str]:
-    """Return the cell of the column "ranked by", as a list.
+    """Return the cell of the column "ranked by", in a list.
 
-    The list is empty if models are ranked by the column "accuracy"; this is the same for all fits.
+    If models are ranked by the column "accuracy", the list is empty for every fit, and the table has no
+    column "ranked by".
     """
     if fit.accuracy is None or fit.accuracy.ranked is None:
         return []

@@ -29,7 +29,7 @@ _MOST_IDS = 5
 """Maximum number of ids in a message."""
 
 Target = tuple[str, Path, Callable[[Report], str]]
-"""Option of a format, file, and the function that converts the report to this format."""
+"""A file to write: the option that names it, its path, and the function that converts the report."""
 
 
 def report(
@@ -80,7 +80,7 @@ def report(
 def _targets(
     html: Path | None, markdown: Path | None, csv: Path | None, json: Path | None, inputs: Sequence[Path]
 ) -> list[Target]:
-    """Return the requested formats. Raises InvalidParameter unless all of them can be written.
+    """Return the requested files. Raises InvalidParameter unless all of them can be written.
 
     `inputs`: files that the command may read, which must not be overwritten.
     """
@@ -104,8 +104,9 @@ def _targets(
 def _bundle(engine: Engine, bench: str | None) -> tuple[str, bytes]:
     """Return name and content of a bundle.
 
-    `bench`: a file or the id of a stored bundle; None: the newest stored bundle. Raises InvalidBundle if the
-    file cannot be read, and UnknownBenchmark.
+    `bench`: a file, or the id of a stored bundle. If it is None, the newest stored bundle is returned. Raises
+    InvalidBundle if the file cannot be read, and UnknownBenchmark if no bundle with this id, or none at all,
+    is stored.
     """
     if bench is not None and _names_file(bench):
         try:
@@ -129,7 +130,10 @@ def _bundle(engine: Engine, bench: str | None) -> tuple[str, bytes]:
 
 
 def _evaluation(engine: Engine, data: str | None) -> Evaluation | None:
-    """Return the evaluation with an id, or in a file. Raises UnknownEvaluation and InvalidEvaluation."""
+    """Return the evaluation that `data` names, which is an id or a file. Return None if `data` is None.
+
+    Raises UnknownEvaluation and InvalidEvaluation.
+    """
     if data is None:
         return None
     if _names_file(data):

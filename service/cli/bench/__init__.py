@@ -118,7 +118,10 @@ def bench(
 
 
 def _store(settings: Settings, bundle: Bundle) -> None:
-    """Save the bundle in the data directory, where `weighin recommend` finds it; warn if it is locked."""
+    """Save the bundle in the data directory, where `weighin recommend` finds it.
+
+    If it cannot be saved, for example because another process has locked the directory, print why.
+    """
     try:
         with open_state(settings.data_dir, settings.database_url) as state:
             BenchmarkArchive(state.benchmarks).save(bundle)

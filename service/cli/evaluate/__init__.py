@@ -35,7 +35,7 @@ from service.inference.registry import Registry
 from service.text.display import comma_list
 
 _NO_DATA = 2
-"""Exit code if nothing can be evaluated. It is the same as for wrong options."""
+"""Exit code if nothing can be evaluated. Wrong options have the same exit code."""
 _MOST_NAMES = 3
 """Maximum number of names in a note."""
 
@@ -129,7 +129,10 @@ def _evaluate(
 
 
 def _run(runner: Runner, dataset: Dataset, chosen: Chosen) -> tuple[Run, int]:
-    """Run the models with a progress display; return the run, and the signal that interrupted it, or 0."""
+    """Run the models with a progress display.
+
+    Return the run, and the number of the signal that interrupted it, or 0 if it was not interrupted.
+    """
     with stop_on_signals() as (stop, received), progress_bar() as bar:
         count = len(chosen.subjects)
         task = bar.add_task(

@@ -37,8 +37,8 @@ _MOST_STORED = 10
 class Kept:
     """An evaluation as it was stored, together with models that had been stored before.
 
-    `where`: the place, in words. `file`: set if the evaluation is only in a file; `where` then says how to
-    post it.
+    `where`: the place, in words. `file`: the file, if the evaluation was only written to a file. In this
+    case, `where` also says how to post the file to a service.
     """
 
     evaluation: Evaluation
@@ -96,7 +96,10 @@ def stored_evaluation(store: EvaluationStore, identifier: str, *, files: bool = 
 
 
 def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies: bool) -> Kept | str:
-    """Post to the service at `address`; return what the service has stored, or a message why this failed."""
+    """Post an evaluation to the service at `address`.
+
+    Return what the service has stored, or, if posting failed, a message that says why.
+    """
     import httpx  # imported here, because it takes a tenth of a second
 
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
@@ -128,7 +131,8 @@ def _detail(response: httpx.Response) -> str:
 def _in_file(evaluation: Evaluation, data_dir: Path, reason: str, addresses: tuple[str, ...]) -> Kept:
     """Write the evaluation to a file, merged with an earlier file of the same data set.
 
-    The result says how to post the file. Raises StorageUnavailable.
+    The result says how to post the file to a service. `reason`: why the evaluation could not be stored.
+    Raises StorageUnavailable if the file cannot be written.
     """
     folder = data_dir.absolute() / "evaluations"
     file = folder / f"{evaluation.id}.json"

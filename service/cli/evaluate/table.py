@@ -93,14 +93,18 @@ def _interval(figure: Share | Mean) -> str:
 
 
 def _threshold(result: ClassifierResult) -> str:
-    """Return the probability from which 95 % of predictions are right, and the share of pictures from it."""
+    """Return, as text, the smallest probability from which on 95 % of predictions are right.
+
+    The text also has the share of pictures whose predictions have at least this probability. It is "never" if
+    there is no such probability.
+    """
     if result.threshold is None:
         return "never"
     return f"{result.threshold.probability:.2f} ({result.threshold.share:.0%})"
 
 
 def _verdicts(evaluation: Evaluation, models: Sequence[ModelResult]) -> list[str]:
-    """Return sentences that compare the model with the best figure with the other models."""
+    """Return sentences that compare the best model with each of the other models."""
     if len(models) == 1:
         return []
     best, *same = (model.name for model in highest(models, lambda model: model.accuracy.value))

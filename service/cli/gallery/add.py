@@ -141,9 +141,10 @@ def metadata_of(image: ImageFile) -> dict[str, str]:
 def _added(
     client: GalleryClient, files: Iterable[ImageFile], metadata_from_path: bool
 ) -> Iterator[tuple[ImageFile, str, str | None]]:
-    """Add files with several concurrent requests; yield file, status and detail as responses arrive.
+    """Add files with several concurrent requests.
 
-    If a response shows that further requests would fail, too, raises Refused after the pending responses.
+    Yield file, status and detail of each file when its response arrives. If a response shows that further
+    requests would fail, too, no more files are sent, and Refused is raised after the pending responses.
     """
 
     def add_file(image: ImageFile) -> tuple[ImageFile, str, str | None] | Refused:

@@ -79,7 +79,7 @@ class GalleryClient:
                 return
 
     def add(self, content: bytes, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Add an image under a generated id; return its `id`, `status` and `detail`."""
+        """Add an image under a generated id. Return its `id`, `status` and `detail`."""
         parts = {} if not metadata else {"metadata": (None, json.dumps(dict(metadata)), "application/json")}
         files = {**parts, "image": ("image", content, "application/octet-stream")}
         images: list[dict[str, Any]] = self._json("POST", "/gallery/images", files=files)["images"]
@@ -87,7 +87,7 @@ class GalleryClient:
         return image
 
     def put(self, id: str, content: bytes, metadata: Mapping[str, Any]) -> int:
-        """Store an image under `id`; return the HTTP status, 201 if the id is new."""
+        """Store an image under `id`. Return the HTTP status, which is 201 if the id is new."""
         part = (None, json.dumps(dict(metadata)), "application/json")
         files = {"metadata": part, "image": ("image", content, "application/octet-stream")}
         return self._request("PUT", _image(id), files=files).status_code
@@ -101,7 +101,7 @@ class GalleryClient:
         self._request("DELETE", _image(id))
 
     def reindex(self, model: str) -> dict[str, Any]:
-        """Start to re-embed all images with `model`; return the gallery's state."""
+        """Start to re-embed all images with `model`. Return the state of the gallery."""
         return self._json("POST", "/gallery/reindex", params={"model": model})
 
     def wait_until_ready(self) -> None:

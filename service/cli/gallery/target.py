@@ -1,4 +1,4 @@
-"""Open the gallery of a running service; or start a service in this process, on the configured database."""
+"""Open the gallery of a running service, or of a service that this process starts."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Url = Annotated[
 def open_gallery(url: str | None) -> Iterator[GalleryClient]:
     """Yield a client of the service at `url`, when the service is ready.
 
-    If `url` is None, start a service in this process, on the configured database and a free loopback port.
-    So both cases behave alike. Raises Refused if the service cannot be reached, and DataDirectoryInUse if
-    another service has locked the data directory.
+    If `url` is None, start a service in this process, on the configured database and a free loopback port. In
+    this way, commands behave alike with and without a running service. Raises Refused if the service cannot
+    be reached, and DataDirectoryInUse if another service has locked the data directory.
     """
     settings = settings_with()
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
