@@ -36,7 +36,11 @@ PAGES = [ROOT / name for name in ("docs/api.md", "docs/v2.md", "README.md")]
 blocks of docs/api.md make."""
 
 KEY = "WEIGHIN_API_KEY"
-"""Blocks that name this variable run against a service with a key, all others against one without a key."""
+"""Environment variable that sets the service's key.
+
+Blocks that name this variable run against a service with a key, all other blocks against a service without a
+key.
+"""
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def sample(runs: int, seed: int) -> Distribution:
 def fill(
     store: LatencyStore, now: float, models: list[str], runs_per_minute: int, instances: int = 1
 ) -> None:
-    """Write the buckets of 30 days: those of a day, an hour and a minute that the store would retain."""
+    """Write the days, hours and minutes of the last 30 days that the store would still have."""
     minutes = [sample(runs_per_minute, seed) for seed in range(40)]
     hours = [merge([minutes[(first + n) % 40] for n in range(60)]) for first in range(7)]
     days = [merge(hours * 3) for _ in range(2)]

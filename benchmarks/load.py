@@ -23,9 +23,9 @@ import uvloop
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 512
 LONGEST_S = 60
-"""Maximum duration of a run."""
+"""Maximum duration of a run, in seconds."""
 LAST_ANSWERS_S = 12
-"""Time to wait for responses after the last request: slightly more than the service's deadline."""
+"""Seconds to wait for responses after the last request: slightly more than the service's deadline."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """Result of a run.
+    """The responses of a run.
 
-    `latencies_ms`: by status. They are measured from the sending of the request in the closed loop, and from
-    the scheduled time in the open loop.
+    `latencies_ms`: the latencies by HTTP status. They are measured from the sending of the request in the
+    closed loop, and from the scheduled time in the open loop. `retry_after`: number of responses that have
+    `Retry-After`. `unanswered`: number of requests of the open loop that got no response.
     """
 
     seconds: float = 0

@@ -81,7 +81,10 @@ class _System:
 
 
 def mlperf(subject: BareSession, scenario: str, seconds: float, expected_per_s: float) -> float:
-    """Measure with MLPerf's load generator; return p90 in nanoseconds, or samples per second (offline)."""
+    """Measure with MLPerf's load generator.
+
+    Return p90 in nanoseconds, or, in the scenario `offline`, samples per second.
+    """
     threads = core_budget() if scenario == "offline" else 0
     system = _System(subject, threads)
     settings = loadgen.TestSettings()
@@ -115,7 +118,7 @@ def mlperf(subject: BareSession, scenario: str, seconds: float, expected_per_s: 
 
 
 def ours(subject: BareSession, executor: ThreadPoolExecutor, scenario: str, seconds: float) -> float:
-    """Measure the same figure with this project's code."""
+    """Measure with this project's code. Return the figure that `mlperf` returns for the scenario."""
     if scenario == "offline":
         images, elapsed_ns = all_at_once(subject, executor, core_budget(), 1, seconds)
         return images / (elapsed_ns / 1e9)

@@ -15,7 +15,10 @@ BOUNDARY = "weighin-benchmark"
 
 
 class Photos:
-    """Files: a JPEG of 512 x 512 pixels, a JPEG of 4000 x 3000 pixels, and a multipart form."""
+    """The files of the request bodies: two JPEGs and a multipart form.
+
+    The JPEGs have 512 x 512 and 4000 x 3000 pixels.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.small, self.large, self.form = folder / "512.jpg", folder / "4000.jpg", folder / "512.form"
@@ -35,7 +38,10 @@ class Photos:
 
     @staticmethod
     def _large_photo() -> Image.Image:
-        """Return a photograph of `make photos` if there is one, else tiled photographs of scikit-image."""
+        """Return a photograph of `make photos`.
+
+        If it is not there, return scikit-image's photographs, repeated as tiles.
+        """
         camera = ROOT / ".cache/photos/lomiri-wallpapers-16.04/Dragonfly_by_Bolly.jpg"
         if camera.exists():
             return Image.open(camera).convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS)

@@ -20,9 +20,9 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `value` is the median of the rounds, `low` and `high` their extremes.
+    """A measured figure: `value` is the median of the rounds, `low` and `high` are their extremes.
 
-    `target`: maximum of `value`, or its minimum if `at_least` is set; None if there is no target.
+    `target`: the maximum of `value`, or its minimum if `at_least` is true. It is None if there is no target.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median meets the target; None if there is no target."""
+        """Whether the median meets the target, or None if there is no target."""
         if self.target is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
@@ -93,7 +93,10 @@ def has_vnni() -> bool:
 
 
 def guarded(part: str, measure: Callable[[], list[Figure]]) -> tuple[list[Figure], str | None]:
-    """Return the figures of `measure` and None; after an error, no figures and the error as one line."""
+    """Return the figures that `measure` returns, and None.
+
+    If `measure` raises an error, return no figures, and the error as one line.
+    """
     try:
         return measure(), None
     except Exception as error:  # a failure of one part must not prevent the others

@@ -11,7 +11,7 @@ from service.bench.fingerprint import take_fingerprint
 from service.inference.runtimes.opening import runtime_version
 
 INSTRUMENT = Path(__file__).parent / "instrument" / "results.jsonl"
-"""Results of benchmarks.instrument; other studies have their own file."""
+"""File with the results of benchmarks.instrument. Other studies have files of their own."""
 
 Record = dict[str, Any]
 

@@ -211,13 +211,16 @@ def memory(photos: Photos, requests: int = REQUESTS) -> list[Figure]:
 
 
 def _included(task: Task | None) -> list[str]:
-    """Return the names of the included models of a task; None: of all tasks."""
+    """Return the names of the included models of `task`. If `task` is None, return those of all tasks."""
     names = sorted(folder.name for folder in NETWORKS.iterdir())
     return [name for name, card in read_cards(NETWORKS, names).items() if task in (None, card.task)]
 
 
 def _send(server: Server, requests: list[list[str]], *, clients: int, count: int) -> int:
-    """Send `count` requests in a closed loop; return `count`. Raises RuntimeError if one fails."""
+    """Send `count` requests in a closed loop, and return `count`.
+
+    Raises RuntimeError if a request fails.
+    """
     outcome = load(server, requests, clients=clients, seconds=60, warm_up_s=0, count=count)
     if len(completed(outcome)) < count:
         raise RuntimeError(f"load: only {len(completed(outcome))} of {count} requests completed in time")

@@ -117,7 +117,10 @@ class Server:
         self.log.close()
 
     def _signal(self, number: signal.Signals, processes: list[psutil.Process] | None = None) -> None:
-        """Send a signal to the process group, and to those of `processes` (default: all) in other groups."""
+        """Send a signal to the server's process group, and to `processes`, which may be in other groups.
+
+        If `processes` is None, the signal goes to all processes of the server.
+        """
         processes = self.tree() if processes is None else processes
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)

@@ -35,7 +35,10 @@ class MissingPicturesError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded image and the objects to find in it: `boxes` with their labels, or `points`."""
+    """An encoded image and the objects to find in it.
+
+    The objects are given either by `boxes`, each with its label, or by `points`, which are marks set by hand.
+    """
 
     name: str
     content: bytes

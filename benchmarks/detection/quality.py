@@ -17,9 +17,12 @@ from service.latency.stages import Stopwatch
 
 SSD, FACES = "ssd-mobilenet-v2", "centerface"
 LOWER = 0.2
-"""A second score threshold, which is below those of the cards."""
+"""A second score threshold, which is below the thresholds in the detectors' cards."""
 CLASSES = {"person": ("Person",), "car": ("Car", "Vehicle"), "bus": ("Vehicle", "Car")}
-"""Classes of the SSD that count as correct for a label of the photographs. The SSD has no class for buses."""
+"""By label of the photographs, the classes of the SSD that count as correct.
+
+The SSD has no class for buses.
+"""
 MAX_PIXELS = 100_000_000
 
 Find = Callable[[bytes], Sequence[Found]]
@@ -39,9 +42,10 @@ def finder(model: ServedModel, min_score: float | None = None) -> Find:
 
 @dataclass
 class Marked:
-    """Detections in one picture, matched with its marks.
+    """Detections in one picture, after they were matched with the marks in the picture.
 
-    `hits`: detections with a mark. `others`: detections without a mark. `missed`: marks without a detection.
+    `hits`: detections that match a mark. `others`: detections that match no mark. `missed`: marks that no
+    detection matches.
     """
 
     hits: list[Found] = field(default_factory=list)
@@ -50,9 +54,10 @@ class Marked:
 
 
 def match_points(found: Iterable[Found], points: Sequence[Point]) -> Marked:
-    """Match detections, best first, with marks; a mark matches at most one detection.
+    """Match detections with marks. A mark matches at most one detection.
 
-    Each detection takes, of the marks in its box that are still free, the one nearest to the box's middle.
+    Detections are matched in the given order, best first. From the marks in its box that no earlier detection
+    has taken, each detection takes the mark that is nearest to the middle of the box.
     """
     result = Marked(missed=list(points))
     for one in found:
@@ -70,16 +75,21 @@ def match_points(found: Iterable[Found], points: Sequence[Point]) -> Marked:
 
 @dataclass
 class Pairs:
-    """Detections of two models on the same pictures, matched by label and IoU of at least MIN_IOU."""
+    """Detections of two models on the same pictures, matched by class and IoU.
+
+    `both`: pairs of a detection of the first and one of the second model, with their IoU, which is at least
+    MIN_IOU. `only_first`, `only_second`: numbers of detections of one model that match no detection of the
+    other model.
+    """
 
     both: list[tuple[Found, Found, float]] = field(default_factory=list)
     only_first: int = 0
     only_second: int = 0
 
     def add(self, first: Sequence[Found], second: Sequence[Found]) -> None:
-        """Match and add the detections in one picture.
+        """Match the detections of both models in one picture, and add them.
 
-        `first`: of the first model, best first; they are matched in this order.
+        The detections of the first model, `first`, are matched in the given order, best first.
         """
         left = list(second)
         for one in first:
@@ -115,7 +125,7 @@ def quality(zoo: Path = NETWORKS, people: Path = PEOPLE, photos: Path = PHOTOS) 
 
 
 def photographs(model: ServedModel, pictures: Sequence[Picture]) -> str:
-    """Return a table of every labelled object, and of the other objects that were found."""
+    """Return a table of every labelled object, and of objects that were found but are not labelled."""
     find, find_all = finder(model), finder(model, 0.05)
     rows, others = [], []
     for picture in pictures:

@@ -216,7 +216,10 @@ def _bound(run: Callable[[NDArray[np.float32]], object], image: NDArray[np.float
 
 
 def _parity(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> str:
-    """Return the largest difference of each output from the expected one, in standard deviations of it."""
+    """Return, as text, how far each output differs from the expected output.
+
+    It is the largest difference, in standard deviations of the expected output.
+    """
     worst = {role: float(np.abs(found[role] - value).max() / value.std()) for role, value in expected.items()}
     return ", ".join(f"{role} {difference:.1e}" for role, difference in worst.items())
 

@@ -66,7 +66,7 @@ def main() -> None:
         folder = make_network(ZOO)
 
     def step() -> bool:
-        """Do the next step and return True; if all steps are done, return False."""
+        """Do the next step and return True. If all steps are done already, return False."""
         if arguments.step == "live":
             return live.record_gate(results)
         busy = arguments.load != "none"

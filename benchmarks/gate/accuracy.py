@@ -52,16 +52,19 @@ def _correct(model: str, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) 
 
 
 def discordance(answers: Record, loss: float) -> float:
-    """Return the share of pictures that only one network of a pair classifies correctly, at least `loss`."""
+    """Return the share of pictures that only one network of a pair classifies correctly.
+
+    If this share is less than `loss`, return `loss`.
+    """
     share: float = (answers["only_base"] + answers["only_new"]) / answers["n"]
     return max(share, loss)
 
 
 def replay(answers: Record, pictures: int, loss: float, max_loss: float, gates: int = GATES) -> Counts:
-    """Return the outcomes of gates with `pictures` pictures each, whose new network is worse by `loss`.
+    """Simulate gates whose new network is worse by `loss`, and count their outcomes.
 
-    They are judged as by `judge_accuracy`. Gates that drew the same answers are judged only once, to save
-    time.
+    Each of the `gates` gates has `pictures` pictures, and is judged by the rule of `judge_accuracy`. Gates
+    that drew the same answers are judged only once, to save time.
     """
     share = discordance(answers, loss)
     shares = [(share + loss) / 2, (share - loss) / 2, 1 - share]

@@ -37,7 +37,10 @@ _TRIED_CHANNELS = (1, 65)
 
 
 def record_gate(results: Results) -> bool:
-    """Run and record the next gate of LIVE and return True; if all are recorded, return False."""
+    """Run and record the next gate of LIVE, and return True.
+
+    If all gates of LIVE are recorded already, return False.
+    """
     done = len(results.of("live-gate"))
     if done >= len(LIVE):
         return False

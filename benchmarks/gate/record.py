@@ -90,7 +90,10 @@ def _extra_work(results: Results, folder: Path) -> int:
 
 
 def slowdown(traces: Sequence[Record]) -> tuple[float, float, float]:
-    """Return by which share `slow8` took longer than `a1` and `a2`, with its 95 % interval (Student's)."""
+    """Return how much longer `slow8` took than `a1` and `a2`, as a share, with its 95 % interval.
+
+    The interval uses Student's t distribution.
+    """
     values = []
     for launch in traces:
         first, second, slower = (np.log(launch["medians_us"][name]) for name in ("a1", "a2", SLOW))
@@ -103,7 +106,8 @@ def slowdown(traces: Sequence[Record]) -> tuple[float, float, float]:
 def launches(results: Results, model: str, *, busy: bool, part: str) -> list[Record]:
     """Return the launches of a model with this `part` and `busy`, oldest first.
 
-    `busy`: whether another process kept a core busy. The result has the unpacked medians as `medians_us`.
+    `busy`: whether another process kept a core busy. The unpacked medians of each launch are in its field
+    `medians_us`.
     """
     return [
         launch | {"medians_us": {name: unpack(text) for name, text in launch["medians"].items()}}

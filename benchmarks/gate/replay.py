@@ -30,7 +30,11 @@ SLOW_GATE = ("a1", "a2", "slow8")
 
 @dataclass(frozen=True)
 class Replayed:
-    """The last judgement of a gate, and the (recorded launch, window) taken for each of its launches."""
+    """A replayed gate: its last judgement, and the windows that it used as its launches.
+
+    `windows`: for each launch of the gate, the number of the recorded launch, and the number of the window in
+    the recorded launch.
+    """
 
     judgement: LatencyJudgement
     windows: tuple[tuple[int, int], ...]
@@ -39,11 +43,11 @@ class Replayed:
 def replay(
     traces: Sequence[Record], names: tuple[str, str, str], max_slower: float, rounds: int, seed: int = 0
 ) -> list[Replayed]:
-    """Return as many gates as the traces suffice for, with `rounds` rounds per launch.
+    """Replay as many gates as the traces suffice for, with `rounds` rounds per launch.
 
-    A gate draws each launch at random from the recorded launches that it has not used yet and that have the
-    most unused windows. A gate starts only while at least MAX_LAUNCHES recorded launches have unused windows,
-    so that no gate runs out of launches.
+    `names`: sessions of a gate, in the order of EQUAL_GATE. A gate draws each launch at random from the
+    recorded launches that it has not used yet and that have the most unused windows. A gate starts only while
+    at least MAX_LAUNCHES recorded launches have unused windows, so that no gate runs out of launches.
     """
     base, again, new = names
     left = {

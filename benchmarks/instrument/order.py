@@ -32,9 +32,10 @@ def record_run(results: Results, registry: Registry, names: Sequence[str] | None
 
 
 def every_pair(bundle: Bundle) -> dict[str, Verdict]:
-    """Return the verdicts on all pairs by "a b", where model a is compared with the baseline b.
+    """Return the verdict on each pair of models, by the text "a b".
 
-    p values are adjusted for the number of comparisons with the same b.
+    In the comparison of a with b, model b is the baseline. p values are adjusted for the number of
+    comparisons with the same baseline.
     """
     names = [entry.name for entry in bundle.entries if not entry.control]
     verdicts: dict[str, Verdict] = {}
@@ -48,7 +49,7 @@ def every_pair(bundle: Bundle) -> dict[str, Verdict]:
 def disagreements(first: dict[str, Verdict], second: dict[str, Verdict]) -> tuple[list[str], int]:
     """Return the pairs whose verdict differs between two benchmarks, and the number of distinguishable pairs.
 
-    A pair is distinguishable if it is so in at least one of the two benchmarks.
+    A pair is distinguishable if at least one of the two benchmarks distinguishes its models.
     """
     pairs = [
         pair

@@ -15,7 +15,10 @@ _QUANTILES = {0.90: 1.2815516, 0.95: 1.6448536, 0.99: 2.3263479}
 
 
 def record(results: Results) -> None:
-    """Simulate every percentile with its minimum sample size and with larger ones; then the bursty p99."""
+    """Simulate every percentile, with its minimum sample size and with larger ones.
+
+    Afterwards, simulate the p99 of bursty samples.
+    """
     for fraction, z in _QUANTILES.items():
         for n in (samples_needed(fraction), 1600, 6400):
             held = _held(_Independent(n), n, fraction, math.exp(0.25 * z))
@@ -37,7 +40,7 @@ def record(results: Results) -> None:
 
 
 class _Independent:
-    """Log-normal latencies."""
+    """Simulated latencies, which are log-normal and independent of each other."""
 
     def __init__(self, n: int) -> None:
         self._random = np.random.default_rng(n)
@@ -72,8 +75,8 @@ class _Bursty:
 def _bursty_p99(mean_burst: int) -> float:
     """Return the true p99, which is the median of the runs in bursts.
 
-    These are 2 % of all runs, and hardly overlap with the other durations. So 1 % of all runs take longer
-    than their median.
+    2 % of all runs are in bursts, and their durations hardly overlap with the other durations. So 1 % of all
+    runs take longer than the median of the runs in bursts.
     """
     del mean_burst  # the mean length of bursts does not change the share of runs in bursts
     return 1.5
@@ -90,5 +93,5 @@ def _held(source: _Independent | _Bursty, n: int, fraction: float, truth: float)
 
 
 def interval(record: dict[str, object]) -> tuple[float, float]:
-    """Return the 95 % interval of the share of simulated samples whose bound held."""
+    """Return the 95 % interval of the share of simulated samples whose bound is not below the true value."""
     return wilson(int(record["held"]), int(record["runs"]))  # type: ignore[call-overload]

@@ -41,14 +41,17 @@ def record_launch(results: Results, folder: Path, rounds: int) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of the traces, as large as one benchmark: medians of the rounds, by entry and launch."""
+    """A part of the traces that is as large as one benchmark.
+
+    `medians`: for each session and launch, the median of each round.
+    """
 
     medians: Mapping[str, Mapping[int, Sequence[float]]]
 
     def ratios(self, entry: str, *references: str) -> dict[int, list[float]]:
-        """Return, by launch, the log-ratios of the entry's medians to those of `references`.
+        """Return, by launch, the log-ratios of the medians of session `entry` to the medians of `references`.
 
-        Of several references, the geometric mean of their medians is taken.
+        If several sessions are given as references, the geometric mean of their medians is used.
         """
         return {
             launch: (
@@ -87,10 +90,10 @@ def segments(launches: Sequence[Record], per_segment: int, rounds: int) -> list[
 
 @dataclass(frozen=True)
 class PValues:
-    """Mean log-ratio and p value, by the bootstrap, of each comparison in a segment.
+    """The comparisons in a segment, each as its mean log-ratio and its p value by the bootstrap.
 
-    `alike`: for each pair of equal sessions. `slower`: for each slower session; p is adjusted for the number
-    of slower sessions, as in a benchmark.
+    `alike`: for each pair of equal sessions. `slower`: for each slower session. The p values of slower
+    sessions are adjusted for their number, as in a benchmark.
     """
 
     alike: tuple[tuple[float, float], ...]
@@ -113,10 +116,10 @@ def judge(segment: Segment) -> PValues:
 
 
 def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, float, float]]:
-    """Return the numbers of hits and verdicts of each kind of session, and the 95 % interval of their ratio.
+    """Return the numbers of hits and verdicts, and the 95 % interval of their ratio, by kind of session.
 
-    The kind `alike` has equal sessions; there, any verdict but `indistinguishable` is a hit. All other kinds
-    have a slower session; there, the verdict `slower` is a hit.
+    The kind `alike` compares equal sessions, so any verdict but `indistinguishable` is a hit. Every other
+    kind compares a slower session with equal ones, so the verdict `slower` is a hit.
     """
     false = [
         verdict(mean, p, level) != "indistinguishable" for segment in judged for mean, p in segment.alike

@@ -52,10 +52,10 @@ def read_photograph(path: Path, shorter_side: int = READ_AT) -> Pixels:
 
 
 class Crops:
-    """A series of square crops, `per_photograph` of each; crop i is from photograph i // per_photograph.
+    """A series of square crops of photographs, with `per_photograph` crops of each photograph.
 
-    Each crop has its own seed, so that reading can start at any crop. If more crops are taken from a
-    photograph, the first ones stay the same.
+    Crop i is from photograph i // per_photograph. Each crop has its own seed, so that reading can start at
+    any crop. If more crops are taken from a photograph, the first ones stay the same.
     """
 
     def __init__(self, per_photograph: int) -> None:

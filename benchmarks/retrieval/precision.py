@@ -62,7 +62,7 @@ def same_class(
     queries: NDArray[np.float32],
     query_classes: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return, for each query, the share of its K nearest vectors in the gallery that have its class.
+    """Return, for each query, the share of its K nearest vectors in the gallery that have the query's class.
 
     `queries` is (Q, D), `gallery` is (N, D), and the result is (Q,).
     """

@@ -56,15 +56,15 @@ class VectorStore:
             self._advance(connection, self.sequence + len(keys))
 
     def changes_after(self, sequence: int, limit: int) -> Sequence[Change]:
-        """See VectorSource."""
+        """Return the changes after a sequence number, as `VectorSource.changes_after` does."""
         return self._vectors.changes_after(EMBEDDER, sequence, limit)
 
     def vectors(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """See VectorSource."""
+        """Return which keys have a vector, and the vectors, as `VectorSource.vectors` does."""
         return self._vectors.vectors(EMBEDDER, keys)
 
     def extent(self) -> Extent:
-        """See VectorSource."""
+        """Return the last change's number and the number of embeddings, as `VectorSource.extent` does."""
         return self._vectors.extent(EMBEDDER)
 
     def _advance(self, connection: Connection, sequence: int) -> None:

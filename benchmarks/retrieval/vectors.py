@@ -1,4 +1,7 @@
-"""Vectors for benchmarks of the search: a gallery and queries of garments and crops; the true neighbours."""
+"""Vectors for benchmarks of the search: a gallery, queries, and the true nearest neighbours of the queries.
+
+Gallery and queries are embeddings of garments (Fashion-MNIST) and of crops of photographs.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ class Workload:
 
 
 def embed(seconds: float = float("inf")) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the embeddings of all garments and of all crops. Those that are not cached are computed."""
+    """Return the embeddings of all garments and of all crops. Embeddings that are not cached are computed."""
     embedder = Embedder(NETWORKS / MODEL)
     garments = embeddings(embedder, "fashion-mnist", FashionMnist(), seconds)
     crops = embeddings(embedder, f"crops-{CROPS_PER_PHOTOGRAPH}", Crops(CROPS_PER_PHOTOGRAPH), seconds)
@@ -74,7 +77,7 @@ def embed(seconds: float = float("inf")) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def workload(count: int) -> Workload:
-    """Return a shuffled gallery of `count` vectors, and queries that alternate between both kinds."""
+    """Return a shuffled gallery of `count` vectors, and queries that alternate between garments and crops."""
     kinds = embed()
     gallery, queries = [], []
     for number, (vectors, share) in enumerate(zip(kinds, GALLERY, strict=True)):

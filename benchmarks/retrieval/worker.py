@@ -28,7 +28,10 @@ CHURN_ROUNDS = 10
 CHURN_SHARE = 0.2
 SETTLE_TIMEOUT_S = 1_000.0
 EVERY = {"qdrant local": 5}
-"""For slow methods, only every n-th query is run: with 100 000 vectors, one query takes 0.2 s."""
+"""For slow methods, the number n by which queries are thinned out: only every n-th query is run.
+
+With 100 000 vectors, one query takes 0.2 s.
+"""
 WHILE_BUILDING = 20
 """Number of queries that are answered from the database while the index is built."""
 
@@ -87,7 +90,7 @@ def hnsw(count: int, folder: Path) -> Figures:
 
 
 def built(count: int, folder: Path, store: VectorStore, exact_up_to: int) -> tuple[Figures, EmbeddedSearch]:
-    """Build the index; return time and memory of the build, and the search object."""
+    """Build the index. Return the time and memory that this took, and the object that searches the index."""
     shutil.rmtree(folder / "index", ignore_errors=True)
     before, started, started_cpu = own_memory(), time.perf_counter(), time.process_time()
     search = opened(store, folder, exact_up_to)
@@ -107,7 +110,7 @@ def searches(search: EmbeddedSearch, data: Workload) -> Figures:
 def unindexed(count: int, folder: Path) -> Figures:
     """Start without an index file, and measure the first searches.
 
-    They read the database, because the index is still being built.
+    These searches read the database, because the index is still being built.
     """
     data, store = workload(count), filled(count, folder)
     shutil.rmtree(folder / "index", ignore_errors=True)

@@ -17,7 +17,10 @@ OURS = "weighin"
 BUSY = 8
 """Number of clients in the figures that have goals."""
 GOALS = {"asgi": 0.97, "litserve": 1.25, "bentoml": 1.5, "mlserver": 1.5}
-"""Goal for each other server: minimum throughput of Weigh-in, divided by that server's, with BUSY clients."""
+"""Goal for each other server: the minimum of Weigh-in's throughput divided by the server's throughput.
+
+Both throughputs are measured with BUSY clients.
+"""
 CPU_GOAL = 1.09
 """Goal: maximum CPU time of Weigh-in per request, divided by the bare loop's CPU time per image."""
 Results = dict[str, Any]

@@ -29,11 +29,12 @@ class Endpoint:
 class Contender:
     """A server that is measured.
 
-    `label`, `setup`: its name and its set-up, as text for the page. `arguments`: of its Python interpreter.
-    `variables`: of its environment. In both, `{port}`, `{other}` and `{another}` are replaced by free ports,
-    and `{folder}` by a folder that contains only the folder `zoo` with MODEL. `ready`: path that returns 200
-    once the server is ready. `endpoints`: by kind of request. `venv`: name of its virtual environment; None:
-    the service's.
+    `label`, `setup`: its name and its set-up, as text for the page. `arguments`: the arguments of its Python
+    interpreter. `variables`: environment variables of its process. In both, `{port}`, `{other}` and
+    `{another}` are replaced by free ports, and `{folder}` by a folder that contains only the folder `zoo`
+    with MODEL. `ready`: path that returns 200 once the server is ready. `endpoints`: where to post images, by
+    kind of request. `venv`: name of its virtual environment. If it is None, the server runs in the service's
+    environment.
     """
 
     label: str
