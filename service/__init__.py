@@ -1,4 +1,4 @@
-"""Weigh-in: serves ONNX image classifiers over HTTP and records their latency."""
+"""Weigh-in: serves ONNX image classifiers and detectors over HTTP, and records their latency."""
 
 import os
 

@@ -110,7 +110,10 @@ class Services:
     dashboard_cache: DashboardCache
 
     def stop(self) -> None:
-        """Begin to stop: end weighing, and event streams, which would not end by themselves."""
+        """Begin to stop: cancel the running benchmark, end the weighing of models, and end event streams.
+
+        Event streams would not end by themselves.
+        """
         self.jobs.stop()
         self.weigher.stop()
 
@@ -159,7 +162,7 @@ class Services:
 def build(settings: Settings, *, registry: Registry | None = None, address: str | None = None) -> Services:
     """Build the parts of the service from its settings, and lock the data directory.
 
-    `registry`: the models; None: `open_registry` finds them.
+    `registry`: the models. If it is None, `open_registry` finds them.
 
     Raises the errors of `create_app`.
     """
@@ -250,7 +253,7 @@ def build(settings: Settings, *, registry: Registry | None = None, address: str 
 
 
 def parts_for_routes(services: Services) -> Iterator[object]:
-    """Yield the parts that routes find by `app_part`."""
+    """Yield the parts of the service that a route can get with `app_part`."""
     settings, registry, pool, recorder = (
         services.settings,
         services.registry,
@@ -312,7 +315,7 @@ PAGE_ROUTERS = (docs.router, playground.router, dashboard.router, benchmark_page
 
 
 def add_middleware(app: FastAPI, services: Services) -> None:
-    """Wrap the application in its middleware; the last one added is the outermost."""
+    """Wrap the application in its middleware. The middleware that is added last is the outermost."""
     settings = services.settings
     app.add_middleware(HeadRequests)
     app.add_middleware(JsonBodies, deadline_s=settings.deadline_s)
@@ -334,12 +337,13 @@ def create_app(
 ) -> FastAPI:
     """Return the service as an ASGI application, which closes its state at the end of its lifespan.
 
-    `registry`: the models, which may be loading already; None: `open_registry` finds them. `address`: URL of
-    this service, for the error message of a second service on the same data directory.
+    `registry`: the models, which may be loading already. If it is None, `open_registry` finds them.
+    `address`: URL of this service, for the error message of a second service on the same data directory.
 
     Raises DataDirectoryInUse if another process has locked the data directory, FileNotFoundError for a
-    missing model directory, and UnreadableFolder for one that cannot be listed. Raises InvalidParameter for a
-    `root_path` that begins like a path of the service, and for a runtime that is not installed.
+    missing model directory, and UnreadableFolder for a model directory that cannot be listed. Raises
+    InvalidParameter for a `root_path` that begins like a path of the service, and for a runtime that is not
+    installed.
     """
     _check_root_path(settings.root_path)
     services = build(settings, registry=registry, address=address)

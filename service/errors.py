@@ -214,7 +214,7 @@ class DataDirectoryInUse(WeighinError):
     slug = "data-directory-in-use"
 
     def __init__(self, message: str, addresses: Sequence[str] = ()) -> None:
-        """`addresses`: URLs at which the other process serves; empty if it is not a service."""
+        """`addresses`: URLs at which the other process serves. There are none if it is not a service."""
         super().__init__(message)
         self.addresses = tuple(addresses)
 

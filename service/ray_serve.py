@@ -36,8 +36,11 @@ NAME = "Weighin"
 """Name of the deployment."""
 
 OTHER_REQUESTS = 100
-"""Requests that one replica handles besides those that run or wait for a thread: pages, streams, uploads that
-arrive, refusals. Further requests wait in Ray; the plain server has no such limit."""
+"""Number of requests that one replica handles in addition to those that run or wait for a thread.
+
+Examples of the additional requests are pages, streams, refusals, and uploads that are still arriving. Further
+requests wait in Ray. The plain server has no such limit.
+"""
 
 READY_WITHIN_S = 300.0
 """Maximum seconds from a replica's start until its models are loaded."""
@@ -127,7 +130,7 @@ class Replica:
         return app
 
     async def check_health(self) -> None:
-        """Return when the models are loaded. Ray sends no request before the first call has returned.
+        """Wait until the models are loaded. Ray sends no request before the first call has returned.
 
         This method waits, and not the lifespan, because Ray does not report the errors of a lifespan. Raises
         NotReady after READY_WITHIN_S, and if no model can be served.
@@ -172,11 +175,12 @@ def middleware() -> list[Middleware]:
 
 
 class OwnFields:
-    """Pure ASGI middleware around Ray's own: responses have the header fields of the plain server.
+    """Pure ASGI middleware that gives responses the header fields that the plain server gives them.
 
-    By itself, Ray would return the client's `X-Request-ID` unchanged, beside that of the service, and uvicorn
-    would add `Server`. Header fields by which a client controls Ray are removed from requests. Ray is told
-    not to watch for disconnects, because the service does so itself.
+    It runs around Ray's own middleware, which would return the client's `X-Request-ID` unchanged, in addition
+    to the service's `X-Request-ID`. By itself, uvicorn would add `Server`. Header fields by which a client
+    controls Ray are removed from requests. Ray is told not to watch for disconnects, because the service does
+    so itself.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -27,7 +27,7 @@ _KEEP_ALIVE_S = 75
 its connection each time."""
 
 _MAX_ATTEMPTS = 20
-"""Ports to try until one is free at every address."""
+"""Maximum number of ports that are tried until one is free at every address."""
 
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
@@ -39,9 +39,10 @@ class CannotListen(WeighinError):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then wait up to `shutdown_grace_s` for requests, and save the state.
+    """Serve until SIGTERM or SIGINT, then wait for running requests and save the state.
 
-    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError or UnreadableFolder for a model directory.
+    The wait takes at most `shutdown_grace_s` seconds. Raises CannotListen and DataDirectoryInUse. Raises
+    FileNotFoundError for a missing model directory, and UnreadableFolder for one that cannot be listed.
     """
     with ExitStack() as stack:
         listeners = listen(settings.host, settings.port)
@@ -105,15 +106,18 @@ class _Server(uvicorn.Server):
 
 
 def logging_level(settings: Settings) -> str:
-    """Return uvicorn's log level; its messages on process start and connections help only in debugging."""
+    """Return uvicorn's log level, which is `debug` only if the service logs debug messages, too.
+
+    uvicorn's messages on process start and on connections help only in debugging.
+    """
     return "debug" if settings.log_level == "debug" else "warning"
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of `host`, on one port; 0 picks a port that is free at all of them.
+    """Listen on one port at every address of `host`. Port 0 picks a port that is free at all of them.
 
-    `::` includes IPv4, and means IPv4 alone if there is no IPv6. Skips addresses that this machine does not
-    have. Raises CannotListen, also if no address is left.
+    The host `::` includes IPv4. If the machine has no IPv6, it means IPv4 alone. Addresses that this machine
+    does not have are skipped. Raises CannotListen if listening fails at an address, or if no address is left.
     """
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -138,9 +142,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def listen_at_all(
     addresses: Sequence[tuple[socket.AddressFamily, tuple[Any, ...]]], port: int
 ) -> list[socket.socket]:
-    """Listen on these socket addresses, all on one port; skip those that this machine does not have.
+    """Listen on these socket addresses, all on one port. Skip addresses that this machine does not have.
 
-    Raises OSError if none is left or the port is in use at one of them.
+    Raises OSError if no address is left, or if the port is in use at one of them.
     """
     listeners: list[socket.socket] = []
     absent: OSError | None = None

@@ -44,9 +44,10 @@ class State:
 
     @property
     def problem(self) -> str | None:
-        """Reason, for clients, why the data directory or the database server failed its last check, or None.
+        """Reason why the last check of the data directory or the database server failed, for clients.
 
-        Blocks during a check, which runs at most every 5 seconds.
+        It is None if the check succeeded. Reading this property blocks while a check runs. There is a check
+        at most every 5 seconds.
         """
         now = time.monotonic()
         if now >= self._next_check:
@@ -70,9 +71,9 @@ class State:
 
 
 def storage_problem(state: State, recorder: Recorder, shared: SharedModels) -> str | None:
-    """Return why state cannot be written, or why models of other replicas cannot be loaded; None if neither.
+    """Return why the service cannot store its data, or cannot load the models of other replicas.
 
-    Blocks like `State.problem`.
+    Return None if it can do both. Like `State.problem`, this function blocks while a check runs.
     """
     return state.problem or recorder.problem or shared.problem
 

@@ -56,7 +56,7 @@ def read_environment(
 
 
 def _set_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Yield name as written, name in upper case and value of non-empty variables named like settings."""
+    """Yield each non-empty variable named like a setting: its name, its name in upper case, its value."""
     for variable in sorted(environment, reverse=True):  # upper case last, so that it replaces lower case
         name = clean(variable).upper()
         text = clean(environment[variable])
