@@ -27,14 +27,14 @@ _RESERVED = frozenset({"networks", "models"})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The user's options for a file; an option that was not given is None.
+    """The user's options for adding a file. An option that the user did not give is None.
 
     `labels`: a file, or the name of a built-in label set; a `str` may be either. `label_set`: the name for
     the label set that these labels form. `images`: a folder with one subfolder of pictures per class;
     `mapping`: a file that maps the subfolders' names to labels. `facts`: facts of the card by path, e.g.
-    {"input.layout": "nhwc"}, with values as in the card's schema. Two further paths are allowed:
-    `input.size` for (height, width), and `output` for the name of the graph's output. `from_form`: whether
-    the options are from a form; notes in the card then name form fields instead of command line options.
+    {"input.layout": "nhwc"}, with values as in the card's schema. Two further paths are allowed: `input.size`
+    for (height, width), and `output` for the name of the graph's output. `from_form`: whether the options
+    come from an HTTP form. If they do, the card's notes name form fields instead of command line options.
     """
 
     name: str | None = None
@@ -49,10 +49,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Added:
-    """A model that was added.
+    """A model that was added to a zoo.
 
     `folder` contains `model.onnx`, `card.json` and, if needed, `labels.txt` and `classifier.npz`. `changes`:
-    differences between the served file and the given one. `warnings`: uncertain facts, one line each.
+    differences between the served file and the file that the user gave. `warnings`: uncertain facts, one line
+    each.
     """
 
     folder: Path
@@ -63,7 +64,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Built:
-    """A model whose folder is complete, but not yet in the zoo."""
+    """A model whose folder is complete, but has not been moved into the zoo yet."""
 
     card: Card
     changes: tuple[str, ...]
@@ -97,7 +98,7 @@ def add(
 
 
 def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bounds) -> Built:
-    """Write a model to `folder`, which has the model's name.
+    """Make a model from an ONNX file and write it to `folder`, whose name is the model's name.
 
     `content`: the content of `file`, with its external tensors. Raises RefusedModel, and OSError if `folder`
     cannot be written.
@@ -120,7 +121,7 @@ def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bo
 
 
 def _of_form(provenance: Mapping[str, Fact]) -> dict[str, Fact]:
-    """Return the origins of the facts, with command line options replaced by form fields."""
+    """Return a card's `provenance`, with form fields in place of command line options."""
     return {
         path: Fact(origin="flag", detail=in_form_words(fact.detail))
         if fact.origin == "flag" and fact.detail is not None
@@ -130,7 +131,7 @@ def _of_form(provenance: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def model_name(file: Path, given: str | None) -> str:
-    """Return the model's name: `given`, or if it is None, a name made from the path of the file.
+    """Return the name for a new model: `given`, or a name made from the file's path if `given` is None.
 
     Raises RefusedModel if `given` is not a valid name.
     """

@@ -68,9 +68,10 @@ def add_apart(
 
 
 def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> Built:
-    """Let a child write the model to `folder`.
+    """Let a child process write the model to `folder`, and return what the child reports.
 
-    The child gets a quarter of the memory; the processes in which it runs the file get the rest.
+    The child may use a quarter of the memory in `bounds`. The processes in which the child runs the file may
+    use the rest.
     """
     labels = options.labels
     request = {
@@ -106,7 +107,10 @@ before_forks = import_onnx  # every child reads its file with the onnx package
 
 
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:
-    """In the child, build the model of `request`; return its card, changes and warnings, or the error."""
+    """Build the model of `request` in the child process, and return the answer for the parent process.
+
+    The answer has the model's card, changes and warnings, or the error.
+    """
     bounds = Bounds(request["seconds"], request["memory_bytes"])
     bounds = changed(bounds, until=time.monotonic() + bounds.seconds, own_group=False)
     file, folder = Path(request["file"]), Path(request["folder"])

@@ -1,4 +1,4 @@
-"""Run a function in a child process with bounds on time and memory, and say why if it fails."""
+"""Run a function in a child process with bounds on time and memory, and explain why it failed if it did."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _MORE = "it needs more than"
 
 
 class ChildFailed(Exception):
-    """The child gave no answer: it was killed, crashed, or ran out of time; the message says which.
+    """The child process gave no answer, because it was killed, crashed, or ran out of time.
 
-    `plain`: the message without the child's last output, which may contain paths.
+    The message says which of these happened. `plain`: the message without the child's last output, which may
+    contain paths.
     """
 
     def __init__(self, message: str, plain: str) -> None:
@@ -30,7 +31,7 @@ class ChildFailed(Exception):
 
 
 class TimeIsOver(ChildFailed):
-    """The child gave no answer within its time."""
+    """The child process gave no answer within its time."""
 
 
 def ask(
@@ -45,10 +46,10 @@ def ask(
     """Call `handle` of `module` with `request` in a child process, and return its answer when it has ended.
 
     `memory_bytes`: memory that the child may allocate after its start. `own_group`: whether the child and its
-    own children form a new process group, which is killed as a whole; False if this process is itself a child
-    in such a group. `has_children`: whether the child starts children of its own with `ask`; these have their
-    own bounds. Paths in `request` must be absolute, because the child may have another working directory.
-    Raises ChildFailed, and Busy if the child cannot be started.
+    own children form a new process group, which is killed as a whole. It must be False if this process is
+    itself a child in such a group. `has_children`: whether the child starts children of its own with `ask`;
+    these have bounds of their own. Paths in `request` must be absolute, because the child may have another
+    working directory. Raises ChildFailed, and Busy if the child cannot be started.
     """
     seconds_left = max(0, seconds)
     limits = Limits(memory_bytes, int(seconds_left) + 5, inherited=not has_children)
@@ -66,14 +67,17 @@ def ask(
 
 
 def of_memory(words: str, memory_bytes: int) -> str:
-    """Return the error `words`; if they say that memory ran out without the limit, prepend it."""
+    """Return the error message `words`. If it says that memory ran out, begin it with the memory limit.
+
+    A message that names the limit already stays unchanged.
+    """
     if _MORE not in words and any(sign in words.lower() for sign in _OUT_OF_MEMORY):
         return f"{_MORE} {memory_bytes / (1 << 30):.3g} GiB of memory: {words}"
     return words
 
 
 def _failure(ended: Ended, memory_bytes: int) -> ChildFailed:
-    """Return the error for a child that gave no answer; it says how the child ended."""
+    """Return the error for a child process that gave no answer. Its message says how the child ended."""
     code, said = ended.code, ended.errors.strip().splitlines()
     last = one_line(said[-1]) if said else ""
     for line in map(one_line, reversed(said)):  # after memory ran out, any other error may follow

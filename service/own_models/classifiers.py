@@ -1,4 +1,4 @@
-"""Outputs of a classifier's file: class scores and their labels, an embedding, the last linear layer."""
+"""Read a classifier's outputs: class scores and their labels, an embedding, and the last linear layer."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _JUDGED = {
     "input.interpolation": ("interpolation",),
     "outputs.class_offset": (),
 }
-"""Facts that labelled pictures decide; for each, the fields of the input that it determines."""
+"""The facts that labelled pictures can decide, each with the fields of the card's input that it sets."""
 
 
 class ClassifierEnding:
     """Works out from a classifier's outputs which files to write and which card fields to set.
 
-    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` are its differences
-    from the given file.
+    `labels`: the label set. `prepare` sets `content`, which is the file to serve, and `changes`, which are
+    its differences from the file that the user gave.
     """
 
     task = "image-classification"
@@ -55,7 +55,11 @@ class ClassifierEnding:
         labels: GivenLabels | None,
         label_set: str | None,
     ) -> None:
-        """`wanted`: the output that `--output` names; `labels`: those of `--labels`. Raises RefusedModel."""
+        """Find the output with the class scores, and its labels. Raises RefusedModel.
+
+        `wanted`: the output that the option `--output` names, or None. `labels`: the labels of the option
+        `--labels`, or None. `label_set`: the name of the option `--label-set`, or None.
+        """
         self._given = given
         self._first = {output.name: output for output in ran}
         self._output, self._why = choose_output(ran, wanted)
@@ -85,9 +89,10 @@ class ClassifierEnding:
             facts.state("outputs.multi_label", True, Rank.FILE, "the file has a sigmoid for each class")
 
     def prepare(self) -> None:
-        """Write the file to serve and the last linear layer.
+        """Write the file to serve, and the last linear layer to a file of its own if the layer is known.
 
-        If the file was changed, compare its scores with those of the given file.
+        If the file to serve differs from the file that the user gave, compare their scores. Raises
+        RefusedModel.
         """
         given = self._given
         try:
@@ -132,8 +137,8 @@ class ClassifierEnding:
     def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> None:
         """Let the labelled pictures in `images` decide the facts that no source states.
 
-        `layouts`: layouts in which the file runs. The file is run in this process, because a child process
-        has run it before without failing. Raises RefusedModel.
+        `layouts`: layouts in which the file runs. The file is run in this process. A child process has
+        already run it without failing. Raises RefusedModel.
         """
         facts, notes = self._given.facts, self._given.notes
         pictures = labelled_pictures(images, self.labels.names, self.labels.name, mapping)
@@ -172,7 +177,10 @@ class ClassifierEnding:
             )
 
     def _contradicted(self, against: Contradiction) -> str:
-        """Return a warning with the facts that the pictures contradict, and the options for better values."""
+        """Return a warning that names the facts that the pictures contradict.
+
+        It also names the command line options for the values that the pictures support.
+        """
         stated = [
             f"{path} ({claim.detail})"
             for path in against.facts
@@ -185,7 +193,10 @@ class ClassifierEnding:
         )
 
     def _write_classifier(self, offset: int) -> None:
-        """Write the last linear layer, if it is known, for the classes, which begin at score `offset`."""
+        """Write the last linear layer, if it is known, restricted to the classes.
+
+        `offset`: position of the first class among the scores.
+        """
         if self._prepared.head is not None and self._prepared.features is not None:
             content = _arrays(self._prepared.head, slice(offset, offset + len(self.labels.names)))
             folder = self._given.folder
@@ -194,12 +205,12 @@ class ClassifierEnding:
 
 
 def _named(paths: Iterable[Path]) -> str:
-    """Return the first three of `paths`, each with its folder."""
+    """Return text that names the first three of `paths`, each with the folder that it is in."""
     return ", ".join(words("/".join(path.parts[-2:])) for path in itertools.islice(paths, 3))
 
 
 def _arrays(head: Head, classes: slice) -> bytes:
-    """Return the last linear layer as an NPZ file, restricted to `classes`."""
+    """Return the last linear layer as an NPZ file that has only the rows in `classes`."""
     buffer = io.BytesIO()
     np.savez(buffer, weight=head.weight[classes], bias=head.bias[classes])
     return buffer.getvalue()

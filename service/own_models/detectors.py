@@ -1,4 +1,4 @@
-"""Outputs of a detector's file: boxes, their scores and labels, and the decoder that reads them."""
+"""Read a detector's outputs: boxes, their scores and labels, and the decoder that the service needs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _DETECTION = ("min_score", "iou", "suppression")
 class DetectorEnding:
     """Works out from a detector's outputs which files to write and which card fields to set.
 
-    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` are its differences
-    from the given file.
+    `labels`: the label set. `prepare` sets `content`, which is the file to serve, and `changes`, which are
+    its differences from the file that the user gave.
     """
 
     task = "object-detection"
@@ -39,7 +39,11 @@ class DetectorEnding:
         labels: GivenLabels | None,
         label_set: str | None,
     ) -> None:
-        """`labels`: the labels of `--labels`. Raises RefusedModel if their number is unknown or wrong."""
+        """Add what the outputs suggest to the facts, and find the labels.
+
+        `labels`: the labels of the option `--labels`, or None. `label_set`: the name of the option
+        `--label-set`, or None. Raises RefusedModel if the number of labels is unknown or wrong.
+        """
         self._given = given
         self._boxes = boxes
         facts = given.facts
@@ -57,9 +61,9 @@ class DetectorEnding:
         facts.state("detection.suppression", suppression, rank, why)
 
     def prepare(self) -> None:
-        """Write the file to serve, with one output for each role, such as `boxes`.
+        """Write the file to serve, which has one output for each role, such as `boxes`.
 
-        Compares its outputs with those of the given file.
+        Compare its outputs with those of the file that the user gave. Raises RefusedModel if they differ.
         """
         given = self._given
         try:
@@ -113,7 +117,7 @@ class DetectorEnding:
         return {"outputs": outputs, "detection": {**detection, "decoder": decoder}}
 
     def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> NoReturn:
-        """Refuse labelled pictures, which have classes but no boxes. Raises RefusedModel."""
+        """Raise RefusedModel, because labelled pictures have classes but no boxes."""
         del card, mapping, layouts
         raise RefusedModel(f"--images {images.name}: for classifiers only (leave it out for a detector)")
 
@@ -123,7 +127,7 @@ class DetectorEnding:
         return part.value if part.whole else f"weighin.{role}"
 
     def _state_scores(self, scores: Ran) -> None:
-        """State the activation that the scores still need, judged by their values on noise."""
+        """Add to the facts which activation the scores still need, judged by their values on noise."""
         facts, path = self._given.facts, "detection.decoder.activation"
         if not scores.values:
             facts.state(path, "none", Rank.ASSUMED, "it finds nothing in noise; most common")
@@ -138,7 +142,10 @@ class DetectorEnding:
         return self._boxes.parts["boxes"].value.lower() == "pred_boxes"
 
     def _read_labels(self, given: GivenLabels | None, name: str | None) -> LabelSet:
-        """Return the label set; state the class offset, and whether the last column stands for no object."""
+        """Return the label set. Raises RefusedModel if its number of labels does not fit the scores.
+
+        Add to the facts the class offset, and whether the last score of a box stands for no object.
+        """
         facts, model, columns = self._given.facts, self._given.folder.name, self._boxes.columns
         if given is None and self._given.beside.found_labels:
             given = self._given.beside.found_labels[0]
@@ -159,7 +166,10 @@ class DetectorEnding:
         return labels
 
     def _labels_of_ids(self, given: GivenLabels | None, name: str | None) -> LabelSet:
-        """Return the classes of a detector that gives a class id for each box."""
+        """Return the label set of a detector that gives a class id for each box, and no score per class.
+
+        Add the class offset to the facts. Raises RefusedModel if there are no labels.
+        """
         facts = self._given.facts
         if given is None:
             raise RefusedModel(
@@ -173,7 +183,7 @@ class DetectorEnding:
         return named_label_set(given, len(given.names), self._given.folder.name, 0, name)
 
     def _check_columns(self, columns: int) -> None:
-        """Raise RefusedModel if NonMaxSuppression has another number of scores than the labels need."""
+        """Raise RefusedModel if the number of scores per box, `columns`, does not fit the labels."""
         classes = len(self.labels.names) + (self._given.facts.value("outputs.class_offset") or 0)
         if columns != classes:
             raise RefusedModel(
@@ -185,7 +195,10 @@ class DetectorEnding:
 def ending_of(
     given: Given, ran: Sequence[Ran], labels: GivenLabels | None, label_set: str | None
 ) -> DetectorEnding | None:
-    """Return a DetectorEnding if the outputs are a detector's, else None. Raises RefusedModel."""
+    """Return a DetectorEnding for a file whose outputs are those of a detector, and None for other files.
+
+    Raises RefusedModel.
+    """
     named = labels or (given.beside.found_labels[0] if given.beside.found_labels else None)
     counts = [] if named is None else [len(named.names), len(named.names) + 1]
     boxes = find_boxes(given.content, ran, counts, from_pytorch=not from_tensorflow(given.graph.producer))

@@ -1,4 +1,4 @@
-"""Draft of a model: collect the facts of a file, decide which count, and make the card and the files."""
+"""Draft of a model: collect the facts of a file, decide which of them count, and make card and files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _OTHERS = (
 
 
 class Draft:
-    """The facts of one file, and the temporary folder that its model is written to.
+    """A model in the making: the facts of one ONNX file, and the temporary folder for the model's files.
 
     The constructor reads the file, the files beside it and the flags, and runs the file. `card` then returns
     the model's card.
@@ -88,9 +88,10 @@ class Draft:
         labels: str | Path | BuiltIn | None = None,
         label_set: str | None = None,
     ) -> None:
-        """`content`: the file with its external tensors. Raises RefusedModel, and OSError on write errors.
+        """Collect the facts, and write all files of the model but the card to `folder`.
 
-        `flags`: facts by path, as `Options.facts` of `add`.
+        `content`: the file with its external tensors. `flags`: facts by path, as in `facts` of
+        `service.own_models.add.Options`. Raises RefusedModel, and OSError if `folder` cannot be written.
         """
         graph = read_graph(content, file.name)
         facts = self._facts = Facts()
@@ -109,14 +110,14 @@ class Draft:
         self._ending.prepare()
         data = self._given.data_files()
         self.changes: tuple[str, ...] = (*_read_in(data), *self._ending.changes)
-        """Differences of the served file from the given one."""
+        """Differences of the served file from the file that the user gave."""
         if not self._ending.labels.built_in:
             text = "".join(f"{label}\n" for label in self._ending.labels.names)
             write_whole(folder / "labels.txt", text.encode())
         self._described = self._given.described(self._ending.content, data)
 
     def card(self) -> Card:
-        """Return a card with the facts that have been decided so far. Raises RefusedModel."""
+        """Return the card that follows from the facts decided so far. Raises RefusedModel."""
         provenance: dict[str, Fact] = {}
         spec = self._input(provenance)
         ending = self._ending
@@ -153,9 +154,9 @@ class Draft:
         return _validated(Card, values, "card")
 
     def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
-        """Let the labelled pictures in `images` decide the facts that no source states, and return the card.
+        """Let the labelled pictures in `images` decide the facts that no source states. Return the card.
 
-        The file is run in this process, because a child process has run it before without failing. Raises
+        The file is run in this process. A child process has already run it without failing. Raises
         RefusedModel.
         """
         self._ending.judge(card, images, mapping, self._possible_layouts())
@@ -177,7 +178,7 @@ class Draft:
                 self._facts.state(path, value, Rank.FLAG, option_for(path).split(",")[0])
 
     def _first_run(self) -> tuple[Ran, ...]:
-        """Run the given file on noise, and state its layout, size and batch."""
+        """Run the file that the user gave on noise. Add its layout, size and batch to the facts."""
         path = self._given.served
         write_whole(path, self._given.content)
         facts = self._facts
@@ -222,7 +223,10 @@ class Draft:
         return ran
 
     def _possible_layouts(self) -> tuple[str, ...]:
-        """Return the layouts in which the file runs, with the same height, width and channels in each."""
+        """Return the layouts in which the file runs.
+
+        The second layout is included only if it leaves height, width and channels as they are in the first.
+        """
         if not same_in_both_layouts(self._given.graph):
             return self._layouts[:1]
         (claim, *_) = sorted(self._facts.claims["input.layout"], key=lambda claim: claim.rank)
@@ -234,7 +238,7 @@ class Draft:
         return self._layouts
 
     def _free_channels(self, layout: str) -> tuple[int | None, ...]:
-        """Return the numbers of channels to try in one layout; (None,) if the number is known."""
+        """Return the numbers of channels to try in one layout, or (None,) if the number is known."""
         facts = self._facts.copy()
         read_sides(self._given.graph, layout, facts)
         return (None,) if facts.known("input.channels") else (3, 1)
@@ -242,10 +246,10 @@ class Draft:
     def _run_in(
         self, layout: str, channels: int | None, path: Path, bounds: Bounds
     ) -> tuple[tuple[Ran, ...], bool]:
-        """Run the file in one layout; also return whether it runs on two images at once.
+        """Run the file in one layout. Return its outputs, and whether it runs on two images at once.
 
         If the batch is fixed, two images are not tried, and the second value is True. `channels`: the number
-        of channels to try; None if it is known.
+        of channels to try, or None if the number is known.
         """
         facts = self._facts.copy()
         if channels is not None:
@@ -266,7 +270,10 @@ class Draft:
         return one, alike
 
     def _settle_input(self, preset: str | None) -> None:
-        """State the facts of the preset, then those that are assumed."""
+        """Add the facts of the preset, then assumed values for facts that no source states.
+
+        Raises RefusedModel.
+        """
         facts = self._facts
         height, width, channels = (facts.value(f"input.{side}") for side in ("height", "width", "channels"))
         fit_channels(facts, channels)
@@ -305,7 +312,7 @@ class Draft:
         return _validated(InputSpec, values, "input")
 
     def _describe(self, graph: GraphFacts) -> None:
-        """State the facts that only describe the model and affect no prediction."""
+        """Add the facts that only describe the model and affect no prediction."""
         facts = self._facts
         for path in ("architecture", "block", "source.weights", "source.licence"):
             facts.state(path, UNKNOWN, Rank.ASSUMED, "nothing says")
@@ -320,7 +327,10 @@ class Draft:
 def _ending(
     given: Given, ran: Sequence[Ran], wanted: str | None, labels: GivenLabels | None, label_set: str | None
 ) -> ClassifierEnding | DetectorEnding:
-    """Return a detector's ending if the outputs are boxes and no `--output` is given, else a classifier's."""
+    """Return what reads the outputs: DetectorEnding for a detector, ClassifierEnding for other networks.
+
+    If `--output` names an output, the result is a ClassifierEnding.
+    """
     detector = None if wanted is not None else ending_of(given, ran, labels, label_set)
     return detector or ClassifierEnding(given, ran, wanted, labels, label_set)
 
@@ -340,7 +350,10 @@ def flat(card: Card) -> dict[str, Any]:
 
 
 def _scores(graph: GraphFacts) -> frozenset[int]:
-    """Return the possible numbers of scores per image; an empty set if the shape of an output is free."""
+    """Return the possible numbers of scores per image, one for each output.
+
+    The result is empty if the graph leaves the shape of any output open.
+    """
     counts = set()
     for output in graph.outputs:
         sides = [side for side in output.shape[1:] if isinstance(side, int)]
@@ -351,7 +364,10 @@ def _scores(graph: GraphFacts) -> frozenset[int]:
 
 
 def _read_in(data: Mapping[str, Path]) -> tuple[str, ...]:
-    """Return a line that names the external files whose tensors were read in; () if there are none."""
+    """Return one line that names the first three external files whose tensors were read in.
+
+    The result is an empty tuple if there are no such files.
+    """
     return (f"tensors of {', '.join(words(name) for name in list(data)[:3])} read in",) if data else ()
 
 

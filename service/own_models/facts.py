@@ -1,4 +1,4 @@
-"""Facts of a card with their origins: decide which source counts if several state a fact."""
+"""Facts of a card and their sources: decide which source counts if several sources state the same fact."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ OPTIONS: dict[str, str] = {
     "source.weights": "--weights",
     "source.licence": "--licence",
 }
-"""The option of `weighin add` that settles each fact."""
+"""For each fact by path, the option of `weighin add` that sets it."""
 
 _PHRASES = {
     ", or --range": "",
@@ -65,10 +65,12 @@ _FIELDS = {
     "--name": "name",
     "--preset": "preset",
 }
-"""The part, parameter or field of a form that corresponds to each option."""
+"""For each command line option, what corresponds to it in a request to `POST /models`.
+
+This is a part or query parameter of the request, or a field of its card."""
 _OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)*")
 _COMMAND = re.compile(r"((?:python -m|optimum-cli) .*)", re.DOTALL)
-"""A command of another program in a message; `in_form_words` does not change it."""
+"""Pattern for a command of another program in a message. `in_form_words` does not change such a command."""
 
 UNKNOWN = "unknown"
 """Value of a descriptive fact that no source states."""
@@ -78,13 +80,13 @@ class Rank(IntEnum):
     """Precedence of the sources: the claim with the lowest rank counts."""
 
     FORCED = 0
-    """A value without which the file cannot be run: a flag may not contradict it."""
+    """The file cannot be run with any other value, so a flag may not contradict this one."""
     FLAG = 1
     METADATA = 2
     PRESET = 3
     PICTURES = 4
     FILE = 5
-    """What the file suggests, e.g. by the names of its outputs."""
+    """The file suggests this value, e.g. by the names of its outputs."""
     ASSUMED = 6
 
 
@@ -101,7 +103,10 @@ _ORIGINS: dict[Rank, Origin] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """The value that one source states for one fact; `detail` describes the source."""
+    """The value that one source states for one fact. `detail` describes the source.
+
+    `undecided`: the values that labelled pictures cannot tell apart.
+    """
 
     value: Any
     rank: Rank
@@ -110,14 +115,17 @@ class Claim:
 
     @property
     def fact(self) -> Fact:
-        """Origin of the fact, for the card: "assumed" if labelled pictures left it undecided."""
+        """Where the fact comes from, for the card.
+
+        The origin is "assumed" if labelled pictures left the fact undecided.
+        """
         origin = "assumed" if self.undecided else _ORIGINS[self.rank]
         return Fact(origin=origin, detail=self.detail, undecided=self.undecided)
 
 
 @dataclass
 class Facts:
-    """The claims of all sources, by path in the card; `get` returns the one that counts."""
+    """What all sources claim, by the fact's path in the card. `get` returns the claim that counts."""
 
     claims: dict[str, list[Claim]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -127,24 +135,28 @@ class Facts:
         return Facts({path: list(claims) for path, claims in self.claims.items()})
 
     def state(self, path: str, value: Any, rank: Rank, detail: str) -> None:
-        """Add a claim."""
+        """Add the claim of one source that the fact `path` has this value. `detail` describes the source."""
         self.claims.setdefault(path, []).append(Claim(value, rank, detail))
 
     def state_all(self, values: Mapping[str, Any], rank: Rank, detail: str) -> None:
-        """Add a claim for each path of `values`."""
+        """Add a claim of the same source for each path in `values`."""
         for path, value in values.items():
             self.state(path, value, rank, detail)
 
     def known(self, path: str) -> bool:
-        """Return whether a source states `path`; an assumption does not count."""
+        """Return whether a source states the fact `path`. An assumption does not count as a source."""
         return any(claim.rank < Rank.ASSUMED for claim in self.claims.get(path, ()))
 
     def settled(self, path: str) -> bool:
-        """Return whether pictures cannot change `path`: the file, a flag, metadata or a preset states it."""
+        """Return whether the fact `path` is settled, so that labelled pictures cannot change it.
+
+        It is settled if a flag, metadata or a preset states it, or if the file cannot be run with another
+        value.
+        """
         return any(claim.rank < Rank.PICTURES for claim in self.claims.get(path, ()))
 
     def get(self, path: str) -> Claim | None:
-        """Return the claim that counts; None if there is none.
+        """Return the claim that counts for the fact `path`, or None if there is no claim.
 
         Warns once if metadata contradicts the file, or a preset contradicts metadata. Raises RefusedModel if
         a flag contradicts a fact that the file forces.
@@ -168,7 +180,10 @@ class Facts:
         return winner
 
     def value(self, path: str, default: Any = None) -> Any:
-        """Return the value that counts, or `default`. Raises as `get` does."""
+        """Return the value that counts for the fact `path`, or `default` if there is no claim.
+
+        Raises the errors of `get`.
+        """
         claim = self.get(path)
         return default if claim is None else claim.value
 
@@ -202,7 +217,7 @@ def words(value: Any) -> str:
 
 
 def option_for(path: str) -> str:
-    """Return the option that settles `path`."""
+    """Return the command line option that sets the fact `path`, or "card.json" if no option does."""
     return OPTIONS.get(path, "card.json")
 
 
@@ -246,9 +261,9 @@ def _pixel_options(spec: InputSpec) -> str:
 
 
 def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[str]:
-    """Return warnings that name the assumed facts and the options that set them.
+    """Return warnings that name the assumed facts and the command line options that set these facts.
 
-    One line is for facts on which predictions depend, one for descriptive facts.
+    One line is about facts on which predictions depend, another about facts that only describe the model.
     """
     doubtful = [path for path in paths if decides_predictions(path)]
     plain = [path for path in paths if not decides_predictions(path)]
@@ -266,7 +281,10 @@ def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[
 
 
 def numbers(value: object, count: Sequence[int], where: str) -> tuple[float, ...]:
-    """Return `value` as finite numbers, as many as `count` allows. Raises RefusedModel, naming `where`."""
+    """Return `value`, a number or a list of numbers, as a tuple of finite numbers.
+
+    `count`: the allowed lengths of the tuple. Raises RefusedModel with a message that begins with `where`.
+    """
     items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     if len(items) not in count or not all(
         isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)

@@ -17,7 +17,9 @@ from models.zoo.files import holds_network
 from service.errors import ModelExists, StorageUnavailable, UnknownModel, error_words
 
 MARKER = ".shared.json"
-"""File in a model's folder that was copied from a database, or stored in one; it has the folder's version."""
+"""Name of the marker, a file in each model folder that is shared through a database.
+
+The marker has the digest of the folder's files, and says whether the database has already stored them."""
 
 _STALE_S = 3600
 """Age in seconds from which a temporary folder counts as left behind by a killed process."""
@@ -30,14 +32,14 @@ def is_shared(folder: Path) -> bool:
 
 
 def check_free(to: Path, name: str, *, replace: bool) -> None:
-    """Raise ModelExists if the zoo folder `to` has a model `name` and `replace` is False."""
+    """Raise ModelExists if the zoo folder `to` has a model `name` that may not be replaced."""
     if os.path.lexists(to / name) and not replace:
         raise ModelExists(f"model '{name}': exists (allowed: another --name, or --replace)")
 
 
 @contextlib.contextmanager
 def workplace(to: Path, name: str, *, prefix: str = "") -> Iterator[Path]:
-    """Context with a temporary folder `to/.NAME.tmp-.../NAME`, which is removed at the end.
+    """Provide an empty folder `to/.NAME.tmp-.../NAME` for a model's files, and remove it at the end.
 
     `prefix`: beginning of the temporary folder's name, instead of `.NAME.tmp-`. Raises StorageUnavailable for
     any OSError in the context, such as a full disk.
@@ -80,7 +82,10 @@ def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
 
 
 def move_back(folder: Path, target: Path) -> None:
-    """Undo `move_in`: move the new model back to `folder` and the old one, if any, back to `target`."""
+    """Undo `move_in`: move the new model back to `folder`.
+
+    If `move_in` replaced an old model, move the old model back to `target`.
+    """
     if os.path.lexists(folder):
         _exchange(folder, target)
     else:
@@ -130,7 +135,7 @@ def _exchange(folder: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make a file or folder durable, if the system can."""
+    """Write a file's content or a folder's entries to disk, if the system can."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # Windows cannot open folders

@@ -32,15 +32,15 @@ _MODULE = "service.own_models.fork_server"
 FORKS = sys.platform.startswith("linux")
 _IDLE_S = 60.0
 _MOST_ERRORS = 2000
-"""Number of bytes that are kept of a child's standard error: the last ones."""
+"""Number of bytes that are kept from the end of a child's standard error."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a child: memory that it allocates after its start, and CPU time.
+    """Limits of a child process: memory that it allocates after its start, and CPU time.
 
-    A child never writes a core file. `inherited`: whether the limits also apply to the child's own children;
-    they cannot be raised again in this case.
+    A child never writes a core file. `inherited`: whether the child's own children have the same limits and
+    cannot raise them.
     """
 
     memory_bytes: int
@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its exit code, its answer, and the last part of its standard error."""
+    """How a child process ended: its exit code, its answer, and the last part of its standard error."""
 
     code: int
     answer: str = ""
@@ -58,7 +58,7 @@ class Ended:
 
 
 class _Server:
-    """Fork server, a child of this process. Raises Busy if it cannot be started."""
+    """A fork server that this process has started. The constructor raises Busy if it cannot be started."""
 
     def __init__(self, own_group: bool) -> None:
         self._own_group = own_group
@@ -76,10 +76,11 @@ class _Server:
             os.set_blocking(self._process.stdin.fileno(), False)
 
     def ask(self, line: bytes, until: float) -> Ended | None:
-        """Send the request `line`, and return how the child ended; None if the server had ended before.
+        """Send the request `line`, and return how the child process that answered it ended.
 
-        Raises TimeoutError at the deadline `until` (by `time.monotonic`), and Busy if no child
-        can be started.
+        Return None if the server had already ended when the request was sent. The caller then needs another
+        server. Raises TimeoutError at the deadline `until` (by `time.monotonic`), and Busy if no child can be
+        started.
         """
         unread = False
         try:
@@ -97,7 +98,7 @@ class _Server:
         return Ended(**fields)
 
     def end(self) -> None:
-        """End the server and its children."""
+        """Kill the server and, if it has a process group of its own, its children."""
         if self._own_group and hasattr(os, "killpg"):
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -106,7 +107,10 @@ class _Server:
             self._process.communicate()  # waits, and closes the pipes
 
     def _exchange(self, line: bytes, until: float) -> bytes:
-        """Send a line; return the answer, b"" if there is none. Raises BrokenPipeError and TimeoutError."""
+        """Send a line, and return the answer. The answer is empty if the server ends without one.
+
+        Raises BrokenPipeError and TimeoutError.
+        """
         if not FORKS:
             try:
                 return self._process.communicate(line, timeout=max(0, until - time.monotonic()))[0]
@@ -134,7 +138,7 @@ class _Server:
 
 
 _idle: list[_Server] = []
-"""The server that waits for the next request, if there is one."""
+"""The idle server, which waits for the next request. The list is empty if no server is idle."""
 _keeping = threading.Lock()
 
 
@@ -151,9 +155,9 @@ def run_child(
     """Call `handle` of `module` with `request` in a child process, and return how the child ended.
 
     If the module has a function `before_forks`, the fork server calls it before it forks. `own_group`:
-    whether the child and its own children form a new process group, which is killed as a whole; False if this
-    process is itself a child in such a group. `until`: deadline by `time.monotonic`. Raises TimeoutError at
-    the deadline, and Busy if the child cannot be started.
+    whether the child and its own children form a new process group, which is killed as a whole. It must be
+    False if this process is itself a child in such a group. `until`: deadline by `time.monotonic`. Raises
+    TimeoutError at the deadline, and Busy if the child cannot be started.
     """
     given = {"module": module, "request": request, "limits": asdict(limits)}
     if FORKS and not own_group:
@@ -188,7 +192,7 @@ def _keep(server: _Server) -> bool:
 
 
 def serve() -> None:
-    """Main function of a fork server: answer requests until the parent ends or sends none for a minute."""
+    """Run a fork server: answer requests until the parent process ends or sends none for a minute."""
     # Output that libraries print must not mix with the answers, so it goes to standard error.
     lines = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -212,7 +216,7 @@ def serve() -> None:
 
 
 def _next_line() -> bytes:
-    """Return the next request; b"" if the parent has ended or sends none for a minute."""
+    """Return the next request. It is empty if the parent process has ended or sends none for a minute."""
     line = bytearray()
     with selectors.DefaultSelector() as ready:
         ready.register(0, selectors.EVENT_READ)
@@ -225,10 +229,11 @@ def _next_line() -> bytes:
 
 
 def _fork(given: Mapping[str, Any], *, until: float | None = None, parent: int | None = None) -> Ended:
-    """Fork a child that answers `given`; return how it ended. This process must have only one thread.
+    """Fork a child process that answers the request `given`, and return how the child ended.
 
-    Raises TimeoutError at `until`, and Busy if the child cannot be started. `parent`: a pipe that becomes
-    readable when the parent ends; the process group of this process is then killed.
+    This process must have only one thread. `parent`: a pipe that becomes readable when the parent of this
+    process ends; the process group of this process is then killed. Raises TimeoutError at `until`, and Busy
+    if the child cannot be started.
     """
     pipes: list[int] = []
     try:
@@ -258,7 +263,7 @@ def _fork(given: Mapping[str, Any], *, until: float | None = None, parent: int |
 
 
 def _live(given: Mapping[str, Any], answers: int, errors: int) -> NoReturn:
-    """Answer `given` in the forked child, then exit; never returns."""
+    """Answer the request `given` in the forked child, then exit. This function never returns."""
     code = 1
     try:
         os.dup2(errors, 2)
@@ -280,14 +285,18 @@ def _live(given: Mapping[str, Any], answers: int, errors: int) -> NoReturn:
 
 
 def _answer(given: Mapping[str, Any]) -> str:
-    """Set the limits of this process, and return the answer of the request's module as JSON."""
+    """Set the limits of this process, let the request's module answer, and return the answer as JSON."""
     handle: Callable[[Any], Mapping[str, Any]] = importlib.import_module(given["module"]).handle
     _bound(Limits(**given["limits"]))
     return json.dumps(handle(given["request"]))
 
 
 def _read_both(answers: int, errors: int, until: float | None, parent: int | None) -> tuple[bytes, bytes]:
-    """Return what a child writes to two pipes until it has ended; of `errors`, only the last part."""
+    """Return what a child process writes to the pipes `answers` and `errors` until it has ended.
+
+    Of `errors`, only the last part is kept. `parent` is the pipe described at `_fork`. Raises TimeoutError at
+    `until`.
+    """
     read = {answers: bytearray(), errors: bytearray()}
     with selectors.DefaultSelector() as ready:
         for pipe in read:
@@ -324,7 +333,7 @@ def _bound(limits: Limits) -> None:
 
 
 def _lower(resource: Any, kind: int, limit: int, inherited: bool) -> None:
-    """Lower a limit of this process; a limit that is lower already stays unchanged."""
+    """Lower one limit of this process. If the limit is lower already, it stays unchanged."""
     _, hard = resource.getrlimit(kind)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

@@ -22,8 +22,10 @@ from service.own_models.sources.beside import Beside
 from service.own_models.trial import Bounds, Feed, Ran, run_once
 
 _DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
-"""Largest allowed difference between outputs of the served and the given file, in standard deviations of the
-output. They may differ if the served file has further outputs: the runtime then fuses other operators."""
+"""Largest allowed difference of an output between the served file and the file that the user gave.
+
+The unit is the output's standard deviation. Outputs may differ if the served file has further outputs,
+because the runtime then fuses other operators."""
 
 
 @dataclass
@@ -61,7 +63,11 @@ class Given:
         return {output.name: output for output in outputs}
 
     def check_alike(self, one: Ran, ran: Mapping[str, Ran]) -> None:
-        """Raise RefusedModel if the output `one` of the given file differs in the file to serve (`ran`)."""
+        """Raise RefusedModel if an output of the file that the user gave differs in the file to serve.
+
+        `one`: this output when the user's file was run. `ran`: the outputs of the file to serve, by name, on
+        the same noise.
+        """
         if one.name not in ran or not _alike(one, ran[one.name], _DIFFERENT[self.graph.precision]):
             raise RefusedModel(
                 f"{self.file.name}: the file prepared to be served gives other scores on the same noise; "
@@ -69,7 +75,10 @@ class Given:
             )
 
     def data_files(self) -> Mapping[str, Path]:
-        """Return the external data files by name. Raises RefusedModel if the ONNX file no longer exists."""
+        """Return the files with the ONNX file's external tensors, by the names that the ONNX file gives them.
+
+        Raises RefusedModel if the ONNX file cannot be read any more.
+        """
         try:
             return data_files(self.file)
         except OSError as error:
@@ -78,9 +87,10 @@ class Given:
             raise RefusedModel(f"{self.file.name}: {one_line(str(error))}") from None
 
     def described(self, served: bytes, data: Mapping[str, Path]) -> GivenFile | None:
-        """Return name, size and checksum of the file and of its `data`; None if the file is served unchanged.
+        """Return name, size and checksum of the file that the user gave, and of its external files `data`.
 
-        Raises RefusedModel if a file no longer exists.
+        Return None if the file is served unchanged, i.e. if its bytes are `served`. Raises RefusedModel if a
+        file cannot be read any more.
         """
         try:
             original = self.file.read_bytes()
@@ -93,7 +103,7 @@ class Given:
 
 
 def feed(facts: Facts, batch: int) -> Feed:
-    """Describe the noise input that fits the file: name, dtype and shape, from its facts."""
+    """Return the name, dtype and shape of the noise input that the facts demand, for `batch` images."""
     channels, height, width = (facts.value(f"input.{side}") for side in ("channels", "height", "width"))
     image = (height, width, channels) if facts.value("input.layout") == "nhwc" else (channels, height, width)
     return Feed(facts.value("input.name"), facts.value("input.dtype"), (batch, *image))
@@ -105,7 +115,10 @@ def file_of(name: str, content: bytes) -> File:
 
 
 def _alike(one: Ran, other: Ran, tolerance: float) -> bool:
-    """Return whether runs on the same noise gave the same output, within `tolerance` standard deviations."""
+    """Return whether an output is the same in two runs on the same noise.
+
+    Values may differ by `tolerance` standard deviations of the output.
+    """
     if one.shape != other.shape:
         return False
     if not one.values:

@@ -1,4 +1,7 @@
-"""Read the pictures for calibrating and judging an int8 model; compare its predictions with its parent's."""
+"""Read the pictures for making and judging an int8 model, and compare the model with its parent.
+
+The parent is the float model from which the int8 model is made. Their predictions are compared.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,11 @@ MAX_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be read: its class (-1: no label), and the SHA-256 of its file and of its pixels."""
+    """A picture that can be read.
+
+    `class_id`: the class that its label names, or -1 if it has no label. `file`: the SHA-256 of the file's
+    content. `pixels`: the SHA-256 of the decoded pixels.
+    """
 
     path: Path
     class_id: int
@@ -37,7 +44,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures of a folder. `unreadable`: by file name, why a picture cannot be read."""
+    """The pictures of a folder. `unreadable` says, by file name, why the other pictures cannot be read."""
 
     pictures: tuple[Picture, ...]
     unreadable: Mapping[str, str]
@@ -47,9 +54,9 @@ class Folder:
 class Judgement:
     """Comparison of an int8 model with its parent, on pictures that were not used for calibration.
 
-    `same`: number of the `n` pictures for which both predict the same class. `right`: numbers of pictures
-    that the parent and the int8 model classify correctly. `paired`: comparison of these two numbers. `right`
-    and `paired` are None if the pictures have no labels.
+    `same`: number of the `n` pictures for which both models predict the same class. `right`: how many
+    pictures the parent classifies correctly, and how many the int8 model does. `paired`: comparison of these
+    two numbers. `right` and `paired` are None if the pictures have no labels.
     """
 
     n: int
@@ -59,12 +66,12 @@ class Judgement:
 
     @property
     def interval(self) -> Interval:
-        """Wilson's interval of the agreement."""
+        """Wilson's interval of the share of pictures for which both models predict the same class."""
         return Interval.wilson(self.same, self.n)
 
     @property
     def agreement(self) -> str:
-        """The agreement in words."""
+        """The share of pictures for which both models predict the same class, in words."""
         low, high = self.interval.low, self.interval.high
         return (
             f"the same top-1 class on {self.same / self.n:.1%} of {self.n} pictures "
@@ -73,7 +80,7 @@ class Judgement:
 
     @property
     def accuracy(self) -> str | None:
-        """Both accuracies in words; None if the pictures have no labels."""
+        """The accuracies of both models in words, or None if the pictures have no labels."""
         if self.right is None or self.paired is None:
             return None
         shares = []
@@ -89,7 +96,7 @@ class Judgement:
 
     @property
     def loss(self) -> str | None:
-        """The loss of accuracy in points, with its interval; None if the pictures have no labels."""
+        """The int8 model's loss of accuracy in points, with its interval, or None without labels."""
         if self.paired is None:
             return None
         pair = self.paired
@@ -100,9 +107,11 @@ class Judgement:
 
 
 def read_folder(folder: Path, spec: InputSpec, *, option: str, most: int | None = None) -> Folder:
-    """Read pictures in `folder` and its subfolders: at most `most` files, spread evenly over sorted paths.
+    """Read the pictures in `folder` and its subfolders.
 
-    Raises RefusedModel for a folder that cannot be listed or is empty.
+    `most`: maximum number of files to read. If there are more files, those that are read are spread evenly
+    over the sorted paths. `option`: the command line option to name in messages. Raises RefusedModel for a
+    folder that cannot be listed or is empty.
     """
     try:
         files = sorted(
@@ -122,7 +131,7 @@ def read_folder(folder: Path, spec: InputSpec, *, option: str, most: int | None 
 
 
 def read_pictures(labelled: Sequence[Labelled], spec: InputSpec) -> Folder:
-    """Read each picture; of several with equal pixels, keep only the first."""
+    """Read each picture. If several pictures have equal pixels, keep only the first of them."""
     pictures: dict[str, Picture] = {}
     unreadable: dict[str, str] = {}
     for each in labelled:
@@ -139,7 +148,10 @@ def read_pictures(labelled: Sequence[Labelled], spec: InputSpec) -> Folder:
 
 
 def refuse_shared(calibration: Sequence[Picture], judging: Sequence[Picture]) -> None:
-    """Raise RefusedModel if both sets have a picture with the same file content or the same pixels."""
+    """Raise RefusedModel if a picture for calibration is also a picture for judging.
+
+    Two pictures are the same if their files or their pixels are equal.
+    """
     known = {key: picture for picture in calibration for key in (picture.file, picture.pixels)}
     shared = [
         (picture, known[key]) for picture in judging for key in (picture.file, picture.pixels) if key in known
@@ -178,7 +190,10 @@ def feeds(pictures: Sequence[Picture], spec: InputSpec) -> list[NDArray[Any]]:
 def predictions(
     session: OnnxSession, pictures: Sequence[Picture], spec: InputSpec, activation: Activation
 ) -> NDArray[np.int64]:
-    """Return the most probable class of each picture, int64 (n,); 1 or 0 if there is a single probability."""
+    """Return the most probable class of each picture, int64 (n,).
+
+    If the network has a single probability, the class is 1 or 0.
+    """
     classes = [
         as_logits(session.run(tensor)["logits"], activation).argmax() for tensor in tensors(pictures, spec)
     ]

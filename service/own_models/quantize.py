@@ -1,4 +1,4 @@
-"""Quantize a float model to int8: calibrate on pictures, judge on others, and add the variant to the zoo."""
+"""Quantize a float model to int8: calibrate on pictures, judge on other pictures, and add it to the zoo."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from service.own_models.trial import Bounds, TrialFailed, serve_once
 INT8_SUFFIX = "-int8"
 LEAST_PICTURES = 8
 MOST_PICTURES = 256
-"""Maximum number of pictures for calibration; they are evenly spread over the folder."""
+"""Maximum number of pictures for calibration. They are evenly spread over the folder."""
 FEW_PICTURES = 32
-"""Number of calibration pictures below which a warning says that ranges may be too narrow."""
+"""With fewer calibration pictures than this, a warning says that int8 could be closer to the float model."""
 _HELD_OUT = 4
-"""If no pictures for judging are given, every fourth calibration picture is used for judging instead."""
+"""If the user gives no pictures for judging, every fourth calibration picture is used for judging instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A new int8 model, its parent, and how the two compare."""
+    """A new int8 model, its parent, and how the two compare.
+
+    `content` and `parent_content`: their ONNX files. `choice`: how the network was quantized.
+    """
 
     folder: Path
     card: Card
@@ -178,7 +181,10 @@ def _pictures(
 
 
 def _judging(card: Card, folder: Path, judge: Path, mapping: Path | None) -> Folder:
-    """Read the pictures for judging; they have labels if `judge` has a folder for each class."""
+    """Read the pictures for judging. They have labels if the folder `judge` has a subfolder for each class.
+
+    Raises RefusedModel.
+    """
     classes = judge.is_dir() and any(path.is_dir() and path.name[:1] != "." for path in judge.iterdir())
     if mapping is not None and not classes:
         raise RefusedModel(f"--mapping: --judge {words(judge.name)} has no folder for each class")
@@ -194,7 +200,7 @@ def _judging(card: Card, folder: Path, judge: Path, mapping: Path | None) -> Fol
 
 
 def _unreadable(what: str, problems: Mapping[str, str]) -> str:
-    """Return a line that names the pictures that cannot be read; empty if there are none."""
+    """Return a line that names the pictures that cannot be read, or an empty text if all can be read."""
     if not problems:
         return ""
     named = "; ".join(f"{words(name)}: {words(problem)}" for name, problem in list(problems.items())[:5])
@@ -209,7 +215,7 @@ def _choose(
     activation: Activation,
     progress: Callable[[str], None],
 ) -> Choice:
-    """Quantize the network. Raises RefusedModel with the reason if it cannot be quantized."""
+    """Quantize the network. Raises RefusedModel with the reason if the network cannot be quantized."""
     try:
         return choose_plan(
             simplify(content),
@@ -227,7 +233,7 @@ def _choose(
 
 
 def _card(parent: Card, name: str, choice: Choice) -> Card:
-    """Return the card of the int8 file, without agreement and accuracy."""
+    """Return the card of the int8 model, without its agreement with the parent and without its accuracy."""
     graph = describe(choice.content)
     layers = ", ".join(words(layer) for layer in choice.kept[:12])
     more = f" and {len(choice.kept) - 12} more" if len(choice.kept) > 12 else ""
@@ -266,7 +272,7 @@ def _card(parent: Card, name: str, choice: Choice) -> Card:
 
 
 def _check_loss(parent: Card, judgement: Judgement, allowed: float) -> tuple[str, ...]:
-    """Return warnings about the loss of accuracy. Raises RefusedModel if it is certainly too large."""
+    """Return warnings about the loss of accuracy. Raises RefusedModel if the loss is certainly too large."""
     pair = judgement.paired
     if pair is None:
         return ("the loss of accuracy is not known: --judge with a folder for each class measures it",)
@@ -287,7 +293,7 @@ def _check_loss(parent: Card, judgement: Judgement, allowed: float) -> tuple[str
 def _with_evidence(
     card: Card, parent: Card, judgement: Judgement, calibrated_on: int, options: Options
 ) -> Card:
-    """Return the card with agreement and accuracy."""
+    """Return `card` with the int8 model's agreement with its parent, and with its accuracy."""
     where = words((options.judge or options.calibrate).name)
     others = (
         f"{calibrated_on} others of the same folder"

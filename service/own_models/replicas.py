@@ -1,4 +1,8 @@
-"""Share added models among the replicas on one database: store the models added here, copy all others."""
+"""Share added models among the replicas on one database.
+
+The models that were added at this replica are stored in the database. All other models in the database are
+copied to this machine.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +38,18 @@ from service.own_models.store import ModelStore, Stored, digest_of_folder
 from service.own_models.trial import Bounds, TrialFailed, serve_once
 
 LOOK_EVERY_S = 1.0
-"""Interval of the query for changes."""
+"""Seconds between two queries for changes of other replicas."""
 
 START_WITHIN_S = 45.0
-"""Maximum seconds for which a starting replica waits for a database that cannot be reached. A container is
-reported as unhealthy after 60 s."""
+"""Maximum seconds for which a starting replica waits for a database that cannot be reached.
+
+A container is reported as unhealthy after 60 s."""
 
 _RETRY_S, _RETRY_AT_MOST_S = 2.0, 60.0
 _TRY_AGAIN_S = 600.0
-"""Seconds after which a file that failed here is tried again: memory or time may have been short."""
+"""Seconds after which a model that could not be served here is tried again.
+
+Memory or time may have been short at the first try."""
 _BOUNDS = Bounds()
 _COPYING = ".-copying-"
 """Prefix of the folders into which models are copied from the database. No model's name has this prefix."""
@@ -54,7 +61,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Marker:
-    """Content of a folder's marker: the digest of its files, and whether the database has committed them."""
+    """Content of the marker file in a model's folder.
+
+    `digest`: the digest of the folder's other files. `committed`: whether the database has stored these
+    files.
+    """
 
     digest: str
     committed: bool
@@ -62,7 +73,10 @@ class _Marker:
 
 @dataclass(frozen=True)
 class _Unfit:
-    """A version of a model that failed here; it is not tried again before `until` (by `time.monotonic`)."""
+    """A version of a model that could not be served here, with the reason.
+
+    It is not tried again before `until` (by `time.monotonic`).
+    """
 
     digest: str
     reason: str
@@ -74,11 +88,15 @@ class SharedModels:
 
     Every folder that was copied from the database, or is stored in it, contains a marker file. Folders
     without a marker are this machine's own: they are neither stored nor changed. Call `start` once and
-    `close` at the end. If `store` is None, nothing is shared.
+    `close` at the end. If there is no store, nothing is shared.
     """
 
     def __init__(self, registry: Registry, store: ModelStore | None, *, bounds: Bounds = _BOUNDS) -> None:
-        """`bounds`: bounds of the child process that first tries each model of another replica."""
+        """Does not connect to the database.
+
+        `store`: the models in the database, or None if no database is shared. `bounds`: bounds of the child
+        process that first tries each model of another replica.
+        """
         assert registry.added is not None
         self._bounds = bounds
         self._root: Path = registry.added
@@ -87,11 +105,13 @@ class SharedModels:
         self._lock = threading.Lock()
         self._following = threading.Lock()
         self._seen = 0
-        """Sequence number of the latest change that was either made here too, or noted in `_open`."""
+        """Sequence number of the last change up to which all were also made here, or are noted in `_open`."""
         self._broke_off = True
         """Whether the last attempt to copy changes was interrupted."""
         self._open: dict[tuple[str, str], str] = {}
-        """By kind and name: why a model or runtime here still differs from the database."""
+        """Models and runtimes that differ here from the database, by kind and name, each with the reason.
+
+        The reason is empty if it does not belong in `problem`."""
         self._declined: dict[str, int] = {}
         self._unfit: dict[str, _Unfit] = {}
         self._retry_at, self._retry_s = 0.0, _RETRY_S
@@ -103,12 +123,12 @@ class SharedModels:
 
     @property
     def problem(self) -> str | None:
-        """Reason, for clients, why this replica cannot copy models at the moment; None if it can."""
+        """Why this replica cannot copy models at the moment, in words for clients. It is None if it can."""
         return self._problem
 
     @property
     def refusals(self) -> dict[str, str]:
-        """By name of the model: why a model in the database is not served here."""
+        """The models in the database that are not served here, by name, each with the reason."""
         return dict(self._refusals)
 
     def start(self) -> None:
@@ -117,7 +137,10 @@ class SharedModels:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking for changes; a model that is being copied is finished first. Does not wait."""
+        """Tell the thread to stop looking for changes, and return without waiting for it.
+
+        The thread first finishes a model that it is copying.
+        """
         self._stop.set()
 
     def close(self) -> None:
@@ -131,10 +154,10 @@ class SharedModels:
             self.look()
 
     def correct(self) -> None:
-        """Before models are loaded, remove or replace those that were deleted or replaced elsewhere.
+        """Remove or replace the folders of models that other replicas deleted or replaced.
 
-        Such a model may have been deleted because it crashes the process that loads it. Errors are logged and
-        not raised: `look` tries again.
+        Call this before models are loaded: a model may have been deleted because it crashes the process that
+        loads it. Errors are logged and not raised, and `look` tries again.
         """
         names = self._marked()
         if self._store is None or not names:
@@ -161,7 +184,8 @@ class SharedModels:
     def look_at_start(self) -> None:
         """Call `look` until the database is reached, to copy the models that other replicas have added.
 
-        After START_WITHIN_S, inference begins without these models, and `problem` says so. Never raises.
+        If START_WITHIN_S seconds pass before that, return without these models; `problem` then has the
+        reason. Never raises.
         """
         until = time.monotonic() + START_WITHIN_S
         while not self.look() and time.monotonic() < until:
@@ -169,9 +193,10 @@ class SharedModels:
                 return
 
     def look(self) -> bool:
-        """Copy what has changed, and try again what has failed. Return False if the database is unreachable.
+        """Copy the models that other replicas have changed. Return False if the database is unreachable.
 
-        Never raises; after an error, `problem` has the reason.
+        Changes that could not be copied before are tried again, at growing intervals. Never raises. After an
+        error, `problem` has the reason.
         """
         problem, is_reached = None, True
         try:
@@ -191,10 +216,11 @@ class SharedModels:
         return is_reached
 
     def catch_up(self, *, again: bool = False) -> None:
-        """Copy what other replicas have changed. If nothing has changed, this is one small query.
+        """Copy the models and the chosen runtimes that other replicas have changed.
 
-        `again`: also try again what has failed. Raises StorageUnavailable if the database cannot be used, and
-        NotReady after `stop`. Other errors are not raised: `problem` and `refusals` report them.
+        If nothing has changed, this takes one small query. `again`: whether to try again the changes that
+        could not be copied before. Raises StorageUnavailable if the database cannot be used, and NotReady
+        after `stop`. Other errors are not raised: `problem` and `refusals` report them.
         """
         if self._store is None:
             return
@@ -215,7 +241,7 @@ class SharedModels:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Lock the folder of models against other changes, also by other services that use the same folder.
+        """Lock the folder of added models, so that neither this service nor another one changes it meanwhile.
 
         Raises StorageUnavailable.
         """
@@ -241,17 +267,21 @@ class SharedModels:
                 lock.release()
 
     def announce(self, folder: Path) -> None:
-        """Before a complete folder is moved in, mark it as not yet stored in the database. Raises OSError.
+        """Mark a complete folder as not yet stored in the database. Call this before the folder is moved in.
 
-        If this process ends before `store`, a marked folder is removed or replaced at the next start. A
-        folder that replaces this machine's own is not marked, because the model would then be lost.
+        If this process ends before it calls `store`, the marked folder is removed or replaced at the next
+        start. A folder that replaces this machine's own folder is not marked, because the model would then be
+        lost. Raises OSError.
         """
         target = self._root / folder.name
         if self._store is not None and (not os.path.lexists(target) or _marker(target) is not None):
             _mark(folder, digest_of_folder(folder), committed=False)
 
     def store(self, folder: Path, *, replace: bool) -> None:
-        """Store a folder that was moved in. Raises ModelExists, StorageUnavailable."""
+        """Store a model's folder, which was moved in, in the database.
+
+        Raises ModelExists and StorageUnavailable.
+        """
         if self._store is None:
             return
         try:
@@ -262,16 +292,22 @@ class SharedModels:
             _mark(folder, digest, committed=True)
 
     def has(self, name: str) -> bool:
-        """Return whether the database has a model, even one not served here. Raises StorageUnavailable."""
+        """Return whether the database has a model, be it served here or not. Raises StorageUnavailable."""
         row = None if self._store is None else self._store.find("model", name)
         return row is not None and row.digest is not None
 
     def remove(self, name: str) -> bool:
-        """Delete a model in the database; return whether it was there. Raises StorageUnavailable."""
+        """Delete a model in the database. Return False if the database does not have it.
+
+        Raises StorageUnavailable.
+        """
         return self._store is not None and self._store.remove(name)
 
     def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
-        """Choose a model's runtime on all replicas. Raises the errors of `Registry.choose_runtime`."""
+        """Choose a model's runtime on all replicas. None withdraws the choice.
+
+        Raises StorageUnavailable, and the errors of `Registry.choose_runtime`.
+        """
         with self._lock:
             before = self._registry.requested(name)
             entry = self._registry.choose_runtime(name, requested)
@@ -335,14 +371,17 @@ class SharedModels:
         return {path.name for path in folders if _marker(path) is not None}
 
     def _is_hidden(self, name: str) -> bool:
-        """Return whether a folder of this machine's own hides the model of this name in the database."""
+        """Return whether the model in the database is hidden by a folder of this machine's own.
+
+        Such a folder has the model's name and comes first.
+        """
         served = self._registry.names()
         if name in served and self._registry.entry(name).folder != self._root / name:
             return True
         return _marker(self._root / name) is None and os.path.lexists(self._root / name)
 
     def _settle(self, name: str) -> bool:
-        """Change a model's folder to what the database has; return whether it was changed.
+        """Make a model's folder equal to what the database has. Return whether the folder was changed.
 
         Raises StorageUnavailable, and ModelUnavailable if the stored model is damaged or cannot be served
         here.
@@ -379,9 +418,9 @@ class SharedModels:
             return True
 
     def _try(self, folder: Path, digest: str) -> None:
-        """Serve a model in a child process, because it may crash the process or fill the memory.
+        """Try to serve the model in `folder` in a child process. Raises ModelUnavailable if that fails.
 
-        Raises ModelUnavailable.
+        A child process is used because the model may crash the process or fill the memory.
         """
         self._unfit.pop(folder.name, None)
         try:
@@ -429,10 +468,11 @@ _HIDDEN = (
 
 
 def _differs(marker: _Marker | None, row: Stored | None) -> bool:
-    """Return whether a folder may differ from what the database has.
+    """Return whether a model's folder may differ from what the database has.
 
-    If the database has never had the model, a folder that is marked as committed does not differ: it was
-    committed to another database, and is kept.
+    `marker`: the folder's marker, or None. `row`: the model's row in the database, or None if the database
+    has never had the model. In the latter case, a folder that is marked as committed does not count as
+    different: it was committed to another database, and is kept.
     """
     digest = None if row is None else row.digest
     if marker is None:
@@ -450,7 +490,7 @@ def _has_digest(folder: Path, digest: str | None) -> bool:
 
 
 def _marker(folder: Path) -> _Marker | None:
-    """Return the marker of a folder; None if it has no marker or an unreadable one."""
+    """Return the marker of a folder, or None if the folder has no marker or an unreadable one."""
     try:
         content = json.loads(read_regular(folder / MARKER))
         return _Marker(str(content["digest"]), bool(content["committed"]))

@@ -1,4 +1,8 @@
-"""Models in a database that replicas share: their files in chunks by SHA-256, deletions, chosen runtimes."""
+"""Store of models in a database that replicas share.
+
+It has the files of models, in chunks by the SHA-256 of the file, the names of deleted models, and the
+runtimes that were chosen for models.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +42,18 @@ from service.storage.database import READING, metadata, prepare, upsert, writing
 from service.storage.errors import storage_errors
 
 CHUNK_BYTES = 4 << 20
-"""Bytes of a file per row. PostgreSQL allows 1 GB. A replica has one chunk of a file in memory at a time."""
+"""Number of bytes of a file per row. A replica has one chunk of a file in memory at a time.
+
+PostgreSQL allows 1 GB per row."""
 
 _LOCK_WAIT_S = 30
 _SILENT_S = 60
 _COPY_FRESH_S, _COPY_KEPT_S = 1800, 3600
 
 Kind = Literal["model", "copy", "runtime"]
-"""An added model, the gallery's copy of a network, or the runtime that a request chose for a model."""
+"""What a row is about: an added model, the gallery's copy of a network, or a chosen runtime.
+
+A runtime is chosen for a model by a request."""
 
 shared_models = Table(
     "shared_models",
@@ -83,7 +91,12 @@ shared_model_chunks = Table(
 
 @dataclass(frozen=True)
 class Stored:
-    """A row of `shared_models`; what was deleted keeps its row. `sequence` increases with each change."""
+    """A row of `shared_models`: a model, copy or runtime, or the trace of a deleted one.
+
+    `sequence`: number of the row's last change, which is larger for later changes. `digest`: digest of the
+    files of a model or copy; None if it was deleted. `detail`: the chosen runtime as JSON; None if the choice
+    was withdrawn.
+    """
 
     kind: Kind
     name: str
@@ -105,25 +118,25 @@ class ModelStore:
         self._prepared = False
 
     def latest(self) -> int:
-        """Return the sequence number of the latest change; 0 if there is none. One small query."""
+        """Return the sequence number of the latest change, or 0 if there is none. Takes one small query."""
         with self._reading() as connection:
             return connection.execute(select(func.max(shared_models.c.sequence))).scalar() or 0
 
     def all(self) -> list[Stored]:
-        """Return every model, copy and runtime, in the order of their last changes."""
+        """Return the rows of all models, copies and runtimes, also of deleted ones, oldest change first."""
         with self._reading() as connection:
             return [Stored(**row) for row in connection.execute(_ROWS).mappings()]
 
     def find(self, kind: Kind, name: str) -> Stored | None:
-        """Return the row of a model, copy or runtime; None if there has never been one."""
+        """Return the row of a model, copy or runtime, or None if there has never been one."""
         with self._reading() as connection:
             return _find(connection, kind, name)
 
     def put(self, name: str, folder: Path, *, replace: bool) -> str:
         """Store the files of a model's folder, and return their digest.
 
-        Raises ModelExists if the database has a model of that name and `replace` is False, and OSError if a
-        file cannot be read.
+        Raises ModelExists if the database has a model `name` and `replace` is False, and OSError if a file
+        cannot be read.
         """
         files = _hashes(folder)
         with self._changing() as connection:
@@ -133,7 +146,7 @@ class ModelStore:
             return _save(connection, "model", name, folder, files)
 
     def remove(self, name: str) -> bool:
-        """Delete a model, and forget its chosen runtime; return False if there is no such model."""
+        """Delete a model and withdraw the choice of its runtime. Return False if there is no such model."""
         with self._changing() as connection:
             stored = _find(connection, "model", name)
             is_there = stored is not None and stored.digest is not None
@@ -151,10 +164,10 @@ class ModelStore:
             _put_row(connection, "runtime", name, detail=detail)
 
     def fetch(self, kind: Kind, name: str, folder: Path) -> str | None:
-        """Write the files of a model or copy to an empty folder; return their digest, or None if not stored.
+        """Write the files of a model or copy to an empty folder, and return their digest.
 
-        Raises ModelUnavailable, which names the file, if a file in the database is damaged. Raises
-        StorageUnavailable also if a file cannot be written.
+        Return None if the model or copy is not stored. Raises ModelUnavailable, which names the file, if a
+        file in the database is damaged. Raises StorageUnavailable also if a file cannot be written.
         """
         self._prepare()
         with storage_errors(), self._engine.connect().execution_options(**READING) as connection:
@@ -176,7 +189,10 @@ class ModelStore:
             return stored.digest
 
     def save_copy(self, name: str, folder: Path) -> None:
-        """Store the gallery's copy of a network if it is not stored yet. Raises OSError as `put` does."""
+        """Store the gallery's copy of a network, unless the copy is stored already.
+
+        Raises OSError if a file cannot be read.
+        """
         with self._reading() as connection:
             fresh = (shared_models.c.name == name) & (shared_models.c.stored_ms > _before(_COPY_FRESH_S))
             if connection.execute(_COPIES.where(fresh)).first() is not None:
@@ -190,7 +206,7 @@ class ModelStore:
             connection.execute(update(shared_models).where(row).values(stored_ms=_NOW_MS))
 
     def fetch_copy(self, name: str, folder: Path) -> bool:
-        """Write the gallery's copy of a network to an empty folder; return False if there is none.
+        """Write the gallery's copy of a network to an empty folder. Return False if the copy is not stored.
 
         Raises the errors of `fetch`.
         """
@@ -199,7 +215,7 @@ class ModelStore:
     def drop_copies(self, needed: Collection[str]) -> None:
         """Delete the gallery's copies of networks whose names are not in `needed`.
 
-        Copies stored within the last hour stay, because another replica may be about to need them.
+        Copies that were stored within the last hour stay, because another replica may be about to need them.
         """
         others = shared_models.c.name.not_in(needed) & (shared_models.c.stored_ms < _before(_COPY_KEPT_S))
         with self._reading() as connection:
@@ -227,7 +243,10 @@ class ModelStore:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Connection]:
-        """Yield a transaction that excludes those of other replicas; it ends after _SILENT_S seconds idle."""
+        """Yield a transaction during which no other replica can change the stored models.
+
+        The server ends the transaction if it is idle for _SILENT_S seconds.
+        """
         with writing(self._engine, lambda: None) as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S * 1000:.0f}ms'")
             connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{_SILENT_S}s'")
@@ -254,7 +273,7 @@ def digest_of_folder(folder: Path) -> str:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file by name. Raises OSError."""
+    """Return the SHA-256 of each file in a model's folder, by name, without the marker. Raises OSError."""
     hashes = {}
     for path in sorted(folder.iterdir()):
         if path.name != MARKER and not path.is_dir():
@@ -274,17 +293,17 @@ def _find(connection: Connection, kind: Kind, name: str) -> Stored | None:
 
 
 def _files(connection: Connection, kind: Kind, name: str) -> dict[str, str]:
-    """Return the SHA-256 of each file by name."""
+    """Return the SHA-256 of each stored file of a model or copy, by the file's name."""
     table = shared_model_files.c
     query = select(table.file, table.sha256).where(table.kind == kind, table.name == name)
     return {row.file: row.sha256 for row in connection.execute(query)}
 
 
 def _save(connection: Connection, kind: Kind, name: str, folder: Path, files: Mapping[str, str]) -> str:
-    """Replace the stored files of a name by `files`, given with their SHA-256; return the new digest.
+    """Replace the stored files of a model or copy by those in `folder`, and return the new digest.
 
-    Chunks that are stored already are written again, which repairs damaged ones. Raises StorageUnavailable
-    if a file has changed since it was hashed.
+    `files`: the SHA-256 of each file by name. Chunks that are stored already are written again, which repairs
+    damaged ones. Raises StorageUnavailable if a file has changed since its SHA-256 was computed.
     """
     for file, sha256 in files.items():
         written = hashlib.sha256()
@@ -302,14 +321,20 @@ def _save(connection: Connection, kind: Kind, name: str, folder: Path, files: Ma
 
 
 def _put_row(connection: Connection, kind: Kind, name: str, **values: Any) -> None:
-    """Write the row of a name with the next sequence number. `values`: its digest or detail, else null."""
+    """Write the row of a model, copy or runtime, with the next sequence number.
+
+    `values`: the row's digest or detail. A column that is not in `values` becomes null.
+    """
     latest, now_ms = connection.execute(select(func.max(shared_models.c.sequence), _NOW_MS)).one()
     row = {"kind": kind, "name": name, "digest": None, "detail": None, "stored_ms": now_ms} | values
     upsert(connection, shared_models, [row | {"sequence": (latest or 0) + 1}])
 
 
 def _drop_files(connection: Connection, kind: Kind, name: str, unless: Collection[str] = ()) -> None:
-    """Delete the files of a name, and their chunks, except for chunks of other names and of `unless`."""
+    """Delete the stored files of a model or copy, and their chunks.
+
+    Chunks stay if another model or copy has the same file, or if the file's SHA-256 is in `unless`.
+    """
     old = set(_files(connection, kind, name).values()) - set(unless)
     table = shared_model_files.c
     connection.execute(delete(shared_model_files).where(table.kind == kind, table.name == name))
@@ -318,7 +343,7 @@ def _drop_files(connection: Connection, kind: Kind, name: str, unless: Collectio
 
 
 def _write_file(connection: Connection, sha256: str, path: Path) -> str:
-    """Write a stored file chunk by chunk, and return the SHA-256 of what was written."""
+    """Write a stored file to `path` chunk by chunk, and return the SHA-256 of what was written."""
     table, digest, number = shared_model_chunks.c, hashlib.sha256(), 0
     query = select(table.content).where(table.sha256 == sha256)
     with path.open("xb") as file:

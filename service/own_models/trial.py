@@ -20,19 +20,19 @@ from service.inference.session import run_as_written
 from service.own_models.bounded import ChildFailed, TimeIsOver, ask, of_memory
 
 _MOST_VALUES = 4096
-"""Maximum number of an output's values that are reported, to compare two files."""
+"""Maximum number of values of an output that a run reports. They serve to compare two files."""
 _MODULE = "service.own_models.trial"
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of one trial.
+    """Bounds of a trial, in which a child process loads and runs a file.
 
     `seconds`: wall-clock time for loading and running. `memory_bytes`: memory that the process may use in
     addition to Python, ONNX Runtime and four times the file's size. Memory is bounded on Linux only, where
-    `/proc` tells how much the process uses already. `until`: deadline of all trials together, by
-    `time.monotonic`. `own_group`: False if this process is a bounded child itself, which is killed with
-    its children.
+    `/proc` tells how much the process uses already. `until`: deadline of several trials together, by
+    `time.monotonic`. `own_group`: whether the child gets a process group of its own. It must be False if this
+    process is a bounded child itself, because it is then killed together with its children.
     """
 
     seconds: float = 60.0
@@ -41,7 +41,10 @@ class Bounds:
     own_group: bool = True
 
     def from_now(self) -> Bounds:
-        """Return bounds for several trials that may take `seconds` together, from now."""
+        """Return bounds for several trials that together may take `seconds`, counted from now.
+
+        If these bounds have a deadline already, it stays.
+        """
         return self if self.until is not None else replace(self, until=time.monotonic() + self.seconds)
 
     @property
@@ -52,7 +55,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Ran:
-    """One output of a run on noise. `values`: the first 4096 values; `finite`: whether all are finite."""
+    """One output of a run on noise.
+
+    `values`: its first 4096 values. `finite`: whether all values are finite. `low` and `high`: the smallest
+    and the largest value. `sums_to_one`: whether each image has several values of 0 or more that add up to 1.
+    """
 
     name: str
     dtype: str
@@ -74,15 +81,15 @@ class Feed:
 
 
 class TrialFailed(RefusedModel):
-    """The file does not load or run within its bounds; the message quotes the runtime."""
+    """The file does not load, or does not run within its bounds. The message quotes the runtime."""
 
 
 class OutOfTime(TrialFailed):
-    """The file does not load and run within its time."""
+    """The file did not load and run within its time."""
 
 
 def run_once(path: Path, feeds: Sequence[Feed], bounds: Bounds) -> list[tuple[Ran, ...]]:
-    """Load the ONNX file at `path` and run it on noise for each of `feeds`; return the outputs of each run.
+    """Load the ONNX file at `path`, run it on noise for each of `feeds`, and return the outputs of each run.
 
     Raises TrialFailed.
     """
@@ -99,9 +106,9 @@ def run_once(path: Path, feeds: Sequence[Feed], bounds: Bounds) -> list[tuple[Ra
 
 
 def serve_once(folder: Path, bounds: Bounds) -> None:
-    """Load the model in `folder` as the service does, card and labels included, and warm it up.
+    """Load the model in `folder` as the service does, with card and labels, and run it to warm it up.
 
-    Raises TrialFailed with the reason why the service would not serve it.
+    Raises TrialFailed with the reason why the service would not serve the model.
     """
     model = next(folder.glob("*.onnx"), folder)
     _child({"kind": "serve", "folder": str(folder.absolute())}, bounds, model)
@@ -128,7 +135,11 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
 
 
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:
-    """In the child, run the file of `request`, or serve its folder once; return the results or the error."""
+    """Run the file of `request` in the child process, and return the answer for the parent process.
+
+    If `request` names a model's folder instead of a file, load this model as the service does. The answer has
+    the outputs, or the error.
+    """
     try:
         return _run(request) if request["kind"] == "run" else _serve(request)
     except SessionError as error:
@@ -158,7 +169,7 @@ def _noise(dtype: str, shape: Sequence[int]) -> NDArray[Any]:
 
 
 def _described(name: str, value: object) -> dict[str, Any]:
-    """Describe one output of a run as a `Ran`, for the answer in JSON."""
+    """Return the fields of a `Ran` for one output of a run, as the answer in JSON has them."""
     if not isinstance(value, np.ndarray):
         kind = "sequence" if isinstance(value, list) else type(value).__name__
         return _output(name, kind, ())

@@ -9,8 +9,10 @@ import structlog
 from service.inference.registry import Registry
 
 LOOK_EVERY_S = 0.5
-"""Seconds between two checks. A changed folder is reloaded at the second check that finds the change, i.e.
-within one second plus the time of loading."""
+"""Seconds between two checks.
+
+A changed folder is reloaded at the second check that finds the change, i.e. within one second plus the
+time of loading."""
 
 _CLOSE_WITHIN_S = 10.0
 

@@ -17,11 +17,11 @@ OWN_METADATA = "metadata of the file"
 
 @dataclass
 class Beside:
-    """Facts of a network from its metadata.
+    """Facts of a network from the ONNX file's metadata and from the files beside it.
 
-    `values`: facts by path in the card, each with its source. `found_labels`: the class names of each source
-    that has them, in order of precedence. `doubts`: by path, descriptions of facts that a card cannot express
-    exactly. `warnings`: a line for metadata that was not understood.
+    `values`: the value of each fact by path in the card, each with the name of its source. `found_labels`:
+    the class names of each source that has them, in order of precedence. `doubts`: by path, descriptions of
+    facts that a card cannot express exactly. `warnings`: a line for metadata that was not understood.
     """
 
     values: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -31,13 +31,14 @@ class Beside:
 
     @property
     def labels(self) -> GivenLabels | None:
-        """The labels of the source that takes precedence."""
+        """The class names of the source that takes precedence, or None if no source has class names."""
         return self.found_labels[0] if self.found_labels else None
 
     def fitting_labels(self, scores: int, model: str, offset: int | None) -> GivenLabels | None:
-        """Return the first labels whose number fits the scores; add warnings about those that do not fit.
+        """Return the class names of the first source whose number of names fits the number of `scores`.
 
-        Raises RefusedModel if the labels in the ONNX file's own metadata do not fit.
+        Return None if there is no such source. For each source whose names do not fit, add a warning. If
+        these are in the ONNX file's own metadata, raise RefusedModel instead.
         """
         for given in self.found_labels:
             try:
@@ -52,13 +53,13 @@ class Beside:
         return None
 
     def take(self, values: Mapping[str, Any], where: str) -> None:
-        """Add facts; a fact that an earlier source has stated stays unchanged."""
+        """Add facts from the source `where`. A fact that an earlier source has stated stays unchanged."""
         for path, value in values.items():
             self.values.setdefault(path, (value, where))
 
 
 def side_of(value: object, where: str) -> int:
-    """Return `value` if it is a valid side in pixels. Raises RefusedModel, which names `where`."""
+    """Return `value` if it is a valid length of a side. Raises RefusedModel, which names `where`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIDE:
         raise RefusedModel(f"{where}: {words(value)} is not valid (allowed: 1 to {MAX_SIDE})")
     return value

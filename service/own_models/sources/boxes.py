@@ -16,18 +16,22 @@ from service.own_models.trial import Ran
 ScoresLayout = Literal["boxes-classes", "classes-boxes"]
 _FORMAT, _UNIT = "detection.decoder.format", "detection.decoder.unit"
 _MOST_FRACTION = 4.0
-"""If boxes on noise have larger coordinates, the unit is pixels: fractions stay near 0 to 1."""
+"""If boxes on noise have larger coordinates than this, their unit is pixels.
+
+Coordinates that are fractions of the image's sides stay near 0 to 1."""
 _ENOUGH_BOXES = 20
-"""Least number of boxes on noise with which corners can be told from centres."""
+"""Minimum number of boxes on noise from which the order of a box's numbers is guessed."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The outputs of a detector.
+    """The outputs of a detector, and how they are read.
 
-    `kind`: the decoder. `parts`: where the values of each role are. `columns`: number of scores per box,
-    including those for background or no object. It is None if the detector returns class ids instead (role
-    `classes` in `parts`), and if `kind` is "selected-boxes". `facts`: what the outputs suggest, as (value,
+    `kind`: the decoder. `parts`: where the values of each role, such as `scores`, are. `columns`: number of
+    scores per box, including those for background or no object. It is None if the detector returns class ids
+    instead (role `classes` in `parts`), and if `kind` is "selected-boxes". `scores_layout`: the order of the
+    scores' two dimensions. `boxes_first`: whether the outputs have no dimension for the batch. `suppressed`:
+    whether the graph has already removed overlapping boxes. `facts`: what the outputs suggest, as (value,
     rank, detail) by the path of the card's field.
     """
 
@@ -43,10 +47,11 @@ class Boxes:
 def find_boxes(
     content: bytes, ran: Sequence[Ran], classes: Sequence[int], *, from_pytorch: bool
 ) -> Boxes | None:
-    """Recognise the outputs `ran` of a run on noise; return None if they are not a detector's.
+    """Return how the outputs `ran` of a run on noise are read, or None if they are not those of a detector.
 
-    `classes`: possible numbers of class scores in a combined output, the number of labels first. Raises
-    RefusedModel, which says what is missing, if there are boxes without scores or classes.
+    `classes`: possible numbers of class scores in a combined output, the number of labels first.
+    `from_pytorch`: whether corners are assumed to be in the order of PyTorch's networks. Raises RefusedModel,
+    which says what is missing, if there are boxes without scores or classes.
     """
     suppression = find_suppression(content)
     if suppression is not None:
@@ -70,7 +75,10 @@ def find_boxes(
 
 
 def _is_boxes(output: Ran) -> bool:
-    """Return whether an output may be boxes: (1, N, 4), or (N, 4) for any number of boxes."""
+    """Return whether an output may be boxes, given its shape and name.
+
+    Its shape must be (1, N, 4), or (N, 4) for any number N of boxes.
+    """
     shape = output.shape
     if not output.dtype.startswith("float") or shape[-1:] != (4,):
         return False
@@ -78,7 +86,10 @@ def _is_boxes(output: Ran) -> bool:
 
 
 def _with_scores(boxes: Ran, ran: Sequence[Ran]) -> Boxes:
-    """Return boxes with the outputs that belong to them. Raises RefusedModel if scores are missing."""
+    """Find the scores and classes that belong to the output `boxes`, and return how they are read.
+
+    Raises RefusedModel if the scores are missing or unclear.
+    """
     first = len(boxes.shape) == 2
     rows = boxes.shape[0] if first else boxes.shape[1]
     batch = () if first else boxes.shape[:1]
@@ -137,7 +148,7 @@ def _with_scores(boxes: Ran, ran: Sequence[Ran]) -> Boxes:
 
 
 def _named_facts(name: str) -> dict[str, tuple[Any, Rank, str]]:
-    """Return the facts that the name of the boxes suggests."""
+    """Return the facts that the name of the output with the boxes suggests."""
     if name.lower() in ("detection_boxes", "raw_detection_boxes"):
         words = "its outputs are named as those of TensorFlow's Object Detection API"
         return {
@@ -152,7 +163,10 @@ def _named_facts(name: str) -> dict[str, tuple[Any, Rank, str]]:
 
 
 def _combined(output: Ran, classes: Sequence[int]) -> Boxes | None:
-    """Return the boxes and scores in one output, as YOLO's exporters write it; None if it has none."""
+    """Return how boxes and scores are read from a single output, as YOLO's exporters write both in one.
+
+    Return None if the output has no boxes and scores.
+    """
     shape, name = output.shape, output.name
     if len(shape) == 2 and shape[1] == 7:
         parts: dict[Role, Part] = {
@@ -198,7 +212,11 @@ def _named(output: Ran, *words: str) -> bool:
 
 
 def box_format(sample: Sequence[float], *, tensorflow: bool) -> tuple[str, Rank, str]:
-    """Guess the order of a box's four numbers from the boxes that the model returns for an image of noise."""
+    """Guess the order of a box's four numbers, and return it as (value, rank, detail).
+
+    `sample`: the boxes that the model returns for an image of noise. `tensorflow`: whether the network is
+    from TensorFlow, whose order is different.
+    """
     boxes = [sample[at : at + 4] for at in range(0, len(sample) - 3, 4)]
     turned = sum(box[2] < box[0] or box[3] < box[1] for box in boxes)
     if len(boxes) >= _ENOUGH_BOXES and turned > len(boxes) / 20:
@@ -213,7 +231,10 @@ def box_format(sample: Sequence[float], *, tensorflow: bool) -> tuple[str, Rank,
 
 
 def box_unit(sample: Sequence[float]) -> tuple[str, Rank, str]:
-    """Guess the unit of boxes from the boxes that the model returns for an image of noise."""
+    """Guess whether boxes are in pixels or in fractions of the sides, and return it as (value, rank, detail).
+
+    `sample`: the boxes that the model returns for an image of noise.
+    """
     if not sample:
         return "pixels", Rank.ASSUMED, "it finds nothing in noise; most common"
     most = max(map(abs, sample))

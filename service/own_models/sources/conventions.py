@@ -18,7 +18,9 @@ NORMALISATIONS: Mapping[str, Normalisation] = {
     "ImageNet mean and deviation": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "ImageNet mean, 0 to 255": ((123.68, 116.779, 103.939), (1.0,) * 3),
 }
-"""Mean and deviation in pixel values, RGB, by name; those that assume least come first."""
+"""Mean and deviation in pixel values, in the order red, green, blue, by name.
+
+Those that assume less about the network come first."""
 FILTERS = ("bilinear", "bicubic")
 
 
@@ -26,8 +28,8 @@ FILTERS = ("bilinear", "bicubic")
 class Convention:
     """One way to prepare a picture and to read the scores.
 
-    `offset`: the number of logits before the first class. `values`: the value of each fact in words, by path;
-    `input.mean` stands for mean and std, `input.fitting` for fitting and resize.
+    `offset`: the number of scores before that of the first class. `values`: the value of each fact in words,
+    by path. The path `input.mean` stands for mean and std, `input.fitting` for fitting and resize.
     """
 
     input: InputSpec
@@ -40,9 +42,9 @@ def of_tensors(
 ) -> Iterator[Convention]:
     """Yield the card's convention, and conventions with other values of the facts that are not in `fixed`.
 
-    Combines every normalisation, colour order, layout of `layouts` and class offset of `offsets`. For each
-    fact, the card's value comes first, then the other values, those that assume least first. The caller
-    provides `layouts` and `offsets` in this order.
+    The conventions combine every normalisation and colour order with each of `layouts` and each class offset
+    in `offsets`. For each fact, the card's value comes first, followed by the other values. Normalisations
+    that assume less come earlier. The caller provides `layouts` and `offsets` with the card's value first.
     """
     spec = card.input
     own = (spec.mean, spec.std)
@@ -74,7 +76,10 @@ def of_tensors(
 
 
 def of_fittings(spec: InputSpec, offset: int) -> Iterator[Convention]:
-    """Yield conventions with every common fitting and every filter, those of `spec` first."""
+    """Yield conventions with every common fitting and filter.
+
+    The first convention has the fitting and filter of `spec`.
+    """
     side = max(spec.height, spec.width)
     specs = [spec]
     for fitting, resize in (
@@ -93,7 +98,10 @@ def of_fittings(spec: InputSpec, offset: int) -> Iterator[Convention]:
 
 
 def differing(one: Convention, other: Convention) -> set[str]:
-    """Return the facts in which two conventions of `of_tensors` differ; rounding of numbers is ignored."""
+    """Return the paths of the facts in which two conventions of `of_tensors` differ.
+
+    Differences between numbers that may be due to rounding are ignored.
+    """
     facts = {
         path
         for path in ("input.colour_order", "input.layout", "outputs.class_offset")
@@ -106,7 +114,7 @@ def differing(one: Convention, other: Convention) -> set[str]:
 
 
 def fitting_words(spec: InputSpec) -> str:
-    """Return a fitting in words, e.g. "center-crop of 256"."""
+    """Return the fitting of an input in words, e.g. "center-crop of 256"."""
     return f"{spec.fitting} of {spec.resize}" if spec.fitting == "center-crop" else spec.fitting
 
 
@@ -122,7 +130,10 @@ def normalisation_name(normalisation: Normalisation) -> str:
 
 
 def _known(normalisation: Normalisation) -> list[str]:
-    """Return the names of the known normalisations that equal this one within rounding: one or none."""
+    """Return the names of the normalisations in NORMALISATIONS that equal this one within rounding.
+
+    The list has one name or none.
+    """
     return [
         name
         for name, known in NORMALISATIONS.items()

@@ -50,18 +50,24 @@ from service.own_models.sources.likelihood import (
 from service.own_models.sources.pictures import Labelled
 
 FIRST_PICTURES = 20
-"""Number of pictures that all conventions run on. Conventions with a p value below HOPELESS then stop."""
+"""Number of pictures that all conventions run on.
+
+A convention that then has a p value below HOPELESS does not run on further pictures."""
 HOPELESS = 0.001
 MOST_PICTURES = 200
 MOST_FOR_FITTINGS = 100
 _MAX_PIXELS = 64_000_000
 _MOST_REMEMBERED = 16_000_000
-"""Maximum number of scores of earlier runs that are kept for equal inputs: 64 MB."""
+"""Maximum number of scores that are kept to be used again for equal inputs. They take 64 MB."""
 _NOT_SHOWN = ("input.fitting", "input.interpolation")
 _NOT_SQUARE, _MOST_SQUEEZED = 1.1, 2.0
-"""Least aspect ratio of a picture to squeeze, and largest ratio by which it is squeezed."""
+"""A picture is squeezed if its aspect ratio differs from the input's by the first factor or more.
+
+It is squeezed by at most the second factor."""
 _PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "colour_order": "rgb", "layout": "nchw"}
-"""Neutral values of the fields that do not affect how an image is fitted."""
+"""Values for the fields of an input that do not affect how an image is fitted.
+
+Inputs that are equal once they have these values fit an image in the same way."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _Item = TypeVar("_Item")
 
@@ -71,14 +77,15 @@ class Evidence:
     """Result of comparing conventions on labelled pictures.
 
     `input` and `class_offset` are the convention to use. `decided`: for each fact that the pictures decide,
-    the lead of its value over the others, in words. `undecided`: for each other fact, the values that the
-    pictures cannot tell apart; the convention uses the card's value if it is among them, else the one that
-    assumes least. Facts are paths in the card; `input.mean` stands for mean and std, `input.fitting` for
-    fitting and resize. `correct`: number of pictures that the network classifies correctly.
+    in words, by how much its value is ahead of the others. `undecided`: for each other fact, the values that
+    the pictures cannot tell apart. If the card's value is among these, the convention has it; otherwise, the
+    convention has the value that assumes least. Facts are paths in the card; `input.mean` stands for mean and
+    std, `input.fitting` for fitting and resize. `pictures`: number of pictures that count. `correct`: number
+    of pictures that the network classifies correctly.
 
-    `unreadable`: reasons why pictures cannot be read. `copies`: pictures with the same pixels as another one,
-    which do not count. `contradictions`: values that do better than those of fixed facts. `fitting`: a
-    sentence if another fitting or filter does better on these pictures, else None; it is no evidence of how
+    `unreadable`: reasons why pictures cannot be read. `copies`: pictures with the same pixels as an earlier
+    picture; they do not count. `contradictions`: values that do better than those of fixed facts. `fitting`:
+    a sentence if another fitting or filter does better on these pictures, else None. It is no evidence of how
     the network was trained.
     """
 
@@ -102,10 +109,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Labelled pictures contradict facts that a source states.
+    """A case in which labelled pictures contradict facts that a source states.
 
-    `better`: the convention that does best; `facts`: paths of the fixed facts in which it differs; `words`:
-    its lead, in words.
+    `better`: the convention that does best. `facts`: paths of the fixed facts for which this convention has
+    other values. `words`: by how much it is ahead, in words.
     """
 
     better: Convention
@@ -115,7 +122,7 @@ class Contradiction:
 
 @dataclass
 class _Findings:
-    """What the pictures say, collected fact by fact."""
+    """What the pictures say about the facts, collected fact by fact. The fields are those of `Evidence`."""
 
     decided: dict[str, str] = field(default_factory=dict)
     undecided: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -124,7 +131,11 @@ class _Findings:
 
 @dataclass
 class _LeftOut:
-    """Pictures that do not count. `unreadable`: the reasons; `copies`: pictures with the pixels of others."""
+    """Pictures that do not count.
+
+    `unreadable`: reasons why pictures cannot be read. `copies`: pictures with the same pixels as an earlier
+    picture.
+    """
 
     unreadable: dict[Path, str] = field(default_factory=dict)
     copies: list[Path] = field(default_factory=list)
@@ -183,10 +194,14 @@ def judge(
 
 
 class _Network:
-    """The network of a card, in each layout; it returns all scores. `scores`: their number."""
+    """The network of a card, which can be run in each layout and returns all scores.
+
+    Besides the scores of the classes, there may be the score of a background class. `scores`: the number of
+    all scores of an image.
+    """
 
     def __init__(self, content: bytes, card: Card) -> None:
-        """Raises SessionError."""
+        """Load the file `content` in the card's layout. Raises SessionError if it cannot be loaded."""
         self.scores = math.prod(card.outputs["logits"])
         self.classes = card.classes
         self.activation = card.outputs.get("activation", "none")
@@ -203,11 +218,11 @@ class _Network:
         return logits
 
     def run_on(self, image: DecodedImage, specs: Iterable[InputSpec]) -> Iterator[NDArray[np.float32]]:
-        """Yield all scores of an image preprocessed for each of `specs`, float32 (scores,).
+        """Yield all scores of an image for each of `specs`, float32 (scores,).
 
-        Fits the image once for all specs that differ only in what happens to pixel values. Runs equal inputs
-        only once, also those of earlier calls; most fittings, for example, make the same input of a square
-        picture. Raises ModelUnavailable.
+        The image is preprocessed as each spec says. It is fitted only once for all specs that differ only in
+        what happens to pixel values. Equal inputs are run only once, even if they are from different calls.
+        For example, most fittings make the same input of a square picture. Raises ModelUnavailable.
         """
         fitted: dict[InputSpec, tuple[NDArray[np.uint8], bytes]] = {}
         for spec in specs:
@@ -227,7 +242,11 @@ class _Network:
     def log_probabilities(
         self, rows: Sequence[NDArray[np.float32]], classes: Sequence[int], offset: int
     ) -> NDArray[np.float64]:
-        """Return the log-probability of each picture's class, float64 (pictures,)."""
+        """Return the log-probability of the true class of each picture, float64 (pictures,).
+
+        `rows`: all scores of each picture. `classes`: the true classes. `offset`: position of the first class
+        among the scores.
+        """
         values = np.stack(rows)[:, offset : offset + self.classes].astype(np.float64)
         return log_probabilities(values, classes, self.activation)
 
@@ -241,11 +260,12 @@ class _Network:
 
 
 class _Tried:
-    """Conventions that were run on pictures.
+    """Conventions that were run on pictures, and how well they do.
 
-    `scores`: the log-probability of each picture's class, float64 (conventions, pictures); NaN where a
-    convention was far behind after FIRST_PICTURES and ran no further. `right`: the number of pictures that
-    the network classifies correctly with each convention.
+    `scores`: for each convention, the log-probability of each picture's true class, float64 (conventions,
+    pictures). A convention that was far behind after FIRST_PICTURES was run no further, and has NaN for the
+    later pictures. `right`: for each convention, the number of pictures that the network classifies
+    correctly.
     """
 
     def __init__(
@@ -292,7 +312,7 @@ class _Tried:
         return scores
 
     def p_values(self, best: int) -> list[float]:
-        """Return the p value of each convention against `best`.
+        """Return the p value of each convention in a comparison with the convention at index `best`.
 
         The p value of a convention that stopped early is capped at HOPELESS. Without the cap, it could be
         larger now, because later pictures may have changed the temperature of `best`.
@@ -304,8 +324,8 @@ class _Tried:
         """Return the earliest convention that is not significantly worse than the best one.
 
         Without pictures, the first of `self.conventions` would be assumed. It is therefore returned unless
-        the pictures rule it out. For facts that the pictures decide, the result has the values of the best
-        convention. The decided and the undecided facts are added to `findings`.
+        the pictures rule it out. If the pictures decide a fact, the returned convention has the value that
+        the best convention has. The decided and the undecided facts are added to `findings`.
         """
         best = best_row(self.scores)
         values = self.conventions[best].values
@@ -326,13 +346,17 @@ class _Tried:
         )
 
     def ahead(self, best: int, rival: int, fact: str) -> str:
-        """Say by how much the best convention is ahead of a rival, which is named by its value of `fact`."""
+        """Return text on how far the convention at index `best` is ahead of the one at index `rival`.
+
+        The text names the rival by its value of `fact`.
+        """
         return self.words(best, rival).format(self.conventions[rival].values[fact])
 
     def words(self, best: int, rival: int) -> str:
-        """Say by how much the best convention is ahead of a rival; {} is the place for the rival's name.
+        """Return text on how far the convention at index `best` is ahead of the one at index `rival`.
 
-        A rival that ran on FIRST_PICTURES only is compared with the convention that was best on these.
+        The text has {} where the rival's name belongs. If the rival was run on FIRST_PICTURES only, it is
+        compared with the convention that was best on these pictures.
         """
         scores = self.scores
         if self._first is not None and self._stopped[rival]:
@@ -340,7 +364,7 @@ class _Tried:
         return ahead(scores[best] - scores[rival], rivals(scores))
 
     def _rivals(self, fact: str, p_of: Sequence[float], best: int) -> _Rivals:
-        """Compare the best convention with the best one of each other value of `fact`."""
+        """Compare the best convention with those that have other values of `fact`."""
         means = self.scores.mean(axis=1)
         if self._first is not None:
             means = np.where(self._stopped, self._first[1].mean(axis=1), means)
@@ -364,10 +388,11 @@ class _Tried:
 
 @dataclass(frozen=True)
 class _Rivals:
-    """Values of one fact that rival the best convention's.
+    """Values of one fact that compete with the best convention's value.
 
-    `alike`: the best convention's value, and those that pictures cannot tell from it. `behind`: index of the
-    best convention that has another value of the fact; None if there is none.
+    `alike`: the best convention's value, and the values that the pictures cannot tell from it. `behind`:
+    among the conventions with another value of the fact, the index of the one that does best. It is None if
+    there is no such convention.
     """
 
     alike: Sequence[str]
@@ -381,10 +406,10 @@ def _judge_fitting(
     fixed: Collection[str],
     findings: _Findings,
 ) -> tuple[InputSpec, str | None]:
-    """Return the input with the fitting to use, and text about a fitting or filter that does better, or None.
+    """Return the input with the fitting to use, and text about a fitting or filter that does better.
 
-    Adds decided and undecided facts and contradictions to `findings`. A stated resize also states a fitting:
-    the centre crop.
+    The text is None if no other fitting or filter does better. Decided and undecided facts and contradictions
+    are added to `findings`. If a source states a resize, it also states a fitting, which is the centre crop.
     """
     tried = _Tried(network, pictures, list(of_fittings(first.input, first.offset)), stop=False)
     spec = first.input
@@ -429,9 +454,10 @@ def _note(
 
 
 def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: str = "") -> str | None:
-    """Return text about a fitting or filter that does better here than that of `spec`; None if none does.
+    """Return text about a fitting or filter that does better here than that of `spec`, or None.
 
-    Compares conventions that agree with `spec` in `fixed` facts; `without`: a fitting that is ruled out.
+    Only conventions that agree with `spec` in the `fixed` facts are compared. `without`: a fitting that is
+    ruled out.
     """
     own = next(convention for convention in tried.conventions if convention.input == spec)
     rows = [
@@ -453,10 +479,10 @@ def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: 
 
 
 def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Convention) -> NDArray[np.float64]:
-    """Return how much higher the log-probability is if objects are squeezed than if they are undistorted.
+    """Return how much higher the log-probability is for a squeezed than for an undistorted picture.
 
-    The result is float64 (pictures that are not square,). Both inputs show the same part of the picture, on
-    an equal area. The rest of each input has the part's mean colour.
+    The result is float64 (pictures that are not square,). Each picture is classified twice. Both inputs show
+    the same part of the picture, on an equal area; the rest of each input has the mean colour of this part.
     """
     spec = convention.input
     side = max(spec.height, spec.width)
@@ -479,9 +505,10 @@ def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Conve
 
 
 def _regions(image: DecodedImage, spec: InputSpec) -> tuple[Box, Box] | None:
-    """Return two regions of equal area around the centre, one with the input's aspect ratio, one squeezed.
+    """Return two regions of a picture that have equal area and the same centre.
 
-    The second has the picture's aspect ratio, limited to _MOST_SQUEEZED times the input's. Returns None if
+    The first has the input's aspect ratio, so it is not distorted when it fills the input. The second has the
+    picture's aspect ratio, limited to _MOST_SQUEEZED times the input's, so it is squeezed. Returns None if
     the two ratios are almost equal.
     """
     left, top, right, bottom = image.box
@@ -505,7 +532,10 @@ def _regions(image: DecodedImage, spec: InputSpec) -> tuple[Box, Box] | None:
 
 
 def _common_part(pixels: NDArray[np.uint8], regions: tuple[Box, Box]) -> NDArray[np.uint8]:
-    """Return `pixels`, uint8 (H, W, 3): the regions' common part unchanged, its mean colour elsewhere."""
+    """Return a copy of `pixels`, uint8 (H, W, 3), in which only the common part of the regions is visible.
+
+    All other pixels have the mean colour of this part.
+    """
     left, top = (math.floor(max(box[at] for box in regions)) for at in (0, 1))
     right, bottom = (math.ceil(min(box[at] for box in regions)) for at in (2, 3))
     part = pixels[top:bottom, left:right]
@@ -523,7 +553,10 @@ def _contradict(
     fixed: Collection[str],
     findings: _Findings,
 ) -> None:
-    """If a convention that differs in a fixed fact does better than `chosen`, add it to `findings`."""
+    """Add a contradiction to `findings` if a convention of `ways` does better than `chosen`.
+
+    Only conventions that differ from `chosen` in a fixed fact are compared.
+    """
     others = [other for other in ways if differing(other, chosen) & set(fixed)]
     if not others:
         return
@@ -544,7 +577,10 @@ def _contradict(
 def _images(
     pictures: Sequence[Labelled], specs: Sequence[InputSpec], left_out: _LeftOut
 ) -> Iterator[tuple[Labelled, DecodedImage]]:
-    """Yield the pictures, decoded for all `specs`; add copies and unreadable pictures to `left_out`."""
+    """Yield the pictures that count, each decoded at a size that suffices for all `specs`.
+
+    Copies and unreadable pictures are not yielded, but added to `left_out`.
+    """
     seen: set[bytes] = set()
     for picture in pictures:
         try:
@@ -561,7 +597,10 @@ def _images(
 
 
 def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
-    """Return at most MOST_PICTURES; every prefix of the list is spread evenly over all classes."""
+    """Return at most MOST_PICTURES of the pictures, in an order that alternates between the classes.
+
+    So the first pictures of the list, however many, are spread evenly over all classes.
+    """
     by_class: dict[int, list[Labelled]] = {}
     for picture in pictures:
         by_class.setdefault(picture.class_id, []).append(picture)
@@ -571,5 +610,8 @@ def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
 
 
 def _scattered(items: Sequence[_Item]) -> list[_Item]:
-    """Order `items` by steps of the golden ratio, so that every prefix is spread over all of them."""
+    """Return `items` in an order in which the first items, however many, are spread over all items.
+
+    The order is that of steps of the golden ratio.
+    """
     return [items[at] for at in sorted(range(len(items)), key=lambda at: at * _GOLDEN % 1)]

@@ -18,19 +18,24 @@ from service.own_models.facts import Rank, words
 from service.text.display import shown
 
 MAX_BYTES = 16 << 20
-"""Largest file of labels or metadata that is read."""
+"""Maximum size in bytes of a file of labels or metadata that is read."""
 _WNID = re.compile(r"n\d{8}")
 BACKGROUND = frozenset({"background", "__background__", "_background_", "dummy", "__dummy__", "???"})
-"""First labels that name a background class."""
+"""If the first label is one of these, it names a background class."""
 _SAME_AS_BUILT_IN = 0.95
-"""Share of names that must agree with a built-in set of _MANY or more, for its names to replace them."""
+"""If at least this share of the names are those of a built-in label set, all its names are used instead.
+
+This applies only to built-in label sets of _MANY names or more."""
 _MANY = 100
 _PICKLES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".pt", ".pth", ".npy", ".npz"})
 
 
 @dataclass(frozen=True)
 class GivenLabels:
-    """Class names of one source, including a background class if it has one; `detail` names the source."""
+    """Class names of one source, including a background class if the source has one.
+
+    `rank`: the precedence of the source. `detail`: text that names the source.
+    """
 
     names: tuple[str, ...]
     rank: Rank
@@ -39,17 +44,21 @@ class GivenLabels:
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """The name of a built-in label set; used for HTTP clients, which must not name files of this machine."""
+    """The name of a built-in label set, never that of a file.
+
+    HTTP requests give such a name, because clients must not name files of this machine.
+    """
 
     name: str
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Names of the classes, without a background class.
+    """Names of the classes of a network, without a background class.
 
-    `name`: the label set; `built_in`: no labels.txt is needed; `offset`: the number of logits before the
-    first class.
+    `name`: name of the label set. `built_in`: whether the label set is built in, so that the model needs no
+    `labels.txt`. `offset`: the number of scores before that of the first class. `detail` and `rank` say where
+    the names come from, `offset_detail` and `offset_rank` where the offset comes from.
     """
 
     names: tuple[str, ...]
@@ -64,7 +73,7 @@ class LabelSet:
 
 
 def built_in_sets() -> dict[str, tuple[str, ...]]:
-    """Return the names of each built-in label set."""
+    """Return the class names of each built-in label set, by the set's name."""
     return {
         path.stem: tuple(path.read_text(encoding="utf-8").splitlines())
         for path in sorted(BUILT_IN.glob("*.txt"))
@@ -72,9 +81,9 @@ def built_in_sets() -> dict[str, tuple[str, ...]]:
 
 
 def labels_option(given: str | Path | BuiltIn) -> GivenLabels:
-    """Return the labels of `--labels`: a `Path` is a file, BuiltIn a built-in label set, and a `str` either.
+    """Return the labels that the option `--labels` gives. Raises RefusedModel.
 
-    Raises RefusedModel.
+    A `Path` names a file, a BuiltIn names a built-in label set, and a `str` may name either.
     """
     known = built_in_sets()
     if isinstance(given, BuiltIn):
@@ -123,7 +132,7 @@ def read_bounded(path: Path) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Return the value of JSON text. Raises RefusedModel, naming `where`."""
+    """Return the value of JSON text. Raises RefusedModel, which names `where`, if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -131,10 +140,11 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def names_of(value: object, where: str) -> tuple[str, ...]:
-    """Return the names in a list, or in an object from class ids to names or from names to class ids.
+    """Return the class names in a list or an object, ordered by class id.
 
-    A name may be a pair of an identifier and a name, as in Keras's imagenet_class_index.json; the name is
-    taken. Raises RefusedModel, naming `where`.
+    An object maps class ids to names or names to class ids. Instead of a name, there may be a pair of an
+    identifier and a name, as in Keras's imagenet_class_index.json; the identifier is ignored. Raises
+    RefusedModel, which names `where`.
     """
     if isinstance(value, Mapping) and isinstance(value.get("id2label"), Mapping):
         value = value["id2label"]
@@ -152,9 +162,10 @@ def label_set(
 ) -> LabelSet:
     """Return the label set of a network with `logits` scores for an image.
 
-    `offset`: the class offset if a flag states it. `keep`: whether names stay unchanged unless all are those
-    of a built-in set. If no labels are given, 1000 or 1001 scores are assumed to be ImageNet's; other classes
-    get numbers as names. Raises RefusedModel if the number of labels does not fit the scores.
+    `model`: the model's name. `offset`: the class offset if a source states it, else None. `keep`: whether
+    names stay unchanged unless all are those of a built-in set. If no labels are given, 1000 or 1001 scores
+    are assumed to be ImageNet's; classes of other networks get numbers as names. Raises RefusedModel if the
+    number of labels does not fit the scores.
     """
     if given is None:
         return _assumed(logits, model, offset)
@@ -185,9 +196,10 @@ def label_set(
 def named_label_set(
     given: GivenLabels | None, logits: int, model: str, offset: int | None, name: str | None
 ) -> LabelSet:
-    """Return the label set as `label_set` does, with the name that `--label-set` gives it, if any.
+    """Return the label set of `label_set`, under the name `name` if the option `--label-set` gives one.
 
-    Raises RefusedModel, also if `name` is a built-in set that has other labels.
+    Raises the errors of `label_set`. Raises RefusedModel also if `name` is a built-in set that has other
+    labels.
     """
     known = built_in_sets()
     labels = label_set(given, logits, model, offset, keep=name is not None and name not in known)
@@ -237,7 +249,7 @@ def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...],
 
 
 def _synonyms(name: str, known: Sequence[str]) -> list[set[str]]:
-    """Return the plain forms of each name of a built-in set and of its synonyms."""
+    """Return, for each name in a built-in label set, the plain forms of the name and of its synonyms."""
     lines = built_in_lines("synonyms", name) or ("",) * len(known)
     return [forms(one) | forms(other) for one, other in zip(known, lines, strict=True)]
 
@@ -251,7 +263,7 @@ def _lines(text: str, where: str) -> tuple[str, ...]:
 
 
 def _ordered(value: Mapping[Any, Any], where: str) -> list[Any]:
-    """Return the names of an object by class id."""
+    """Return the class names of a JSON object in the order of the class ids. Raises RefusedModel."""
     pairs = list(value.items())
     if all(isinstance(item, int) and not isinstance(item, bool) for _, item in pairs):
         pairs = [(number, name) for name, number in pairs]
@@ -273,7 +285,7 @@ def _name(item: object, where: str) -> str:
 
 
 def _checked(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the names, each on one line. Raises RefusedModel if one is blank."""
+    """Return the names, each on one line. Raises RefusedModel if a name is blank."""
     whole = tuple(" ".join(name.split()) for name in names)
     if "" in whole:
         raise RefusedModel(f"{where}: the name of class {whole.index('')} is blank")

@@ -11,26 +11,31 @@ from numpy.typing import NDArray
 from models.zoo.card import Activation
 
 SIGNIFICANCE = 0.01
-"""Two conventions differ if the p value, adjusted for the number of conventions, is below this."""
+"""Two conventions count as different if the p value is below this.
+
+The p value is adjusted for the number of conventions."""
 FLIPS = 20_000
 """Number of random sign flips of one test; the smallest p value is 1/20 001."""
 LEAST_DIFFERENCE = 0.05
-"""Conventions whose mean log-probabilities differ by less count as alike, even if the p value is small."""
+"""Conventions whose mean log-probabilities differ by less than this count as alike.
+
+This holds even if the p value is small."""
 _LEAST_LOG_PROBABILITY = -20.0
-"""Lowest score of a picture, so that one picture cannot decide alone."""
+"""Lower limit of a picture's log-probability, so that one picture cannot decide alone."""
 _SHARPNESSES = np.geomspace(0.1, 30, 25)
 """Inverse temperatures that are tried, for logits whose standard deviation over the classes is 1."""
 _DIGITS = 3
-"""Number of decimals of a score; smaller differences are rounding errors."""
+"""Number of decimals of a log-probability. Smaller differences are rounding errors."""
 
 
 def log_probabilities(
     logits: NDArray[np.float64], classes: Sequence[int], activation: Activation
 ) -> NDArray[np.float64]:
-    """Return the log-probability of each picture's class, float64 (pictures,), limited from below.
+    """Return the log-probability of the true class of each picture, float64 (pictures,).
 
-    `logits` is (pictures, classes). Except for sigmoids, one temperature is fitted to all pictures, so a
-    convention that only makes logits larger gains nothing.
+    `logits` is (pictures, classes): the network's outputs, to which it has applied `activation`. Except for
+    sigmoids, one temperature is fitted to all pictures, so a convention that only makes logits larger gains
+    nothing. The result is at least _LEAST_LOG_PROBABILITY for each picture.
     """
     values = logits if activation == "none" else np.log(np.maximum(logits, 1e-30))
     pictures = np.arange(len(values))
@@ -51,8 +56,9 @@ def log_probabilities(
 def p_value(differences: NDArray[np.float64]) -> float:
     """Return the one-sided p value of a positive mean, by sign flips of the paired `differences`.
 
-    Uses all 2^n flips if they are at most FLIPS, else the unflipped signs and FLIPS random flips (with a
-    fixed seed). Differences that are NaN are ignored.
+    If there are at most FLIPS ways to flip the signs of n differences, i.e. 2^n, all of them are used.
+    Otherwise, the unflipped signs and FLIPS random flips (with a fixed seed) are used. Differences that are
+    NaN are ignored.
     """
     differences = differences[~np.isnan(differences)]
     if not differences.any():
@@ -62,7 +68,10 @@ def p_value(differences: NDArray[np.float64]) -> float:
 
 
 def adjusted(differences: NDArray[np.float64], ways: int) -> float:
-    """Return the p value times the number of `ways` (at most 1); 1 if the mean is below LEAST_DIFFERENCE."""
+    """Return the p value of `p_value` times the number of comparisons `ways`, but at most 1.
+
+    If the mean of the differences is below LEAST_DIFFERENCE, the result is 1.
+    """
     differences = differences[~np.isnan(differences)]
     if not differences.size or differences.mean() < LEAST_DIFFERENCE:
         return 1.0
@@ -91,7 +100,10 @@ def interval(differences: NDArray[np.float64], level: float) -> tuple[float, flo
 
 @lru_cache(2)  # all ways of one comparison have the same number of pictures
 def _signs(n: int) -> NDArray[np.float64]:
-    """Return 1 or -1 for each picture and flip, float64 (flips, n), read-only; see `p_value`."""
+    """Return the signs for `p_value`: 1 or -1 for each flip and each of `n` pictures, float64 (flips, n).
+
+    The array is read-only.
+    """
     if 2**n <= FLIPS:
         signs = np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
     else:
@@ -102,12 +114,15 @@ def _signs(n: int) -> NDArray[np.float64]:
 
 
 def best_row(scores: NDArray[np.float64]) -> int:
-    """Return the index of the row of `scores` (ways, pictures) with the highest mean; skip rows with NaN."""
+    """Return the index of the row of `scores` (conventions, pictures) with the highest mean.
+
+    Rows with NaN are skipped.
+    """
     return int(np.nanargmax(scores.mean(axis=1)))
 
 
 def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
-    """Return the p value of each row of `scores` (ways, pictures) against row `best`.
+    """Return the p value of each row of `scores` (conventions, pictures) in a comparison with row `best`.
 
     The p values are adjusted by Bonferroni's method for the number of rows that could have been the best,
     because the best row is chosen on the same pictures that it is tested on.
@@ -116,14 +131,16 @@ def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
 
 
 def rivals(scores: NDArray[np.float64]) -> int:
-    """Return the number of comparisons that the best row of `scores` wins: one per other row, at least 1."""
+    """Return the number of rows that the best row of `scores` is compared with, but at least 1."""
     return max(1, len(scores) - 1)
 
 
 def ahead(differences: NDArray[np.float64], ways: int) -> str:
-    """Return text on how much higher the log-probability is; `{}` is the place for the rival's name.
+    """Return text on how much higher the log-probability is with one convention than with a rival.
 
-    The text includes the interval. It is above 0 if the p value of `adjusted` is below SIGNIFICANCE.
+    `differences`: the difference for each picture. The text has `{}` where the rival's name belongs. It
+    includes an interval of the mean difference. The interval is above 0 if the p value of `adjusted` is below
+    SIGNIFICANCE.
     """
     differences = differences[~np.isnan(differences)]
     low, high = interval(differences, SIGNIFICANCE / ways)

@@ -1,4 +1,4 @@
-"""Labelled pictures in one folder per class; the folder's name, or a mapping file, gives the label."""
+"""Labelled pictures in one folder per class. The folder's name, or a mapping file, gives the label."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Labelled:
 def labelled_pictures(
     images: Path, labels: Sequence[str], label_set: str, mapping: Path | None, *, option: str = "--images"
 ) -> list[Labelled]:
-    """Return the files in the subfolders of `images`, each with its class id, sorted by name.
+    """Return the files in the subfolders of `images`, each with its class id, sorted by path.
 
     A subfolder belongs to the label that its name matches (`service.evaluation.classes.Labels`). `mapping`: a
-    file that maps subfolders to labels or class ids, as JSON or as lines `FOLDER = LABEL`; `-` excludes a
-    subfolder. `option`: the option to name in messages. Raises RefusedModel for a subfolder that matches no
-    label or several.
+    file that maps subfolders to labels or class ids, as JSON or as lines `FOLDER = LABEL`; the label `-`
+    excludes a subfolder. `option`: the option to name in messages. Raises RefusedModel for a subfolder that
+    matches no label or several.
     """
     try:
         folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))

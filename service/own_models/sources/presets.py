@@ -16,7 +16,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Mean and deviation of ImageNet's pixels, red, green and blue, in pixel values 0 to 255."""
 SIDE = 224
-"""Height and width in pixels, if the file leaves them free and no source states them."""
+"""Assumed height and width in pixels, if the file leaves them open and no source states them."""
 _FREE = "the file leaves it free; most common"
 _RAW = ((0.0,) * 3, (1.0,) * 3)
 _TO_ONE = ((0.0,) * 3, (255.0,) * 3)
@@ -27,7 +27,8 @@ _SIGNED = ((127.5,) * 3, (127.5,) * 3)
 class Preset:
     """How one tool prepares an image.
 
-    `resize_of`: shorter side before the crop, divided by the side of the network's input; center-crop only.
+    `resize_of`: the length of the image's shorter side before the crop, divided by the longer side of the
+    network's input, as a fraction. It is used only if the fitting is "center-crop".
     """
 
     title: str
@@ -39,7 +40,7 @@ class Preset:
     resize_of: tuple[int, int] = (1, 1)
 
     def values(self, height: int, width: int, channels: int) -> dict[str, Any]:
-        """Return the facts of the card for an input of this size, by path."""
+        """Return the facts of the card by path, for an input of this size."""
         values: dict[str, Any] = {
             "input.fitting": self.fitting,
             "input.interpolation": self.interpolation,
@@ -53,7 +54,7 @@ class Preset:
         return values
 
     def resize(self, height: int, width: int) -> int:
-        """Return the shorter side before the crop, in pixels."""
+        """Return the length of an image's shorter side before the crop, for an input of this size."""
         return max(height, width) * self.resize_of[0] // self.resize_of[1]
 
 
@@ -85,11 +86,11 @@ PRESETS: Mapping[str, Preset] = {
     "ultralytics": Preset("Ultralytics' classify networks", "center-crop", "bilinear", *_TO_ONE),
     "raw": Preset("pixel values 0 to 255 as they are", "stretch", "bilinear", *_RAW),
 }  # fmt: skip
-"""Each preset by the name that `--preset` takes."""
+"""All presets, by the names that the option `--preset` takes."""
 
 
 def preset(name: str) -> Preset:
-    """Return a preset by name. Raises RefusedModel for an unknown one."""
+    """Return the preset with this name. Raises RefusedModel if there is no such preset."""
     if name not in PRESETS:
         raise RefusedModel(f"--preset '{name}': unknown (allowed: {', '.join(PRESETS)})")
     return PRESETS[name]
@@ -101,14 +102,17 @@ def from_tensorflow(producer: str) -> bool:
 
 
 def assume_size(facts: Facts) -> None:
-    """Assume values for channels, height and width that no source states."""
+    """Add assumed values of channels, height and width to the facts, for those that no source states."""
     facts.state("input.channels", 3, Rank.ASSUMED, _FREE)
     for side in ("height", "width"):
         facts.state(f"input.{side}", SIDE, Rank.ASSUMED, _FREE)
 
 
 def assume_input(facts: Facts, producer: str) -> None:
-    """Assume the most common fitting and normalisation if no source states them. The size must be known."""
+    """Add the most common preprocessing to the facts as an assumption, for facts that no source states.
+
+    The input's size must be known.
+    """
     height, width, channels = (facts.value(f"input.{side}") for side in ("height", "width", "channels"))
     mean, std, why = _pixels(channels, facts.value("input.layout"), producer)
     facts.state("input.mean", mean, Rank.ASSUMED, why)
@@ -126,7 +130,7 @@ def assume_input(facts: Facts, producer: str) -> None:
 
 
 def fit_channels(facts: Facts, channels: int) -> None:
-    """Repeat a mean or deviation that was stated as one number for all channels, once per channel."""
+    """Repeat a mean or deviation once per channel, if one number was stated for all channels."""
     for path in ("input.mean", "input.std"):
         claims = facts.claims.get(path, [])
         for index, claim in enumerate(claims):
@@ -136,7 +140,10 @@ def fit_channels(facts: Facts, channels: int) -> None:
 
 
 def scale_resize(facts: Facts, beside: Beside) -> None:
-    """Scale a resize that metadata states for another input size than the network's."""
+    """Scale a resize that metadata states to the size of the network's input.
+
+    This is needed only if metadata states the resize for an input of another size.
+    """
     sides = [facts.value(f"input.{side}") for side in ("height", "width")]
     stated = beside.values.get("input.resize")
     stated_for = [beside.values.get(f"input.{side}", (None, ""))[0] for side in ("height", "width")]

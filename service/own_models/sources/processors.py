@@ -13,15 +13,18 @@ from service.own_models.sources.beside import Beside, positive, side_of
 from service.own_models.sources.labels import GivenLabels, names_of
 
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Pillow's filters by their numbers."""
+"""Names of Pillow's filters. The position of a filter in this tuple is Pillow's number for it."""
 _SHORTEST = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|ConvNext|PoolFormer|Levit|Bit)", re.IGNORECASE)
-"""Names of processors that take a size of one number as the length of the shorter side."""
+"""Pattern for the names of image processors that take a single number as length of the shorter side."""
 _CROPPING = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|PoolFormer|Levit|Bit|DeiT)", re.IGNORECASE)
-"""Names of processors that crop by default."""
+"""Pattern for the names of image processors that crop by default."""
 
 
 def read_timm(config: Mapping[str, Any], cfg: Mapping[str, Any], where: str, beside: Beside) -> None:
-    """Add the facts of timm's `pretrained_cfg`, and its class names if it has any, to `beside`."""
+    """Add the facts of timm's `pretrained_cfg`, and its class names if it has any, to `beside`.
+
+    `config`: the content of the file. `cfg`: its `pretrained_cfg`, or the whole content if it has none.
+    """
     where = f"{where} (timm)"
     size = cfg["input_size"]
     if not isinstance(size, (list, tuple)) or len(size) != 3:
@@ -132,7 +135,7 @@ def _fitting(
 
 
 def _pixels(processor: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
-    """Return colour order, mean and std of a processor, in pixel values 0 to 255."""
+    """Return the colour order, mean and std of an image processor by path, for pixel values 0 to 255."""
     scale, offset = 1.0, 0.0
     if processor.get("do_rescale", True):
         scale = positive(processor.get("rescale_factor", 1 / 255), f"{where} rescale_factor")
@@ -162,7 +165,10 @@ def _pixels(processor: Mapping[str, Any], kind: str, where: str) -> dict[str, An
 
 
 def _size(value: object, kind: str, where: str) -> tuple[tuple[int, int] | None, int | None]:
-    """Return a processor's size as (height, width), or as the shorter side."""
+    """Return the size that an image processor states: as (height, width), or as the shorter side.
+
+    The result is a pair, of which at least one value is None.
+    """
     if value is None:
         return None, None
     if isinstance(value, Mapping):

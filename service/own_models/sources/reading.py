@@ -1,4 +1,4 @@
-"""Read facts from an ONNX file itself: its kind, its input, the output with the scores, its activation."""
+"""Read facts from the ONNX file itself: its kind, its input, the output with the scores, its activation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SCORES = (
     "logits", "output", "probabilities", "output_0", "output0", "scores", "prob", "probs", "predictions",
     "classlabelprobs", "softmax", "output_probability",
 )  # fmt: skip
-"""Names of outputs that hold a score for each class, the clearest first."""
+"""Names of outputs that have a score for each class. If several outputs may, the earliest name counts."""
 _DOMAINS = frozenset({"ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 _FLOATS = ("float32", "float16", "float64")
 _INPUTS = ("float32", "float16", "uint8")
@@ -48,7 +48,8 @@ _INPUTS = ("float32", "float16", "uint8")
 def read_file(path: Path) -> bytes:
     """Return the content of the ONNX file at `path`, with its external tensors read in.
 
-    Raises RefusedModel for other files; the message says what the file is, and how to export it.
+    Raises RefusedModel if the file is not an ONNX file. The message says what the file is, and how to export
+    a network to ONNX.
     """
     if path.is_dir():
         raise RefusedModel(_folder(path))
@@ -76,7 +77,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_graph(content: bytes, name: str, size: tuple[int, ...] | None = None) -> GraphFacts:
-    """Return the facts of the graph. Raises RefusedModel for damaged files and for custom operators."""
+    """Return the facts of the graph. Raises RefusedModel for a damaged file or one with custom operators."""
     try:
         graph = describe(content, size)
     except UnreadableModel as error:
@@ -91,7 +92,7 @@ def read_graph(content: bytes, name: str, size: tuple[int, ...] | None = None) -
 
 
 def read_input(graph: GraphFacts, facts: Facts) -> None:
-    """State the facts that the graph's input forces. Raises RefusedModel if it does not take one image."""
+    """Add to the facts what the graph's input demands. Raises RefusedModel if it does not take one image."""
     image = _image(graph)
     file = "the file"
     facts.state("input.name", image.name, Rank.FORCED, file)
@@ -110,7 +111,7 @@ def read_input(graph: GraphFacts, facts: Facts) -> None:
 
 
 def read_sides(graph: GraphFacts, layout: str, facts: Facts) -> None:
-    """State the channels, height and width that the input has in this `layout`, if they are fixed."""
+    """Add the channels, height and width that the input has in this `layout`, if the graph fixes them."""
     shape = graph.inputs[0].shape or (None, None, None, None)
     names = ("channels", "height", "width") if layout == "nchw" else ("height", "width", "channels")
     for name, side in zip(names, shape[1:], strict=True):
@@ -125,16 +126,20 @@ def read_sides(graph: GraphFacts, layout: str, facts: Facts) -> None:
 
 
 def same_in_both_layouts(graph: GraphFacts) -> bool:
-    """Return whether both layouts give the input the same channels, height and width, or leave them free."""
+    """Return whether the input has the same channels, height and width in both layouts.
+
+    This is also true if the graph leaves all three open.
+    """
     sides = [side if isinstance(side, int) else None for side in graph.inputs[0].shape[1:]]
     return not sides or sides == [sides[2], sides[0], sides[1]]
 
 
 def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
-    """Return the output with one score per class, and the reason (origin "assumed" if only its name decided).
+    """Return the output with one score per class, and why it was chosen.
 
-    `wanted`: the output of `--output`. Raises RefusedModel if no output has scores, or if several
-    have scores and no name decides.
+    The reason has the origin "assumed" if several outputs have scores and the name decided. `wanted`: the
+    output that the option `--output` names, or None. Raises RefusedModel if no output has scores, or if
+    several have scores and no name decides.
     """
     listed = ", ".join(f"'{output.name}' {output.dtype} {_shape(output.shape)}" for output in ran)
     if wanted is not None:
@@ -163,7 +168,7 @@ def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
 
 
 def read_activation(content: bytes, output: Ran, facts: Facts) -> None:
-    """State the activation that the graph has applied to its scores: "softmax", "sigmoid" or "none"."""
+    """Add to the facts the activation that the graph applies to its scores: softmax, sigmoid or none."""
     applied = output_activation(content, output.name)
     if applied != "none":
         facts.state("outputs.activation", applied, Rank.FORCED, f"the file's last operator is {applied}")
@@ -175,7 +180,7 @@ def read_activation(content: bytes, output: Ran, facts: Facts) -> None:
 
 
 def _image(graph: GraphFacts) -> TensorInfo:
-    """Return the graph's only input. Raises RefusedModel if it cannot take an image."""
+    """Return the graph's only input. Raises RefusedModel if there are several, or if it takes no image."""
     if len(graph.inputs) != 1:
         listed = ", ".join(f"'{tensor.name}' {_shape(tensor.shape)}" for tensor in graph.inputs)
         raise RefusedModel(
@@ -196,7 +201,10 @@ def _image(graph: GraphFacts) -> TensorInfo:
 
 
 def _has_scores(output: Ran) -> bool:
-    """Return whether an output has one row of scores for each image: (N, classes), plus sides of length 1."""
+    """Return whether an output may have one row of scores for each image.
+
+    Its shape must be (N, classes), possibly with further dimensions of length 1.
+    """
     if output.dtype not in _FLOATS or len(output.shape) < 2:
         return False
     count = 1
@@ -206,7 +214,7 @@ def _has_scores(output: Ran) -> bool:
 
 
 def _no_scores(ran: Sequence[Ran], listed: str) -> str:
-    """Return a message on outputs without class scores, with the kind of network that they suggest."""
+    """Return a message on outputs without class scores. It says what kind of network has such outputs."""
     allowed = "(allowed: an image classifier with one score for each class)"
     if all(output.dtype in ("sequence", "map", "dict", "list") for output in ran):
         return f"outputs: {listed}, a sequence {allowed}; export without ZipMap (zipmap=False)"
@@ -224,7 +232,7 @@ def _no_scores(ran: Sequence[Ran], listed: str) -> str:
 
 
 def _how(path: Path) -> str:
-    """Return text on how to export the kind of file that the suffix suggests, or "" if it suggests none."""
+    """Return text on how to export a file of the kind that the suffix of `path` suggests, or ""."""
     kind = _SUFFIXES.get(path.suffix.lower())
     return f", e.g. {_EXPORTS[kind]}" if kind else ""
 

@@ -20,12 +20,12 @@ LABEL_FILES = (
     "labels.txt", "labels.json", "classes.txt", "classes.json", "class_names.txt", "synset.txt",
     "synset_words.txt", "imagenet_classes.txt", "imagenet-classes.txt", "imagenet_class_index.json",
 )  # fmt: skip
-"""Files of labels that are looked for, in this order."""
+"""Names of files of labels that may lie beside the ONNX file, in the order in which they are looked for."""
 
 _CONFIG_KEYS = ("id2label", "architectures", "model_type", "pretrained_cfg", "transformers_version")
-"""Keys that a `config.json` of Hugging Face or timm has."""
+"""Keys of which a `config.json` of Hugging Face or timm has at least one."""
 _UNNAMED = re.compile(r"LABEL_\d+")
-"""Pattern of the names that Hugging Face writes if the classes have none."""
+"""Pattern for the class names that Hugging Face writes if the classes have no names."""
 _PIXEL_FORMATS = {"rgb8": "rgb", "srgb": "rgb", "rgba8": "rgb", "bgr8": "bgr", "bgra8": "bgr"}
 _PIXEL_RANGES = {
     "nominalrange_0_255": (0.0, 1.0), "normalized_0_1": (0.0, 255.0), "normalized_1_1": (127.5, 127.5)
@@ -36,9 +36,10 @@ def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[i
     """Return the facts in the ONNX file's own `metadata` and in the files beside it.
 
     If the ONNX file is in a folder `onnx`, files one folder above count too, as in Hugging Face repositories.
-    `scores`: possible numbers of scores, if the graph shows them. A `config.json` of another network or
-    program, and unreadable label files, are ignored with a warning. Raises RefusedModel for other files that
-    cannot be understood, and for networks that are not classifiers.
+    `scores`: possible numbers of scores per image, empty if the graph does not show them. A `config.json` of
+    another network or program, and label files that cannot be read, are ignored with a warning. Raises
+    RefusedModel if other files or the metadata cannot be understood, or if Ultralytics wrote the file for
+    another task than classification.
     """
     beside = Beside()
     _ultralytics(metadata, beside)
@@ -62,7 +63,10 @@ def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[i
 
 
 def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[Mapping[str, Any], str]:
-    """Return the `config.json` of Hugging Face or timm for this network, else {}, and the file's name."""
+    """Return the content of `config.json` if Hugging Face or timm wrote it for this network, and its name.
+
+    Otherwise, the content is {}. A file that cannot be used is named in a warning of `beside`.
+    """
     try:
         config, where = _json_file(file, CONFIG)
     except RefusedModel as error:
@@ -86,7 +90,10 @@ def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[M
 
 
 def _fits(names: int, scores: int) -> bool:
-    """Return whether the numbers of scores and names fit each other, e.g. with a background class."""
+    """Return whether this number of class names fits this number of scores.
+
+    There may be one score more, for a background class, or one score for two classes.
+    """
     return names in (scores, scores - 1) or (names, scores) == (2, 1)
 
 
@@ -106,7 +113,10 @@ def _candidates(file: Path, names: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _json_file(file: Path, name: str) -> tuple[Mapping[str, Any], str]:
-    """Return the object in a JSON file beside `file`, empty if there is no such file, and the file's name."""
+    """Return the object in the JSON file `name` beside `file`, and the JSON file's name.
+
+    The object is empty if there is no such file. Raises RefusedModel if the file is not a JSON object.
+    """
     for path in _candidates(file, (name,)):
         try:
             value = parse_json(read_bounded(path), name)
@@ -119,7 +129,7 @@ def _json_file(file: Path, name: str) -> tuple[Mapping[str, Any], str]:
 
 
 def _config(config: Mapping[str, Any], where: str, beside: Beside) -> None:
-    """Take the labels and the task from a Hugging Face `config.json`."""
+    """Add the labels, architecture and input size of a Hugging Face `config.json` to `beside`."""
     if isinstance(config.get("id2label"), Mapping) and config["id2label"]:
         names = names_of(config["id2label"], f"{where} id2label")
         if not all(_UNNAMED.fullmatch(name) for name in names):
@@ -139,7 +149,10 @@ def _config(config: Mapping[str, Any], where: str, beside: Beside) -> None:
 
 
 def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
-    """Take what Ultralytics writes into the ONNX file: names, imgsz and task, as Python literals."""
+    """Add what Ultralytics writes into the ONNX file's metadata to `beside`.
+
+    Its `names` and `imgsz` are Python literals. Raises RefusedModel if its `task` is not classification.
+    """
     task = metadata.get("task")
     if "names" not in metadata or "imgsz" not in metadata:
         return
@@ -170,7 +183,10 @@ def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
 
 
 def _pixel_metadata(metadata: Mapping[str, str], beside: Beside) -> None:
-    """Take the image metadata that the ONNX specification defines, as Windows ML and Custom Vision write."""
+    """Add the image metadata that the ONNX specification defines to `beside`.
+
+    Windows ML and Custom Vision write such metadata.
+    """
     where = OWN_METADATA
     order = _PIXEL_FORMATS.get(metadata.get("Image.BitmapPixelFormat", "").lower())
     if order is not None:
