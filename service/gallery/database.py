@@ -1,4 +1,4 @@
-"""Transactions on the gallery's tables: writers are serialized, readers never create a database."""
+"""Transactions on the gallery's tables. Only one writes at a time, and reading never creates a database."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ _NAME = "gallery"
 
 
 class GalleryDatabase:
-    """Opens the database on first use, and again if its file was replaced; thread-safe.
+    """Opens the gallery's database on first use, and again if its file was replaced. Thread-safe.
 
     Methods raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect. `obstacle` returns why writes are refused, in words for clients, or None."""
+        """Does not connect to the database.
+
+        `obstacle`: a function that returns why writes are refused, in words for clients, or None if they are
+        not.
+        """
         self.engine = engine
         self._obstacle = obstacle
         self._file = database_file(engine)
@@ -32,10 +36,11 @@ class GalleryDatabase:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[tuple[Connection, GalleryState]]:
-        """Yield an exclusive write transaction, across all processes, and the state at its start.
+        """Yield a write transaction, and the gallery's state at its start.
 
-        The transaction is committed at the end, or rolled back after an exception. Writers of all processes
-        lock the only row of `gallery_state`, so changes become visible in the order of their numbers.
+        Of all processes, only one is in such a transaction at a time: each locks the only row of
+        `gallery_state`, so changes become visible in the order of their numbers. The transaction is committed
+        at the end, or rolled back after an exception.
         """
         obstacle = self._obstacle()
         if obstacle is not None:
@@ -56,13 +61,13 @@ class GalleryDatabase:
             yield connection if self._prepared == inode_of(self._file) else None
 
     def state(self) -> GalleryState:
-        """Return the state of the gallery."""
+        """Return the gallery's state, or that of an empty gallery if the database has no gallery yet."""
         with self.reading() as connection:
             return GalleryState() if connection is None else read_state(connection)
 
     @property
     def problem(self) -> str | None:
-        """Why the database cannot be reached, in words for clients; None if it can. Connects to it."""
+        """Why the database cannot be reached, in words for clients. It is None if a connection succeeds."""
         try:
             with storage_errors(), self.engine.connect():
                 return None
@@ -76,12 +81,12 @@ class GalleryDatabase:
 
 
 def change_state(connection: Connection, **values: Any) -> None:
-    """Set columns of the row of `gallery_state`; call it within `GalleryDatabase.writing`."""
+    """Set columns of the only row of `gallery_state`. Call this within `GalleryDatabase.writing`."""
     connection.execute(update(gallery_state).where(gallery_state.c.name == _NAME).values(**values))
 
 
 def read_state(connection: Connection, *, for_update: bool = False) -> GalleryState:
-    """Return the gallery's state; with `for_update`, lock its row until the transaction ends."""
+    """Return the gallery's state. If `for_update` is true, lock its row until the transaction ends."""
     query = select(gallery_state).where(gallery_state.c.name == _NAME)
     row = connection.execute(query.with_for_update() if for_update else query).mappings().first()
     if row is None:

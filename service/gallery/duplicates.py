@@ -14,7 +14,9 @@ from models.zoo.preprocess import Box
 _SIDE = 32
 _LOW = 8
 _FLAT_LEVELS = 2.0
-"""Maximum standard deviation of a flat picture's grey levels (0 to 255); encoding adds some noise."""
+"""Maximum standard deviation of the grey levels (0 to 255) of a flat picture.
+
+It is above 0 because encoding adds some noise."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 Duplicate = Literal["exact", "near"]
@@ -59,18 +61,19 @@ def common_bits(one: int, other: int) -> int:
 
 @functools.cache
 def _cosines() -> NDArray[np.float64]:
-    """Return the lowest rows of the discrete cosine transform (DCT-II), float64 (8, 32)."""
+    """Return the 8 lowest frequencies of the discrete cosine transform (DCT-II), float64 (8, 32)."""
     frequency, position = np.arange(_LOW)[:, None], np.arange(_SIDE)[None, :]
     return np.cos(np.pi * frequency * (2 * position + 1) / (2 * _SIDE))
 
 
 def duplicate(sha256: tuple[str, str], perceptual_hash: tuple[int, int], cosine: float) -> Duplicate | None:
-    """Return how two images are duplicates, from their SHA-256, perceptual hashes and cosine; None if not.
+    """Return "exact" or "near" if two images are duplicates, or None if they are not.
 
-    "near" needs both similar hashes and similar embeddings, because different pictures of one kind have
-    similar embeddings, and different plain pictures have similar hashes. docs/retrieval.md has the false
-    positives. At least as many bits must be set in both hashes as differ, because only few bits are set in
-    the hashes of plain shapes, and none in those of flat pictures.
+    They are compared by their SHA-256, their perceptual hashes, and the cosine of their embeddings. "near"
+    needs both similar hashes and similar embeddings, because different pictures of one kind have similar
+    embeddings, and different plain pictures have similar hashes. docs/retrieval.md has the false positives.
+    At least as many bits must be set in both hashes as differ, because only few bits are set in the hashes of
+    plain shapes, and none in those of flat pictures.
     """
     if sha256[0] == sha256[1]:
         return "exact"

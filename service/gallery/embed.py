@@ -30,12 +30,12 @@ _THUMBNAIL_QUALITY = 82
 
 
 def embedder_of(model: ServedModel) -> str:
-    """Return the embedder of a model, which is that of its card (`embedder_of_card`)."""
+    """Return the embedder of a model, which is the embedder of the model's card (`embedder_of_card`)."""
     return embedder_of_card(model.card)
 
 
 def embedder_of_card(card: Card) -> str:
-    """Return the embedder of a card: an id of the network that computes the embeddings.
+    """Return the embedder of a card, which is an id of the network that computes the embeddings.
 
     It has at most 77 characters: the model's name and 12 hexadecimal digits, which differ if the embeddings
     differ. For cards of version 1, the digits are the start of the file's SHA-256, because galleries of
@@ -52,7 +52,7 @@ def embedder_of_card(card: Card) -> str:
 
 
 def model_name(embedder: str) -> str:
-    """Return the model name in an embedder."""
+    """Return the model's name, which is part of the id `embedder`."""
     return embedder.rpartition("@")[0]
 
 
@@ -85,15 +85,16 @@ def load_for_embedding(
 
 
 def embed(image: DecodedImage, model: ServedModel, stopwatch: Stopwatch | None = None) -> Vector:
-    """Return the image's embedding by `model`, float32 (dimensions,), L2-normalised; zeros stay zeros.
+    """Return the image's embedding by `model`, scaled to length 1, float32 (dimensions,).
 
-    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable if the run fails.
+    An embedding of zeros stays unchanged. Ends the laps `preprocess` and `inference`. Raises ModelUnavailable
+    if the run fails.
     """
     return normalised(run_model(model, image, (OUTPUT,), stopwatch)[OUTPUT])
 
 
 def normalised(embedding: NDArray[np.float32]) -> Vector:
-    """Return a finite embedding, float32 (D,), scaled to length 1; zeros stay zeros."""
+    """Return a finite embedding, float32 (D,), scaled to length 1. An embedding of zeros stays unchanged."""
     length = float(np.linalg.norm(embedding.astype(np.float64)))
     return (embedding / max(length, 1e-12)).astype(np.float32)
 

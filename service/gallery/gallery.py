@@ -1,4 +1,4 @@
-"""Gallery facade: wires the components, opens them in the background, reports status."""
+"""The gallery as a whole: connects its components, opens them in the background, and reports its status."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ _RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class GalleryStatus:
-    """Status of the gallery. `model`: name of the active model; `search`: None before the first search.
+    """Status of the gallery.
 
+    `model`: name of the active model. `search`: status of the search, None before the first search.
     `replaced`: whether the model of this name was replaced or removed, so that the gallery uses its own copy.
-    `reindexing`: None if there is no re-index.
+    `reindexing`: progress of the re-index, None if there is no re-index.
     """
 
     model: str
@@ -50,7 +51,7 @@ class GalleryStatus:
 
 
 class Gallery:
-    """The gallery: `writer` stores and deletes images, `retriever` searches, `reindexer` changes the network.
+    """The gallery. `writer` stores and deletes images, `retriever` searches, `reindexer` changes the network.
 
     An empty gallery uses no resources. The index of a gallery with images is opened when the service starts.
     """
@@ -70,10 +71,10 @@ class Gallery:
         max_pixels: int,
         deadline_s: float,
     ) -> None:
-        """Opens nothing.
+        """Opens neither the database nor the index.
 
-        `model`: name of a new gallery's model; `deadline_s`: maximum wait for a database thread; `copies`:
-        copies of networks in the database that replicas share, None if no database is shared.
+        `model`: name of the model for a new gallery. `deadline_s`: maximum wait for a database thread.
+        `copies`: copies of networks in the database that replicas share, or None if no database is shared.
         """
         self._quota = quota
         self._threads = GalleryThreads(deadline_s)

@@ -1,4 +1,7 @@
-"""Metadata of images, and filters on metadata: strict parsing of untrusted JSON, storage as indexed rows."""
+"""Metadata of images, and filters on metadata.
+
+Untrusted JSON is parsed strictly, and metadata are stored as indexed rows.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ MAX_CONDITIONS = 16
 ID = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 _LARGEST = 2**53
-"""Largest integer that every database and JavaScript represent exactly."""
+"""Largest integer that every database and JavaScript can represent exactly."""
 
 _Comparison = Literal["gte", "gt", "lte", "lt"]
 _COMPARISONS: tuple[_Comparison, ...] = get_args(_Comparison)
@@ -33,7 +36,7 @@ _OPERATORS = ", ".join(_COMPARISONS)
 
 
 def check_id(id: str) -> str:
-    """Return a valid id. Raises InvalidParameter."""
+    """Return `id` if it is a valid id of an image. Raises InvalidParameter if it is not."""
     if not ID.fullmatch(id) or id in (".", ".."):
         raise InvalidParameter(
             f"id {id[:100]!r}: invalid (allowed: 1 to 255 letters, digits, '_', '.', '-'; not '.' or '..')"
@@ -42,7 +45,7 @@ def check_id(id: str) -> str:
 
 
 def parse_metadata(text: str | bytes) -> Metadata:
-    """Parse metadata from JSON; empty text is empty metadata.
+    """Parse metadata from JSON. An empty text gives empty metadata.
 
     Raises InvalidParameter unless the text is a flat object of strings, finite numbers, booleans and nulls
     within the limits above.
@@ -59,8 +62,8 @@ def parse_metadata(text: str | bytes) -> Metadata:
 def parse_where(text: str | None) -> tuple[Condition, ...]:
     """Parse a filter such as `{"label": "cat", "year": {"gte": 2019, "lt": 2024}}`.
 
-    A plain value means equality; an object contains comparisons with strings or numbers. All conditions must
-    hold. Raises InvalidParameter.
+    A plain value must equal the field's value. An object has comparisons with strings or numbers. An image
+    matches the filter if all conditions hold. Raises InvalidParameter.
     """
     if text is None:
         return ()
@@ -152,7 +155,7 @@ def to_json(metadata: Metadata) -> str:
 
 
 def write_fields(connection: Connection, key: int, metadata: Metadata) -> None:
-    """Replace an image's field rows by those of `metadata`."""
+    """Replace the rows that have an image's metadata by rows for `metadata`."""
     remove_fields(connection, key)
     if metadata:
         connection.execute(
@@ -162,14 +165,14 @@ def write_fields(connection: Connection, key: int, metadata: Metadata) -> None:
 
 
 def remove_fields(connection: Connection, key: int) -> None:
-    """Delete an image's field rows."""
+    """Delete the rows that have an image's metadata."""
     connection.execute(delete(gallery_fields).where(gallery_fields.c.key == key))
 
 
 def matching_keys(where: Iterable[Condition], *, among: Sequence[int] | None = None) -> Select[int]:
-    """Return a subquery of the keys of images that match all conditions.
+    """Return a subquery for the keys of the images that match all conditions.
 
-    `where` must not be empty. `among`: the only keys that are considered.
+    `where` must not be empty. `among`: the only keys that are considered, or None to consider all images.
     """
     within = [] if among is None else [gallery_fields.c.key.in_(among)]
     queries = [select(gallery_fields.c.key).where(*_matches(condition), *within) for condition in where]

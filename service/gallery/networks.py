@@ -1,4 +1,4 @@
-"""Find the network of each embedder: the served model, or the copy that the gallery keeps."""
+"""Find the network of each embedder, which is the served model or the copy that the gallery keeps."""
 
 from __future__ import annotations
 
@@ -33,19 +33,22 @@ log = structlog.get_logger(__name__)
 
 
 class NetworkCopies(Protocol):
-    """Copies of networks, named by embedder, in a shared database. Methods raise StorageUnavailable."""
+    """Copies of networks in a database that replicas share. The name of a copy is its network's embedder.
+
+    Methods raise StorageUnavailable.
+    """
 
     def save_copy(self, name: str, folder: Path) -> None:
-        """Store the files of a folder as the copy `name`, unless this copy exists. Raises OSError."""
+        """Store the files of a folder as the copy `name`, unless this copy exists already. Raises OSError."""
 
     def fetch_copy(self, name: str, folder: Path) -> bool:
-        """Write the copy `name` to an empty folder; return False if there is no such copy.
+        """Write the files of the copy `name` to an empty folder. Return False if there is no such copy.
 
         Raises ModelUnavailable if the copy is damaged.
         """
 
     def drop_copies(self, needed: Collection[str]) -> None:
-        """Delete the copies that are not in `needed`, except recent ones."""
+        """Delete the copies whose names are not in `needed`, except copies that were stored recently."""
 
 
 class Networks:
@@ -59,9 +62,10 @@ class Networks:
     def __init__(
         self, registry: Registry, default: str, folder: Path, copies: NetworkCopies | None = None
     ) -> None:
-        """`default`: name of the model of a new gallery. `folder`: where copies are kept.
+        """Opens no network.
 
-        `copies`: copies in the database that replicas share; None if no database is shared.
+        `default`: name of the model for a new gallery. `folder`: where this machine's copies are kept.
+        `copies`: copies in the database that replicas share, or None if no database is shared.
         """
         self._registry = registry
         self._default = default
@@ -75,7 +79,7 @@ class Networks:
         self._opened = asyncio.Event()
 
     def named(self, name: str) -> ServedModel:
-        """Return a served model with embeddings.
+        """Return the served model with this name, which must have embeddings.
 
         Raises UnknownModel, NotReady, ModelUnavailable, and InvalidParameter for a model without embeddings.
         """
@@ -84,7 +88,11 @@ class Networks:
         return model
 
     async def active(self, state: GalleryState) -> ServedModel:
-        """Return the active network. Raises NotReady while models are loading, else ModelUnavailable."""
+        """Return the active network, or the default model if the gallery has no active network yet.
+
+        Raises NotReady while models are being loaded, and ModelUnavailable if they are loaded and the network
+        is not there. Raises StorageUnavailable if the network cannot be copied from the shared database.
+        """
         return self._default_model() if state.embedder is None else await self._loaded(state.embedder)
 
     async def needed(self, state: GalleryState) -> tuple[ServedModel, ...]:
@@ -94,9 +102,10 @@ class Networks:
         return tuple([await self._loaded(embedder) for embedder in state.embedders])
 
     def of(self, embedder: str) -> ServedModel:
-        """Return the network of an embedder: the served one, else the copy.
+        """Return the network of an embedder: the served model, or the gallery's copy if it is not served.
 
-        Raises NotReady while it is loading, ModelUnavailable if there is neither.
+        Raises NotReady while the network is being loaded, and ModelUnavailable if it is neither served nor
+        copied.
         """
         served = self._served(embedder)
         if served is not None:
@@ -110,20 +119,23 @@ class Networks:
         raise ModelUnavailable(self._lost(embedder))
 
     def is_replaced(self, embedder: str) -> bool:
-        """Return whether the embedder's model was replaced or removed."""
+        """Return whether the embedder's model was replaced or removed.
+
+        The result is False while models are being loaded.
+        """
         try:
             return self._served(embedder) is None
         except NotReady:
             return False
 
     def name_of(self, state: GalleryState) -> str:
-        """Return the name of the active network, served or not."""
+        """Return the name of the active network, be it served or not."""
         return self._default if state.embedder is None else model_name(state.embedder)
 
     async def open(self, state: GalleryState) -> None:
         """Open the network of each embedder in `state`: the served model or, if it is not served, its copy.
 
-        A served model is copied unless there is a copy. Call this once the models are loaded.
+        A served model is copied unless there is a copy already. Call this once the models are loaded.
         """
         try:
             for embedder in state.embedders:
@@ -144,11 +156,12 @@ class Networks:
                     await asyncio.to_thread(self._keep_or_note, model)
 
     def keep(self, model: ServedModel) -> None:
-        """Copy the model's file, card and labels, unless a copy exists. Logs if the copy cannot be written.
+        """Copy the model's file, card and labels to this machine's folder and the shared database.
 
-        Raises EmbeddersChanged if another version has replaced the model meanwhile. Raises ModelUnavailable
-        if the model's folder is empty, or has new content that is not served. Raises StorageUnavailable if
-        replicas share a database and the copy cannot be stored there.
+        A copy that exists already stays. If the folder cannot be written, this is only logged. Raises
+        EmbeddersChanged if another version has replaced the model meanwhile. Raises ModelUnavailable if the
+        model's folder is empty, or has new content that is not served. Raises StorageUnavailable if replicas
+        share a database and the copy cannot be stored there.
         """
         embedder = embedder_of(model)
         target = self._folder / embedder
@@ -179,7 +192,10 @@ class Networks:
     def _save_copy(
         self, copies: NetworkCopies, model: ServedModel, target: Path, content: bytes | None
     ) -> None:
-        """Store the folder `target` in `copies`, or `content` if `target` was not written. Raises OSError."""
+        """Store a model's copy in `copies`: the folder `target` or, if it could not be written, `content`.
+
+        `content`: the model's file, or None if `target` had been written before. Raises OSError.
+        """
         if content is None or target.is_dir():
             copies.save_copy(embedder_of(model), target)
             return
@@ -188,7 +204,7 @@ class Networks:
             copies.save_copy(embedder_of(model), Path(folder))
 
     def _keep_or_note(self, model: ServedModel) -> None:
-        """Call `keep` and log its errors; note the embedder if another attempt may succeed."""
+        """Call `keep` and log its errors. If another attempt may succeed, remember the embedder for it."""
         try:
             self.keep(model)
         except EmbeddersChanged:
@@ -199,7 +215,7 @@ class Networks:
                 self._unsaved.add(embedder_of(model))
 
     def release(self, needed: Collection[str]) -> None:
-        """Release the networks that this process used and that are not in `needed`; delete their copies."""
+        """Forget the networks that this process used and that are not in `needed`. Delete their copies."""
         for embedder in self._used.keys() - set(needed):
             self._used.pop(embedder, None)
             shutil.rmtree(self._folder / embedder, ignore_errors=True)
@@ -207,7 +223,10 @@ class Networks:
             self._copies.drop_copies(needed)
 
     def _served(self, embedder: str) -> ServedModel | None:
-        """Return the embedder's network if it is served, else None. Raises NotReady while it is loading."""
+        """Return the embedder's network if it is served, or None if it is not.
+
+        Raises NotReady while the network is being loaded.
+        """
         try:
             model = self._registry.get(model_name(embedder))
         except (UnknownModel, ModelUnavailable):
@@ -252,9 +271,10 @@ class Networks:
             self._keep_or_note(model)
 
     def _fetch(self, embedder: str) -> None:
-        """Copy a network from the shared database, unless a copy is here or the database has none.
+        """Copy a network from the shared database to this machine, unless a copy is here already.
 
-        Raises ModelUnavailable, StorageUnavailable.
+        Nothing is done if the database does not have the network. Raises ModelUnavailable and
+        StorageUnavailable.
         """
         target = self._folder / embedder
         if self._copies is None or target.is_dir():
@@ -303,7 +323,11 @@ def _write_files(folder: Path, model: ServedModel, content: bytes) -> None:
 
 
 def _write_folder(target: Path, write: Callable[[Path], bool]) -> bool:
-    """Let `write` fill a folder, and put it in place atomically unless it returns False. Raises OSError."""
+    """Let `write` fill a temporary folder, and move the folder to `target` atomically.
+
+    If `write` returns False, the temporary folder is removed instead, and the result is False. Raises
+    OSError.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
     try:

@@ -1,4 +1,4 @@
-"""Similarity search in PostgreSQL: exact for few vectors, else with pgvector's HNSW index."""
+"""Similarity search in PostgreSQL. It is exact for few vectors, and otherwise uses pgvector's HNSW index."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ Keys = NDArray[np.int64]
 Cosines = NDArray[np.float32]
 
 EXACT_UP_TO = 2_000
-"""Number of vectors up to which a search is exact; it then takes about 8 ms at 1280 dimensions."""
+"""Number of images up to which a search is exact. With 1280 dimensions, it then takes about 8 ms."""
 CANDIDATES = 300
-"""Minimum `ef_search` of HNSW, the size of its candidate list."""
+"""Minimum of pgvector's parameter `hnsw.ef_search`, which is the size of its list of candidates."""
 RERANKED = 4
-"""Candidates of the 16-bit index that are re-ranked by their 32-bit vectors, as a multiple of `k`."""
+"""Number of candidates that the 16-bit index returns for each requested result.
+
+They are re-ranked by their 32-bit vectors."""
 MOST_DIMENSIONS = 4_000
-"""Maximum dimensions of pgvector's 16-bit HNSW index; with more dimensions, every search is exact."""
+"""Maximum number of dimensions of a vector in pgvector's 16-bit HNSW index.
+
+With more dimensions, every search is exact."""
 LOOK_EVERY_S = 1.0
 
 _PREFIX = "gallery_hnsw_"
@@ -48,7 +52,7 @@ _OURS = text(
 
 
 class PostgresqlNearest:
-    """Finds the nearest images by the embeddings of one network; thread-safe.
+    """Finds the nearest images by the embeddings of one network. Thread-safe.
 
     All replicas search the same rows, so commits of other replicas are visible at once. One replica builds
     the HNSW index in the background once there are enough images; until then every search is exact. `close`
@@ -63,7 +67,7 @@ class PostgresqlNearest:
         *,
         exact_up_to: int = EXACT_UP_TO,
     ) -> None:
-        """Does not connect."""
+        """Starts the background thread, but does not connect to the database."""
         self._database = database
         self._embedder = embedder
         self._dimensions = dimensions
@@ -77,9 +81,10 @@ class PostgresqlNearest:
         self._maintainer.start()
 
     def nearest(self, query: Vector, k: int, where: Sequence[Condition] = ()) -> tuple[Keys, Cosines]:
-        """Return keys, int64 (K,), and cosines, float32 (K,), of the up to `k` nearest images, best first.
+        """Return keys, int64 (K,), and cosines, float32 (K,), of the `k` nearest images that match `where`.
 
-        `query`: float32 (D,) of length 1. Raises StorageUnavailable.
+        The nearest image comes first. If fewer than `k` images match, all of these are returned. `query`:
+        float32 (D,) of length 1. Raises StorageUnavailable.
         """
         with self._database.reading() as connection:
             if connection is None:
@@ -99,23 +104,23 @@ class PostgresqlNearest:
         return keys, np.array([cosine for _, cosine in rows], np.float32)
 
     def notify(self) -> None:
-        """Announce a committed change."""
+        """Announce that a change was committed, so that the index is built if it is needed."""
         if not self._indexed:
             self._look.set()
 
     @property
     def status(self) -> SearchStatus:
-        """Current mode of searches; they are exact while there is no index."""
+        """Current status of the search. Searches are exact while there is no index."""
         return SearchStatus("hnsw", self._seen) if self._indexed else SearchStatus("exact", 0)
 
     def close(self) -> None:
-        """Wait for an index that is being built, and end the thread."""
+        """End the background thread. If it is building an index, wait until the index is built."""
         self._closing = True
         self._look.set()
         self._maintainer.join()
 
     def _count_matching(self, connection: Connection, where: Sequence[Condition], images: int) -> int:
-        """Return how many images match the conditions; counting ends above the limit of exact search."""
+        """Return how many images match all conditions. Counting ends above the limit of exact search."""
         if not where:
             return images
         matching = matching_keys(where).limit(self._exact_up_to + 1).subquery()
@@ -183,7 +188,10 @@ class PostgresqlNearest:
                 waiting, problem = True, error.detail
 
     def _ensure_index(self) -> bool:
-        """Build the index if it is needed; return whether it is needed but not ready yet."""
+        """Build the index if it is needed and no replica has built it.
+
+        Return True if it is needed but not ready yet, because another replica is building it.
+        """
         state = self._database.state()
         self._seen = state.images
         if state.images <= self._exact_up_to or self._dimensions > MOST_DIMENSIONS:
@@ -202,7 +210,7 @@ class PostgresqlNearest:
         return not self._indexed
 
     def _ready(self, connection: Connection) -> bool | None:
-        """Return whether the index is valid; None if there is none, False after a failed build."""
+        """Return whether the index is valid, or None if there is no index. False after a failed build."""
         return connection.execute(_READY, {"name": self._index}).scalar()
 
     def _build(self, connection: Connection, keep: set[str]) -> None:
@@ -219,7 +227,7 @@ class PostgresqlNearest:
 
 
 def index_name(embedder: str) -> str:
-    """Return the name of the HNSW index of an embedder."""
+    """Return the name of the HNSW index over the embeddings of an embedder."""
     return _PREFIX + hashlib.sha256(embedder.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Records of the gallery: images, changes, state, quota, filter conditions."""
+"""Records of the gallery: images, changes, the gallery's state, its quota, and filter conditions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from numpy.typing import NDArray
 
 Scalar = str | float | int | bool | None
 Metadata = Mapping[str, Scalar]
-"""A flat object, whose values are strings, finite numbers, booleans and nulls."""
+"""The metadata of an image: strings, finite numbers, booleans and nulls, by the field's name."""
 
 Vector = NDArray[np.float32]
 """An embedding of length 1, float32 (D,)."""
 
 Embeddings = Mapping[str, Vector]
-"""Embeddings of one image by embedder."""
+"""The embeddings of one image, by embedder, which is the id of the network that computed them."""
 
 PutStatus = Literal["added", "replaced", "unchanged", "exists"]
 
 
 @dataclass(frozen=True, eq=False)
 class NewImage:
-    """An image to store. `perceptual_hash`: 64 bits; `thumbnail`: JPEG."""
+    """An image that is to be stored, with all that the gallery stores of it.
+
+    `content`: the bytes of its file. `perceptual_hash`: 64 bits. `thumbnail`: a JPEG.
+    """
 
     content: bytes
     sha256: str
@@ -38,7 +41,11 @@ class NewImage:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A stored image without its bytes. `created_at`: seconds since 1970."""
+    """What the gallery knows of a stored image, without the image itself.
+
+    `key`: number by which the database identifies the image; it changes if another file replaces the image.
+    `id`: name that clients use. `bytes`: size of the image's file. `created_at`: seconds since 1970.
+    """
 
     key: int
     id: str
@@ -54,7 +61,11 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class Put:
-    """Result of storing an image; if `status` is "exists", `image` is the stored image with these bytes."""
+    """Result of storing an image.
+
+    `status` says what was done. If it is "exists", nothing was done, and `image` is the stored image with the
+    same bytes.
+    """
 
     status: PutStatus
     image: StoredImage
@@ -62,9 +73,10 @@ class Put:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A change of the gallery, for a vector index: an image's vector was added, or an image was deleted.
+    """A change of the gallery that a vector index must follow.
 
-    `vector` is None if the image was deleted. `sequence` numbers increase and are never reused.
+    Either an image's vector was added, or an image was deleted. In the latter case, `vector` is None. `key`:
+    the image's key. `sequence` numbers increase and are never reused.
     """
 
     sequence: int
@@ -74,7 +86,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Extent:
-    """Extent of a network's embeddings: number of the last change, and number of embeddings."""
+    """Extent of a network's embeddings.
+
+    `sequence`: number of the gallery's last change. `count`: number of embeddings.
+    """
 
     sequence: int
     count: int
@@ -82,7 +97,10 @@ class Extent:
 
 @dataclass(frozen=True)
 class SearchStatus:
-    """Status of the search: `mode`, and number of images in the index."""
+    """Status of the search.
+
+    `mode`: how searches work, e.g. "exact". `indexed`: number of images in the index.
+    """
 
     mode: str
     indexed: int
@@ -90,7 +108,7 @@ class SearchStatus:
 
 @dataclass(frozen=True)
 class Quota:
-    """Maximum size of the gallery."""
+    """Maximum size of the gallery. `images`: number of images. `bytes`: size of their files together."""
 
     images: int
     bytes: int
@@ -101,8 +119,9 @@ class GalleryState:
     """State of the gallery.
 
     `embedder`: id of the active network, None before the first image. `target`: id of the new network during
-    a re-index, else None. `service.gallery.embed.embedder_of` returns these ids. `sequence`: number of the
-    last change. `revision` increases with every write, including writes of metadata.
+    a re-index, otherwise None. `service.gallery.embed.embedder_of` returns these ids. `sequence`: number of
+    the last change of images. `revision` increases with every write, including writes of metadata. `images`:
+    number of images. `bytes`: size of their files together.
     """
 
     embedder: str | None = None
@@ -114,17 +133,17 @@ class GalleryState:
 
     @property
     def embedders(self) -> tuple[str, ...]:
-        """Embedders whose embeddings a new image needs."""
+        """The embedders whose embeddings a new image needs: the active one, and the target of a re-index."""
         return tuple(name for name in (self.embedder, self.target) if name is not None)
 
 
 class EmbeddersChanged(Exception):
-    """The gallery's embedders changed after an image or a query was embedded by the previous ones."""
+    """The gallery's embedders have changed after an image or a query was embedded by the previous ones."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Condition of a metadata filter: compare the field `name` with `value`.
+    """A condition of a metadata filter: how the field `name` must compare with `value`.
 
     A field never matches if its type is not that of `value`. With `eq`, `value` may be of any type. With the
     other operators, it must be a string or a number.

@@ -32,7 +32,9 @@ log = structlog.get_logger(__name__)
 
 
 _AT_ONCE = 16
-"""Images per commit: after a crash, at most this many are embedded again."""
+"""Number of images whose embeddings are committed together.
+
+After a crash, at most this many are embedded again."""
 _DROPPED_AT_ONCE = 256
 _RETRY_S = 2.0
 _EMBED_LIMIT_S = 60.0
@@ -40,7 +42,11 @@ _EMBED_LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a re-index. `problem`: why it waits or has stopped, in words for clients."""
+    """Progress of a re-index.
+
+    `model`: name of the new model. `done`: number of images with an embedding by this model, of `total`
+    images. `problem`: why the re-index waits or has stopped, in words for clients; None if it does not.
+    """
 
     model: str
     done: int
@@ -76,9 +82,9 @@ class Reindexer:
     async def begin(self, name: str) -> None:
         """Start to re-embed all images with the model `name`, which is activated at the end.
 
-        Naming the active model cancels a re-index. Raises UnknownModel, NotReady, ModelUnavailable,
-        InvalidParameter for a model without embeddings, Busy if the model is being replaced, and
-        StorageUnavailable.
+        If `name` is the active model, a re-index under way is cancelled. Raises UnknownModel, NotReady,
+        ModelUnavailable, InvalidParameter for a model without embeddings, Busy if the model is being
+        replaced, and StorageUnavailable.
         """
         model = self._networks.named(name)
 
@@ -101,14 +107,14 @@ class Reindexer:
             self._task = asyncio.create_task(self._work())
 
     async def progress(self, state: GalleryState) -> Progress | None:
-        """Return the progress; None if there is no re-index."""
+        """Return the progress of the re-index, or None if there is no re-index."""
         if state.target is None:
             return None
         extent = await self._threads.read(self._vectors.extent, state.target)
         return Progress(model_name(state.target), extent.count, state.images, self._problem)
 
     async def close(self) -> None:
-        """Stop the background work; the next process continues it."""
+        """Stop the background work. The next process continues the re-index."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -131,7 +137,11 @@ class Reindexer:
                 self._set_problem("unexpected error (see the log)")
 
     async def _reindex(self) -> None:
-        """While there is a target, embed all images with it and activate it; then drop unused embeddings."""
+        """Do the re-index that the database records, if any, then drop the embeddings of unused networks.
+
+        As long as the database names a network as the target, embed all images with this network and activate
+        it.
+        """
         while (state := await self._state()).target is not None:
             target = state.target
             model = self._networks.of(target)
@@ -154,7 +164,7 @@ class Reindexer:
         await self._threads.write(self._release)
 
     async def _embedded(self, keys: list[int], model: ServedModel) -> dict[int, Vector]:
-        """Return the embeddings of the images that still exist, computed on all cores."""
+        """Return the embeddings of those images in `keys` that still exist, computed on all cores."""
         vectors: dict[int, Vector] = {}
 
         async def embed_image(key: int) -> None:

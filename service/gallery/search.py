@@ -26,14 +26,20 @@ MAX_K = 100
 
 _ATTEMPTS = 5
 _TIES = 16
-"""Number of additional results that are requested, so that ties are broken by id."""
+"""Number of results that are requested beyond the wanted number.
+
+So images with equal scores can be ordered by id, even at the end of the result."""
 _DIGITS = 6
-"""Scores are rounded to this many digits before ties are broken."""
+"""Number of decimals to which scores are rounded. Images with equal rounded scores are ordered by id."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A stored image, its cosine with the query, and whether the two are duplicates."""
+    """A stored image that a search found.
+
+    `score`: its cosine with the query. `duplicate`: whether it is an exact or a near duplicate of the query;
+    None if it is neither.
+    """
 
     image: StoredImage
     score: float
@@ -42,7 +48,11 @@ class Match:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Maximum number of matches, minimum score (cosine, -1 to 1), and metadata filter."""
+    """Options of a search.
+
+    `k`: maximum number of matches. `min_score`: minimum cosine of a match, -1 to 1. `where`: conditions on
+    the metadata, all of which a match must meet.
+    """
 
     k: int = 10
     min_score: float = -1.0
@@ -51,7 +61,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class ActiveModel:
-    """The model whose embeddings are searched, and the number of images."""
+    """The model whose embeddings are searched. `images`: number of images in the gallery."""
 
     model: ServedModel
     images: int
@@ -59,9 +69,10 @@ class ActiveModel:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Result of a search. `matches`: best first, ties by id. `model`: name of the model that embeds them.
+    """Result of a search.
 
-    `image`: the posted image; None if the query was a stored image.
+    `model`: name of the model whose embeddings were searched. `matches`: the best match first, matches with
+    equal scores by id. `image`: the posted image, or None if the query was a stored image.
     """
 
     model: str
@@ -72,7 +83,7 @@ class Retrieval:
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """The image that stored images are compared with."""
+    """The image with which stored images are compared."""
 
     sha256: str
     perceptual_hash: int
@@ -82,7 +93,7 @@ class _Query:
 class Retriever:
     """Finds similar images. Call all methods from the event loop's thread.
 
-    They raise StorageUnavailable if the database cannot be used.
+    Methods raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(
@@ -109,8 +120,8 @@ class Retriever:
     async def active_model(self, expected: str | None = None) -> ActiveModel:
         """Return the model whose embeddings are searched at the moment.
 
-        Raises OtherModel if `expected` is another model, UnknownModel if it does not exist, and the errors of
-        `Networks.active`.
+        Raises OtherModel if `expected` is served but not this model, and the errors of `Networks.named` if it
+        is not served. Raises the errors of `Networks.active`.
         """
         state = await self._threads.read(self._store.database.state)
         name = self._networks.name_of(state)
@@ -122,10 +133,11 @@ class Retriever:
     async def retrieve(
         self, data: bytes, options: SearchOptions, deadline: Deadline, active: ActiveModel
     ) -> Retrieval:
-        """Return the stored images most similar to the image `data`; record latencies in the regime `live`.
+        """Return the stored images most similar to the image file `data`.
 
-        `active` is what `active_model` returned before the body was read. Raises the errors of `decode`,
-        those of `CorePool.run`, and those of `Networks.active`.
+        The latencies are recorded in the regime `live`. `active` is what `active_model` returned before the
+        body was read. Raises Busy if the gallery's network changes again and again, and the errors of
+        `decode`, `CorePool.run` and `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
             model = active.model
@@ -147,7 +159,8 @@ class Retriever:
     async def similar(self, image: StoredImage, options: SearchOptions) -> Retrieval:
         """Return the stored images most similar to the stored image `image`, without this image itself.
 
-        Raises UnknownImage if `image` was deleted meanwhile, and the errors of `Networks.active`.
+        Raises UnknownImage if `image` was deleted meanwhile, Busy if the gallery's network changes again and
+        again, and the errors of `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
             active = await self.active_model()
@@ -163,7 +176,7 @@ class Retriever:
     def _load_query(
         self, data: bytes, model: ServedModel, stopwatch: Stopwatch
     ) -> tuple[DecodedImage, _Query]:
-        """Decode, hash and embed the posted image, on a thread of the pool."""
+        """Decode, hash and embed the posted image. This runs on a thread of the pool."""
         stopwatch.lap("queue")
         image = load_for_embedding(data, model, max_pixels=self._max_pixels, stopwatch=stopwatch)
         vector = embed(image, model, stopwatch)
@@ -186,9 +199,10 @@ class Retriever:
     def _find(
         self, query: _Query, active: ActiveModel, options: SearchOptions, exclude: int | None
     ) -> tuple[Match, ...]:
-        """Search and load the matches, on a thread that may wait for the database.
+        """Search for the matches of `query` and load them.
 
-        Raises EmbeddersChanged if another network has become active.
+        This runs on a thread that may wait for the database. `exclude`: key of an image that is no match, or
+        None. Raises EmbeddersChanged if another network has become active.
         """
         if active.images == 0:
             return ()

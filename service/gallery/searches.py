@@ -1,4 +1,7 @@
-"""The open search of a gallery: it is opened on first use, and again when another network is active."""
+"""The search that is open in a gallery.
+
+It is opened on first use, and again when another network has become active.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,19 @@ T = TypeVar("T")
 
 
 class NearestImages(Protocol):
-    """Nearest-neighbour search over the embeddings of one network; thread-safe."""
+    """Nearest-neighbour search over the embeddings of one network. Thread-safe."""
 
     def nearest(
         self, query: Vector, k: int, where: Sequence[Condition]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return keys, int64 (K,), and cosines, float32 (K,), of the `k` nearest images that match `where`.
 
-        Best first. All changes committed before the call are visible. Raises StorageUnavailable.
+        The nearest image comes first. All changes committed before the call are visible. Raises
+        StorageUnavailable.
         """
 
     def notify(self) -> None:
-        """Announce a committed change."""
+        """Announce that a change was committed."""
 
     @property
     def status(self) -> SearchStatus:
@@ -41,13 +45,13 @@ class NearestImages(Protocol):
 
 
 OpenNearest = Callable[[str, int], NearestImages]
-"""Opens the search of an embedder, given its dimensions."""
+"""Function that opens the search for an embedder, given the dimensions of its embeddings."""
 
 
 def open_nearest(
     vectors: GalleryVectors, embedder: str, dimensions: int, *, folder: Path, exact_up_to: int
 ) -> NearestImages:
-    """Open the search for this kind of database. Blocks while an index file in `folder` is read.
+    """Open the search that fits the kind of database. Blocks while an index file in `folder` is read.
 
     `folder` and `exact_up_to` are only used with SQLite. Imports are lazy, so that a service without a
     gallery loads no index library.
@@ -69,14 +73,14 @@ def open_nearest(
 
 
 class Searches:
-    """Holds the open search of the active embedder; thread-safe.
+    """Holds the open search, which is that of the active embedder. Thread-safe.
 
-    The search of an inactive embedder must not stay open: its embeddings are incomplete or are being dropped,
-    and its index would treat the images without an embedding as deleted.
+    The search of an inactive embedder must not stay open. Embeddings by this embedder are incomplete or are
+    being dropped, and its index would treat the images without an embedding as deleted.
     """
 
     def __init__(self, open_nearest: OpenNearest, active: Callable[[], str | None]) -> None:
-        """Opens nothing. `active` returns the active embedder."""
+        """Opens no search yet. `active` is a function that returns the active embedder."""
         self._open = open_nearest
         self._active = active
         self._lock = threading.Lock()
@@ -84,9 +88,9 @@ class Searches:
         self._nearest: NearestImages | None = None
 
     def open_for(self, embedder: str, dimensions: int) -> NearestImages:
-        """Return the search of `embedder`; open it if needed, and close the search of any other embedder.
+        """Return the search of `embedder`. If it is not open, open it and close the search that is open.
 
-        Raises EmbeddersChanged if the embedder is not active.
+        Raises EmbeddersChanged if it is not open and the embedder is not active.
         """
         with self._lock:
             if self._nearest is not None and self._embedder == embedder:
@@ -115,14 +119,14 @@ class Searches:
             return result
 
     def notify(self) -> None:
-        """Announce a committed change to the open search."""
+        """Announce to the open search that a change was committed."""
         nearest = self._nearest
         if nearest is not None:
             nearest.notify()
 
     @property
     def status(self) -> SearchStatus | None:
-        """Status of the open search; None if none is open."""
+        """Status of the open search, or None if no search is open."""
         nearest = self._nearest
         return None if nearest is None else nearest.status
 

@@ -1,4 +1,4 @@
-"""Store of the gallery's images: put, add, describe, delete and read, one transaction each."""
+"""Store of the gallery's images. Each call puts, adds, describes, deletes or reads in one transaction."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class GalleryStore:
     def __init__(
         self, database: GalleryDatabase, quota: Quota, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """Does not connect."""
+        """Does not connect to the database."""
         self.database = database
         self._quota = quota
         self._clock = clock
@@ -47,8 +47,8 @@ class GalleryStore:
     def put(self, id: str, image: NewImage, metadata: Metadata) -> Put:
         """Store an image under `id`, or replace the image that has this id.
 
-        The result's status is "added", "replaced" or "unchanged".
-        Raises GalleryFull, and EmbeddersChanged if the image lacks an embedding that the gallery now needs.
+        The status of the result is "added", "replaced" or "unchanged". Raises GalleryFull, and
+        EmbeddersChanged if the image lacks an embedding that the gallery now needs.
         """
         with self.database.writing() as (connection, state):
             before = _find(connection, id)
@@ -57,9 +57,10 @@ class GalleryStore:
             return self._insert(connection, state, id, image, metadata, before)
 
     def add(self, image: NewImage, metadata: Metadata, ids: Sequence[str]) -> Put:
-        """Store an image under the first free id of `ids`: "added", or "exists" if its bytes are stored.
+        """Store an image under the first id in `ids` that is free, unless its bytes are stored already.
 
-        Raises the errors of `put`, and ValueError if no id is free.
+        The status of the result is "added", or "exists" if the bytes are stored already. Raises the errors of
+        `put`, and ValueError if no id is free.
         """
         with self.database.writing() as (connection, state):
             existing = _find_by_sha256(connection, image.sha256)
@@ -71,7 +72,7 @@ class GalleryStore:
             return self._insert(connection, state, free, image, metadata, None)
 
     def describe(self, id: str, sha256: str, metadata: Metadata) -> Put | None:
-        """Replace the metadata of an image: "replaced" or "unchanged".
+        """Replace the metadata of an image. The status of the result is "replaced" or "unchanged".
 
         Returns None if there is no image with this id and `sha256`.
         """
@@ -82,7 +83,7 @@ class GalleryStore:
             return _described(connection, state, before, metadata)
 
     def delete(self, id: str) -> bool:
-        """Delete an image; return False if it does not exist."""
+        """Delete the image with this id. Return False if there is no such image."""
         with self.database.writing() as (connection, state):
             before = _find(connection, id)
             if before is None:
@@ -105,17 +106,20 @@ class GalleryStore:
         self._check_quota(state.images + 1, state.bytes + 1)
 
     def get(self, id: str) -> StoredImage | None:
-        """Return an image, or None."""
+        """Return the image with this id, or None if there is no such image."""
         with self.database.reading() as connection:
             return None if connection is None else _find(connection, id)
 
     def find_by_sha256(self, sha256: str) -> StoredImage | None:
-        """Return the oldest image with these bytes, or None."""
+        """Return the oldest image whose file has this SHA-256, or None if there is no such image."""
         with self.database.reading() as connection:
             return None if connection is None else _find_by_sha256(connection, sha256)
 
     def by_key(self, keys: Sequence[int]) -> tuple[Mapping[int, StoredImage], GalleryState]:
-        """Return the existing images of these keys (at most hundreds), and the state, in one transaction."""
+        """Return the images that have these keys, by key, and the gallery's state, from one transaction.
+
+        Keys of images that do not exist are ignored. There may be at most some hundreds of keys.
+        """
         with self.database.reading() as connection:
             if connection is None:
                 return {}, GalleryState()
@@ -125,9 +129,10 @@ class GalleryStore:
     def page(
         self, after: str | None, limit: int, where: Sequence[Condition] = ()
     ) -> tuple[list[StoredImage], int]:
-        """Return the next `limit` images after the id `after`, ordered by id, and the total number.
+        """Return the next `limit` images after the id `after`, ordered by id, and how many images there are.
 
-        With `where`, only images that match are returned and counted.
+        If `after` is None, the first images are returned. If `where` has conditions, only images that meet
+        them are returned and counted.
         """
         query = select(gallery_images).order_by(gallery_images.c.id).limit(limit)
         count = select(func.count()).select_from(gallery_images)
@@ -143,11 +148,11 @@ class GalleryStore:
             return images, connection.execute(count).scalar_one()
 
     def original(self, key: int) -> bytes | None:
-        """Return the original bytes of an image, or None."""
+        """Return the bytes of the image's original file, or None if there is no image with this key."""
         return self._bytes(gallery_contents.c.original, key)
 
     def thumbnail(self, key: int) -> bytes | None:
-        """Return the thumbnail of an image, a JPEG, or None."""
+        """Return the image's thumbnail, a JPEG, or None if there is no image with this key."""
         return self._bytes(gallery_contents.c.thumbnail, key)
 
     def _bytes(self, column: Any, key: int) -> bytes | None:

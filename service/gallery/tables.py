@@ -1,4 +1,4 @@
-"""SQLAlchemy tables of the gallery; `service/storage/migrations` creates them."""
+"""SQLAlchemy tables of the gallery. The migrations in `service/storage/migrations` create them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from service.storage.database import metadata
 
 BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
 BYTEWISE_255 = String(255).with_variant(String(255, collation="C"), "postgresql")
-"""Compared byte by byte, as in SQLite, so that ids and strings have the same order in every database."""
+"""Text type whose values PostgreSQL compares byte by byte, as SQLite does.
+
+So ids and strings have the same order in every database."""
 
 _BYTES = np.dtype("<f4")
 
 
 class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
-    """Column of embeddings: pgvector's type in PostgreSQL, bytes in SQLite.
+    """Type of a column of embeddings. The database stores pgvector's type in PostgreSQL, and bytes in SQLite.
 
     A value is float32 (D,) and is read back bit for bit. D may differ from row to row.
     """
@@ -40,7 +42,7 @@ class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the column type of the database."""
+        """Return the type that the column has in the database."""
         if dialect.name != "postgresql":
             return dialect.type_descriptor(LargeBinary())
         from pgvector.sqlalchemy import VECTOR  # lazy, because it imports PostgreSQL's dialects

@@ -1,4 +1,4 @@
-"""Threads for the gallery's database calls, so that these block neither the event loop nor the core pool."""
+"""Threads for calls of the gallery's database, so that they block neither event loop nor core pool."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _READERS = 4
 
 
 class GalleryThreads:
-    """Reader threads and a single writer thread, started on first use.
+    """Several reader threads and a single writer thread, which are started on first use.
 
-    Started calls run to completion even if the caller is cancelled; the database has its own timeouts. Calls
-    that cannot start within `deadline_s` seconds raise DatabaseUnreachable and are not run.
+    A call that has started runs to its end even if the caller is cancelled; the database has its own
+    timeouts. A call that cannot start within `deadline_s` seconds raises DatabaseUnreachable and is not run.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -29,16 +29,16 @@ class GalleryThreads:
     async def read(self, work: Callable[..., T], *arguments: object) -> T:
         """Run `work` on a reader thread and return its result.
 
-        Raises DatabaseUnreachable if it could not start in time, and the errors of `work`.
+        Raises DatabaseUnreachable if `work` could not start in time, and the errors of `work`.
         """
         return await self._call(self._readers, work, *arguments)
 
     async def write(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run `work` on the writer thread. Raises the errors of `read`."""
+        """Run `work` on the writer thread and return its result. Raises the errors of `read`."""
         return await self._call(self._writer, work, *arguments)
 
     def close(self) -> None:
-        """Wait for calls that have started, and drop all other calls."""
+        """Wait for the calls that have started, and drop the calls that have not."""
         self._readers.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Store of the gallery's embeddings: changes for a vector index, and re-indexing."""
+"""Store of the gallery's embeddings, with the changes that a vector index follows, and with re-indexing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.storage.database import upsert
 
 _IN_ONE_QUERY = 500
 _WORTH_NAMING = 5_000
-"""Maximum number of keys that a query lists; for more keys, the whole gallery is queried."""
+"""Maximum number of keys that are listed in queries. For more keys, the whole gallery is queried."""
 
 
 # Built once, because building it takes as long as running it, and every search runs it.
@@ -27,14 +27,14 @@ _BY_KEYS = select(gallery_embeddings.c.key, gallery_embeddings.c.vector).where(
 
 
 class GalleryVectors:
-    """Embeddings by embedder and key, thread-safe. Methods raise StorageUnavailable."""
+    """The stored embeddings, by embedder and key. Thread-safe. Methods raise StorageUnavailable."""
 
     def __init__(self, database: GalleryDatabase) -> None:
-        """Does not connect."""
+        """Does not connect to the database."""
         self.database = database
 
     def changes_after(self, embedder: str, sequence: int, limit: int) -> list[Change]:
-        """Return up to `limit` changes after `sequence`, in order.
+        """Return up to `limit` changes that have a number above `sequence`, in order.
 
         An image that was added and deleted after `sequence` appears only as deleted.
         """
@@ -60,9 +60,10 @@ class GalleryVectors:
     def vectors(
         self, embedder: str, keys: Sequence[int] | NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return which of `keys` (at most hundreds) have an embedding, and these embeddings.
+        """Return the `keys` for which there are embeddings by `embedder`, and these embeddings.
 
-        The results, int64 (M,) and float32 (M, D), have the same order, which may differ from that of `keys`.
+        There may be at most some hundreds of keys. The results, int64 (M,) and float32 (M, D), have the same
+        order, which may differ from that of `keys`.
         """
         parameters = {"embedder": embedder, "keys": [int(key) for key in keys]}
         with self.database.reading() as connection:
@@ -72,7 +73,10 @@ class GalleryVectors:
         return np.array([key for key, _ in rows], np.int64), np.stack([vector for _, vector in rows])
 
     def extent(self, embedder: str) -> Extent:
-        """Return the last change's number, and how many embeddings the embedder has, in one transaction."""
+        """Return the number of the gallery's last change, and the number of embeddings by `embedder`.
+
+        Both are read in one transaction.
+        """
         count = select(func.count()).where(gallery_embeddings.c.embedder == embedder)
         with self.database.reading() as connection:
             if connection is None:
@@ -80,7 +84,7 @@ class GalleryVectors:
             return Extent(read_state(connection).sequence, connection.execute(count).scalar_one())
 
     def meeting(self, keys: NDArray[np.int64], where: Sequence[Condition]) -> NDArray[np.bool_]:
-        """Return which images of `keys`, int64 (N,), match all conditions in `where`: bool (N,).
+        """Return for each of `keys`, int64 (N,), if its image meets all conditions in `where`, bool (N,).
 
         `where` must not be empty.
         """
@@ -97,7 +101,10 @@ class GalleryVectors:
         return np.isin(keys, np.array(matching, np.int64))
 
     def missing(self, embedder: str, after: int, limit: int) -> list[int]:
-        """Return up to `limit` keys above `after` that lack an embedding by `embedder`, ascending."""
+        """Return up to `limit` keys of images that lack an embedding by `embedder`, in ascending order.
+
+        Only keys above `after` are returned.
+        """
         query = _missing(embedder).where(gallery_images.c.key > after)
         with self.database.reading() as connection:
             if connection is None:
@@ -105,9 +112,9 @@ class GalleryVectors:
             return list(connection.execute(query.order_by(gallery_images.c.key).limit(limit)).scalars().all())
 
     def start_reindex(self, embedder: str) -> None:
-        """Make `embedder` the target of a re-index, or the active one if there are no images.
+        """Make `embedder` the target of a re-index, or the active embedder if there are no images.
 
-        If `embedder` is already active, a re-index is cancelled.
+        If `embedder` is active already, a re-index under way is cancelled.
         """
         with self.database.writing() as (connection, state):
             if state.images == 0:
@@ -117,7 +124,7 @@ class GalleryVectors:
                 change_state(connection, target=target, revision=state.revision + 1)
 
     def backfill(self, embedder: str, vectors: Mapping[int, Vector]) -> None:
-        """Store embeddings of existing images, and drop embeddings of deleted images."""
+        """Store the embeddings of those images that still exist, by key, and ignore the others."""
         with self.database.writing() as (connection, _):
             exists = gallery_images.c.key.in_([int(key) for key in vectors])
             for key in connection.execute(select(gallery_images.c.key).where(exists)).scalars().all():
@@ -135,7 +142,10 @@ class GalleryVectors:
             return True
 
     def drop_unused(self, limit: int) -> int:
-        """Drop up to `limit` embeddings of networks other than active and target; return how many."""
+        """Delete up to `limit` embeddings by unused networks, and return how many were deleted.
+
+        A network is unused if it is neither the active one nor the target of a re-index.
+        """
         with self.database.writing() as (connection, state):
             unused = gallery_embeddings.c.embedder.not_in(state.embedders)
             query = select(gallery_embeddings.c.embedder, gallery_embeddings.c.key).where(unused).limit(limit)
@@ -151,7 +161,7 @@ class GalleryVectors:
 
 
 def write_vectors(connection: Connection, key: int, embeddings: Embeddings) -> None:
-    """Insert or replace embeddings of one image."""
+    """Insert the embeddings of one image, or replace them if they exist already."""
     upsert(
         connection,
         gallery_embeddings,

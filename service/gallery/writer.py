@@ -1,4 +1,4 @@
-"""Write images to the gallery: embed, commit, notify the search."""
+"""Write images to the gallery: embed them, commit them, and announce them to the search."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from service.inference.pool import CorePool, Deadline
 T = TypeVar("T")
 
 _ATTEMPTS = 5
-"""Maximum attempts to embed an image while the gallery's network changes."""
+"""Maximum number of attempts to embed an image if the gallery's network changes meanwhile."""
 
 
 class GalleryWriter:
     """Stores, deletes and reads images.
 
-    Writes are durable and visible to searches once the method returns. Call all methods from the event loop's
-    thread. They raise StorageUnavailable if the database cannot be used.
+    When a method that writes returns, the change is durable and visible to searches. Call all methods from
+    the event loop's thread. They raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class GalleryWriter:
     async def put(self, id: str, data: bytes, metadata: Metadata, deadline: Deadline) -> Put:
         """Store an image under `id`, or replace the image that has this id.
 
-        The result's status is "added", "replaced" or "unchanged". Raises InvalidParameter for an
-        invalid id, GalleryFull, and the errors of `decode`, `CorePool.run` and `Networks.needed`.
+        The status of the result is "added", "replaced" or "unchanged". Raises InvalidParameter for an invalid
+        id, GalleryFull, and the errors of `decode`, `CorePool.run` and `Networks.needed`.
         """
         check_id(id)
         digest = await self._threads.read(_digest, data)
@@ -73,9 +73,10 @@ class GalleryWriter:
         return await self._embed_and_write(data, put, deadline, new=existing is None)
 
     async def add(self, data: bytes, metadata: Metadata, deadline: Deadline) -> Put:
-        """Store an image under a generated id: "added", or "exists" if its bytes are stored already.
+        """Store an image under a generated id, unless its bytes are stored already.
 
-        Raises the errors of `put`.
+        The status of the result is "added", or "exists" if the bytes are stored already. Raises the errors of
+        `put`.
         """
         digest = await self._threads.read(_digest, data)
         existing = await self._threads.read(self._store.find_by_sha256, digest)
@@ -86,29 +87,32 @@ class GalleryWriter:
         return await self._embed_and_write(data, add, deadline, new=True)
 
     async def delete(self, id: str) -> None:
-        """Delete an image. Raises UnknownImage."""
+        """Delete the image with this id. Raises UnknownImage if there is no such image."""
         if not await self._write(partial(self._store.delete, check_id(id))):
             raise _unknown(id)
 
     async def get(self, id: str) -> StoredImage:
-        """Return an image. Raises UnknownImage."""
+        """Return the image with this id. Raises UnknownImage if there is no such image."""
         image = await self._threads.read(self._store.get, check_id(id))
         if image is None:
             raise _unknown(id)
         return image
 
     async def original(self, image: StoredImage) -> bytes:
-        """Return the original bytes. Raises UnknownImage if the image was deleted meanwhile."""
+        """Return the bytes of the image's original file. Raises UnknownImage if it was deleted meanwhile."""
         return _existing(await self._threads.read(self._store.original, image.key), image)
 
     async def thumbnail(self, image: StoredImage) -> bytes:
-        """Return the thumbnail, a JPEG. Raises UnknownImage if the image was deleted meanwhile."""
+        """Return the image's thumbnail, a JPEG. Raises UnknownImage if the image was deleted meanwhile."""
         return _existing(await self._threads.read(self._store.thumbnail, image.key), image)
 
     async def page(
         self, after: str | None, limit: int, where: Sequence[Condition]
     ) -> tuple[list[StoredImage], int]:
-        """Return the next `limit` images after the id `after`, and how many images match `where`."""
+        """Return the next `limit` images after the id `after`, ordered by id, and the number of all matches.
+
+        Only images that meet all conditions in `where` are returned and counted.
+        """
         return await self._threads.read(self._store.page, after, limit, where)
 
     async def _embed_and_write(

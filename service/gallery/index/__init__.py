@@ -1,1 +1,1 @@
-"""The vector index of a gallery in SQLite: a cache of the database, rebuilt if it may be wrong."""
+"""The vector index of a gallery in SQLite. It is a cache of the database, and rebuilt if it may be wrong."""

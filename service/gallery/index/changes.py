@@ -1,4 +1,7 @@
-"""Interface to the gallery's store, which is authoritative: changes in order, vectors by key."""
+"""What the index needs from the gallery's store: changes in order, and vectors by key.
+
+If the index and the store differ, the store is right.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,25 @@ from numpy.typing import NDArray
 from service.gallery.records import Change, Condition, Extent
 
 Vectors = NDArray[np.float32]
-"""Rows of length 1, float32 (N, D)."""
+"""Embeddings, float32 (N, D). Each row has length 1."""
 Keys = NDArray[np.int64]
 Scores = NDArray[np.float32]
 """Cosines, float32 (N,)."""
 Keep = Callable[[Keys], NDArray[np.bool_]]
-"""Returns whether each of the keys (N,) may be in a result, bool (N,)."""
+"""Function that returns, for each of the keys (N,), whether this image may be in a result, bool (N,)."""
 
 
 @dataclass(frozen=True)
 class VectorSource:
-    """The embeddings of one gallery by one network: functions that any thread may call."""
+    """Reads the embeddings of one gallery by one network. Its functions may be called from any thread."""
 
     changes_after: Callable[[int, int], Sequence[Change]]
-    """Returns the changes after a sequence number, in order, up to a limit; of each image only the latest."""
+    """Returns the changes after a sequence number, in order, up to a limit.
+
+    If an image has several changes, only the latest is returned."""
     vectors: Callable[[Keys], tuple[Keys, Vectors]]
     """Returns which of the keys still have a vector, in any order, and these vectors."""
     extent: Callable[[], Extent]
     """Returns the number of the last change and the number of embeddings, in one consistent read."""
     meeting: Callable[[Keys, Sequence[Condition]], NDArray[np.bool_]]
-    """Returns whether each of the keys (N,) meets all conditions, bool (N,)."""
+    """Returns, for each of the keys (N,), whether this image meets all conditions, bool (N,)."""

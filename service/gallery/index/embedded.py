@@ -1,4 +1,4 @@
-"""Search of a gallery in SQLite: exact while the gallery is small, else by an HNSW graph, never out of date.
+"""Search of a gallery in SQLite. It is exact while the gallery is small, and then uses an HNSW graph.
 
 The graph is a cache. A separate thread adds the store's changes to it. A search reads the changes that the
 graph lacks from the store. So it covers every acknowledged image and no deleted image, even while a large
@@ -28,30 +28,36 @@ from service.gallery.records import Change, Condition, SearchStatus, Vector
 log = structlog.get_logger(__name__)
 
 EXACT_UP_TO = 20_000
-"""Number of images up to which every vector is compared; docs/retrieval.md has the cost."""
+"""Number of images up to which a query is compared with every vector. docs/retrieval.md has the cost."""
 REBUILD_DEAD_SHARE = 0.2
-"""Share of dead nodes above which the graph is rebuilt, if there are at least REBUILD_DEAD_NODES."""
+"""Share of dead nodes from which on the graph is rebuilt, if there are at least REBUILD_DEAD_NODES."""
 REBUILD_DEAD_NODES = 256
 ADD_AT_ONCE = 8
-"""Number of vectors added while the lock is held: with 100 000 images, searches wait about 5 ms for it."""
+"""Number of vectors that are added to the graph while its lock is held.
+
+With 100 000 images, searches wait about 5 ms for the lock."""
 SAVE_AFTER_CHANGES = 1_000
 SAVE_EVERY_S = 30.0
-"""Minimum number of changes and seconds between saves; changes lost in a crash are added again at start."""
+"""The graph is saved after at least this many seconds and SAVE_AFTER_CHANGES changes.
+
+Changes that are lost in a crash are added again at the next start."""
 IDLE_S = 30.0
 """Seconds without a change after which the thread checks that the graph belongs to this database."""
 RETRY_S = 5.0
 NICENESS = 5
-"""Slightly lower priority than requests; only slightly, because searches wait while vectors are added."""
+"""Niceness of the thread that updates the graph: a slightly lower priority than that of requests.
+
+It is only slightly lower, because searches wait while vectors are added."""
 
 Mode = Literal["streaming", "exact", "hnsw"]
 
 
 @dataclass(frozen=True)
 class IndexStatus(SearchStatus):
-    """State of the index, which contains the changes up to `sequence`.
+    """Status of the index, which contains the changes up to `sequence`.
 
     `dead`: number of deleted nodes, which stay until the index is rebuilt. `mode`: how searches work now. It
-    is "streaming" until the index is complete; such searches are exact, too.
+    is "streaming" until the index is complete. Searches in this mode are exact, too.
     """
 
     mode: Mode
@@ -60,9 +66,9 @@ class IndexStatus(SearchStatus):
 
 
 class EmbeddedSearch:
-    """Finds the nearest images of one gallery by the embeddings of one network.
+    """Finds the nearest images of one gallery by the embeddings of one network. Thread-safe.
 
-    Thread-safe. `close` ends the thread that keeps the index up to date.
+    `close` ends the thread that keeps the index up to date.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class EmbeddedSearch:
         folder: Path | None,
         exact_up_to: int = EXACT_UP_TO,
     ) -> None:
-        """Read the index in `folder`, which only this instance uses; start empty if it is unusable.
+        """Read the index in `folder`, or start with an empty index if there is none that can be used.
 
-        If `folder` is None, nothing is saved. Blocks while the file is read, not while the index is built.
+        No other object may use `folder`. If it is None, nothing is saved. The constructor blocks while the
+        file is read, but not while the index is built.
         """
         self._source = source
         self._dimensions = dimensions
@@ -107,7 +114,7 @@ class EmbeddedSearch:
 
     @property
     def status(self) -> IndexStatus:
-        """Return the state of the index."""
+        """The current status of the index."""
         with self._lock:
             mode: Mode = "exact" if self._graph.nodes <= self._exact_up_to else "hnsw"
             return IndexStatus(
@@ -118,21 +125,24 @@ class EmbeddedSearch:
             )
 
     def notify(self) -> None:
-        """Announce a committed change: searches that begin afterwards include it."""
+        """Announce that a change was committed. Searches that begin afterwards include this change."""
         with self._announced_lock:
             self._announced += 1
         self._wake.set()
 
     def nearest(self, query: Vector, k: int, where: Sequence[Condition]) -> tuple[Keys, Scores]:
-        """Return keys and cosines of the `k` nearest images that meet `where`, as `search` does."""
+        """Return the keys and cosines of the `k` nearest images that meet all conditions in `where`.
+
+        They are ordered, and errors are raised, as `search` describes.
+        """
         return self.search(query, k, (lambda keys: self._source.meeting(keys, where)) if where else None)
 
     def search(self, query: Vector, k: int, keep: Keep | None = None) -> tuple[Keys, Scores]:
         """Return the keys of the `k` nearest images that pass `keep`, int64, and their cosines, float32.
 
-        They are ordered best first, ties by key. If fewer than `k` images pass, all of these are returned.
-        `query`: float32 (D,), of length 1. Raises ValueError for any other type or shape, and the errors of
-        reading the store.
+        The nearest image comes first. Images with equal cosines are ordered by key. If fewer than `k` images
+        pass, all of these are returned. `query`: float32 (D,), of length 1. Raises ValueError for any other
+        type or shape, and the errors of reading the store.
         """
         if query.dtype != np.float32 or query.shape != (self._dimensions,):
             raise ValueError(f"query is {query.dtype} {query.shape}; float32 ({self._dimensions},) is needed")
@@ -152,7 +162,10 @@ class EmbeddedSearch:
         return best(keys, scores, k)
 
     def wait_until_settled(self, timeout_s: float) -> bool:
-        """Wait until all announced changes are in the index and nothing is built; False on timeout."""
+        """Wait until all announced changes are in the index and no rebuild is running or due.
+
+        Return False if this takes longer than `timeout_s`.
+        """
         with self._pass_ended:
             return self._pass_ended.wait_for(lambda: self._settled == self._announced, timeout_s)
 
@@ -177,7 +190,10 @@ class EmbeddedSearch:
             self._saved = (self._sequence, time.monotonic())
 
     def _follow(self) -> None:
-        """Run the thread: add changes, rebuild a graph with too many dead nodes, save."""
+        """Keep the index up to date until `close` is called. This is what the thread runs.
+
+        It adds changes, rebuilds a graph with too many dead nodes, and saves the graph.
+        """
         if sys.platform == "linux":  # the only system where each thread has its own niceness
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         idle = False
@@ -198,7 +214,7 @@ class EmbeddedSearch:
             idle = not self._wake.wait(IDLE_S)
 
     def _add_changes(self) -> None:
-        """Add changes to the graph until there are no more."""
+        """Add the store's changes to the graph until there are no more changes."""
         while not self._closing.is_set():
             self._wake.clear()
             announced = self._announced
@@ -213,7 +229,11 @@ class EmbeddedSearch:
                     return
 
     def _check(self) -> None:
-        """Discard the graph if it has all changes of the store but does not match it."""
+        """Check whether the graph belongs to this database. A graph that lacks changes is not checked yet.
+
+        If the graph belongs to this database, it counts as complete from now on. If it does not, it is
+        discarded.
+        """
         extent = self._source.extent()
         if self._closing.is_set() or extent.sequence > self._sequence:
             return  # not up to date; check next time
@@ -235,7 +255,10 @@ class EmbeddedSearch:
         self.notify()
 
     def _rebuild_if_due(self) -> None:
-        """Rebuild the graph if too many nodes are dead; meanwhile the old graph answers and is updated."""
+        """Rebuild the graph if too many nodes are dead.
+
+        Until the new graph is ready, searches use the old graph, which is kept up to date.
+        """
         if len(self._graph.dead) < max(REBUILD_DEAD_NODES, REBUILD_DEAD_SHARE * self._graph.nodes):
             return
         graph, sequence = Graph(self._dimensions), 0
@@ -265,7 +288,7 @@ class EmbeddedSearch:
 
 
 def apply(graph: Graph, changes: Sequence[Change]) -> int:
-    """Apply at least one change to a graph; return the sequence number of the last change."""
+    """Apply one or more changes to a graph, and return the sequence number of the last change."""
     latest = {change.key: change.vector for change in changes}
     added = {key: vector for key, vector in latest.items() if vector is not None}
     if added:

@@ -1,4 +1,4 @@
-"""usearch's HNSW graph over float16 vectors; the only module that imports usearch."""
+"""HNSW graph of usearch over float16 vectors. Only this module imports usearch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from service.gallery.records import Vector
 CONNECTIVITY = 16
 EXPANSION_ADD = 96
 EXPANSION_SEARCH = 192
-"""docs/retrieval.md has the recall with these values."""
+"""Parameters of usearch's graph. docs/retrieval.md has the recall with these values."""
 
 ROUNDING = 1e-3
-"""Bound on the error of a float16 cosine: elements of unit vectors have relative errors up to 2**-11."""
+"""Bound on the error of a cosine that is computed from float16 vectors.
+
+Elements of unit vectors have relative errors up to 2**-11."""
 
 
 class Graph:
-    """HNSW graph of the vectors of one gallery. Not thread-safe; callers must lock.
+    """HNSW graph of the vectors of one gallery. It is not thread-safe, so callers must lock.
 
     The node of a removed vector is only marked as dead. If it were removed, usearch would reuse it for the
     next vector, although its neighbours are those of the old vector. Each round in which 20 % of the vectors
@@ -67,9 +69,9 @@ class Graph:
         return {int(key) for key in np.asarray(self._index.keys)} - self._dead
 
     def add(self, keys: Sequence[int], vectors: Sequence[Vector]) -> None:
-        """Add vectors one by one on this thread, because several threads would leave nodes unreachable.
+        """Add vectors, or replace the vectors of keys that exist already.
 
-        The vector of an existing key is replaced.
+        They are added one by one on this thread, because several threads would leave nodes unreachable.
         """
         known = [key for key in keys if self._index.contains(key)]
         if known:
@@ -78,15 +80,15 @@ class Graph:
         self._index.add(np.array(keys, dtype=np.uint64), np.stack(vectors), threads=1)
 
     def remove(self, key: int) -> None:
-        """Mark a key as deleted; unknown keys are ignored."""
+        """Mark the node of a key as deleted. A key that is not in the graph is ignored."""
         if self._index.contains(key):
             self._dead.add(key)
 
     def nearest(self, query: Vector, count: int, *, exact: bool) -> tuple[Keys, Scores]:
-        """Return the keys nearest to `query`, best first, and their float16 cosines.
+        """Return the keys of the nodes nearest to `query`, nearest first, and their cosines in float16.
 
-        `count` includes dead nodes, so fewer keys are returned if some nodes are dead. `exact`: compare
-        `query` with every node.
+        `count`: number of nodes to find. These include dead nodes, so fewer keys are returned if some nodes
+        are dead. `exact`: whether to compare `query` with every node.
         """
         nodes = self.nodes
         if nodes == 0:
@@ -108,9 +110,10 @@ class Graph:
 
     @classmethod
     def read(cls, path: Path, dimensions: int, dead: Collection[int]) -> Graph:
-        """Read the graph from a complete file of `write`; the caller checks that the file is complete.
+        """Read the graph from a file that `write` has written completely.
 
-        usearch does not check this. Raises ValueError if the file is not a graph of such vectors.
+        The caller must check that the file is complete, because usearch does not check this. Raises
+        ValueError if the file is not a graph of vectors with `dimensions` dimensions.
         """
         graph = cls(dimensions)
         try:

@@ -1,4 +1,7 @@
-"""Turn approximate neighbours into the result: filter, re-rank in float32, merge recent changes."""
+"""Turn approximate neighbours into the result of a search.
+
+They are filtered and re-ranked in float32, and recent changes are merged into them.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,37 @@ from service.gallery.index.graph import ROUNDING, cosines
 from service.gallery.records import Change, Vector
 
 CANDIDATES = 64
-"""Number of candidates requested first, or four per requested result if that is more."""
+"""Minimum number of candidates in the first request to the graph.
+
+It is four times the number of requested results if that is more."""
 WIDER = (1, 8, 32, 256)
-"""Multiples of the number requested first, tried until enough candidates pass the filter; then all."""
+"""Numbers of candidates in successive requests, as multiples of the first.
+
+The requests go on until enough candidates pass the filter. The last request is for all nodes."""
 FEWEST_SPARE = 8
 """Minimum number of extra vectors that are read for re-ranking, because float16 misplaces a few neighbours.
 
-It is a quarter of the requested number of results if that is more."""
+It is a quarter of the number of requested results if that is more."""
 MOST_RERANKED = 32
-"""Maximum number of vectors read, as a multiple of the number of candidates requested first.
+"""Maximum number of vectors that are read, as a multiple of the number of candidates in the first request.
 
 It ends the reading if very many candidates are equal within rounding."""
 SPARE = 64
-"""Results kept beyond the requested number while changes are merged, in case some of them are deleted."""
+"""Number of results that are kept beyond the requested number while changes are merged.
+
+Some results may turn out to be deleted."""
 STREAM_ROWS = 512
-"""Number of changes in memory while they are streamed; they take 2.6 MB at 1 280 dimensions."""
+"""Number of changes that are in memory at a time while they are read from the store.
+
+They take 2.6 MB at 1 280 dimensions."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The nearest nodes of a graph: keys, best first, with float16 cosines.
+    """The nearest nodes of a graph that has the changes up to `sequence`.
 
-    `exact`: all nodes were compared; `all`: these are all nodes. The graph has the changes up to
-    `sequence`.
+    `keys`: the nodes' keys, nearest first. `rough`: their cosines in float16. `exact`: whether the query was
+    compared with all nodes. `all`: whether these are all nodes.
     """
 
     keys: Keys
@@ -45,17 +56,20 @@ class Candidates:
 
 
 Look = Callable[[int | None, bool], Candidates]
-"""Returns the given number of nearest nodes (None: all). The flag says whether to compare every node."""
+"""Function that returns the given number of nearest nodes of a graph, or all nodes if the number is None.
+
+Its second argument says whether to compare the query with every node."""
 
 
 def nearest(
     look: Look, source: VectorSource, query: Vector, k: int, keep: Keep | None
 ) -> tuple[Keys, Scores, int]:
-    """Return at least the `k` nearest images that pass `keep`, best first, and the graph's sequence.
+    """Return the nearest images that pass `keep`, nearest first, and the graph's sequence number.
 
-    Requests more and more candidates from the graph until enough pass `keep`. If too few pass, all nodes are
-    compared. If all nodes were compared, the result is exact: vectors are read in float32 until the `k`
-    results are certainly nearer than every vector that was not read. MOST_RERANKED limits how many are read.
+    These are `k` images and some more, or fewer if fewer pass `keep`. More and more candidates are requested
+    from the graph until enough pass. If too few pass, all nodes are compared. If all nodes were compared, the
+    result is exact: vectors are read in float32 until the `k` results are certainly nearer than every vector
+    that was not read. MOST_RERANKED limits how many are read.
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED
@@ -84,7 +98,7 @@ def with_tail(
     found: tuple[Keys, Scores],
     count: int,
 ) -> tuple[Keys, Scores]:
-    """Return the best `count` of `found` and of the images that changed after `sequence`."""
+    """Return the `count` nearest of the images in `found` and of those that changed after `sequence`."""
     keys, scores = found
     while changes := source.changes_after(sequence, STREAM_ROWS):
         sequence = changes[-1].sequence
@@ -97,7 +111,7 @@ def with_tail(
 
 
 def reranked(source: VectorSource, query: Vector, keys: Keys) -> tuple[Keys, Scores]:
-    """Return the `keys` that the store still has, in any order, with their cosines to `query` in float32."""
+    """Return the `keys` that the store still has, in any order, and their cosines with `query` in float32."""
     if len(keys) == 0:
         return keys, np.empty(0, np.float32)
     there, vectors = source.vectors(keys)
@@ -105,7 +119,10 @@ def reranked(source: VectorSource, query: Vector, keys: Keys) -> tuple[Keys, Sco
 
 
 def best(keys: Keys, scores: Scores, count: int) -> tuple[Keys, Scores]:
-    """Return the `count` keys with the highest scores, best first, ties by key."""
+    """Return the `count` keys with the highest scores, and these scores, highest first.
+
+    Keys with equal scores are ordered by key.
+    """
     order = np.lexsort((keys, -scores))[:count]
     return keys[order], scores[order]
 

@@ -1,8 +1,9 @@
-"""The graph as files: written to temporary files, synced and renamed; read only if no byte has changed.
+"""The graph as files, which are replaced in one step and read only if no byte has changed since.
 
-`<name>.graph` is usearch's file. `index.json` has the name and SHA-256 of this file, the sequence of the last
-change, the network of the embeddings, the dead nodes, and a checksum of itself. Renaming `index.json` commits
-a new pair, so after a crash at any time there is either one complete pair or none.
+`<name>.graph` is usearch's file. `index.json` has the name and SHA-256 of this file, the sequence number of
+the last change, the network of the embeddings, the dead nodes, and a checksum of itself. Both are written to
+temporary files, synced and renamed. Renaming `index.json` commits a new pair, so after a crash at any time
+there is either one complete pair or none.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ DESCRIPTION_TEMP = "index.json.tmp"
 
 
 class UnusableIndex(Exception):
-    """The files are not a complete index of this gallery; the message says why."""
+    """The files are not a complete index of this gallery. The message says why."""
 
 
 @dataclass(frozen=True)
 class WrittenGraph:
-    """A graph in a temporary file, and its state when it was written."""
+    """A graph in a temporary file, with its number of nodes and its dead nodes when it was written."""
 
     path: Path
     dimensions: int
@@ -37,7 +38,7 @@ class WrittenGraph:
 
 
 def write_temp(graph: Graph, folder: Path) -> WrittenGraph:
-    """Write `graph` to a temporary file in `folder`, not yet synced. Raises OSError."""
+    """Write `graph` to a temporary file in `folder`, and do not sync it yet. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TEMP
     graph.write(path)
@@ -45,9 +46,9 @@ def write_temp(graph: Graph, folder: Path) -> WrittenGraph:
 
 
 def commit(written: WrittenGraph, *, model: str, sequence: int) -> None:
-    """Sync the file and make it the current index, up to `sequence`.
+    """Sync the temporary file and make it the current index, which has the changes up to `sequence`.
 
-    Raises OSError; the current index is then unchanged.
+    Raises OSError. The current index is then unchanged.
     """
     folder = written.path.parent
     _sync(written.path)
@@ -76,9 +77,9 @@ def commit(written: WrittenGraph, *, model: str, sequence: int) -> None:
 
 
 def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | None:
-    """Return the current graph and the sequence of its last change; None if there is no graph.
+    """Return the current graph and the sequence number of its last change, or None if there is no graph.
 
-    Raises UnusableIndex if the files are damaged in any way, or are of another network.
+    Raises UnusableIndex if the files are damaged in any way, or belong to another network.
     """
     try:
         described = json.loads((folder / DESCRIPTION).read_bytes())
@@ -107,7 +108,7 @@ def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | No
 
 
 def discard(folder: Path) -> None:
-    """Remove the index and files left over from earlier ones; errors of the file system are ignored."""
+    """Remove the current index, and files left over from earlier ones. File system errors are ignored."""
     for path in (folder / DESCRIPTION, folder / DESCRIPTION_TEMP, folder / TEMP, *folder.glob("*.graph")):
         try:
             path.unlink(missing_ok=True)
