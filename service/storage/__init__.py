@@ -1,1 +1,1 @@
-"""State on disk: the data directory, the database and its migrations."""
+"""What the service keeps on disk: the data directory, the database and its migrations."""

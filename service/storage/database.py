@@ -1,4 +1,4 @@
-"""Database engine: opening, transactions and schema migration for SQLite and PostgreSQL."""
+"""The database: opening, transactions and schema migration for SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from service.storage.errors import storage_errors
 from service.text.urls import database_url, redacted
 
 SCHEMA = "0009"
-"""Revision of the newest migration; migrations are loaded only if the database has another revision."""
+"""Revision of the newest migration. Migrations are loaded only if the database has another revision."""
 
 FILE_NAME = "weighin.db"
 
 metadata = MetaData()
-"""Tables of all features. Each feature defines its own tables; `migrations` creates them."""
+"""Tables of all features. Each feature defines its own tables, and the migrations create them."""
 
 READING = {"weighin_reading": True}
-"""Execution option for read-only transactions: they do not wait for a writer and read one snapshot."""
+"""Execution options for read-only transactions, which do not wait for a writer and read one snapshot."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 5000
@@ -63,9 +63,9 @@ _POSTGRESQL_CONNECTION = {  # an unresponsive server is given up within ten seco
 
 
 def open_database(url: str | None, data_dir: Path) -> Engine:
-    """Create an engine for `url`, or for an SQLite file in `data_dir` if `url` is None; does not connect.
+    """Create an engine for `url`, or for an SQLite file in `data_dir` if `url` is None. Do not connect.
 
-    Raises StorageUnavailable, with the URL redacted, for a URL that cannot be used.
+    Raises StorageUnavailable for a URL that cannot be used. The message hides passwords in the URL.
     """
     given = url is not None
     if url is None:
@@ -91,7 +91,7 @@ def open_database(url: str | None, data_dir: Path) -> Engine:
 
 
 def _check_parameters(url: URL) -> None:
-    """Raise ValueError for a query parameter that libpq does not know."""
+    """Raise ValueError if the URL has a query parameter that libpq does not know."""
     import psycopg
 
     for name in url.query:
@@ -105,7 +105,7 @@ def _check_parameters(url: URL) -> None:
 
 
 def database_file(engine: Engine) -> Path | None:
-    """Return the file of an SQLite database; None for one in memory or on a server."""
+    """Return the file of an SQLite database. Return None for a database in memory or on a server."""
     name = engine.url.database if engine.dialect.name == "sqlite" else None
     return Path(name) if name and name != ":memory:" else None
 
@@ -150,9 +150,10 @@ def prepare(engine: Engine) -> None:
 
 @contextlib.contextmanager
 def writing(engine: Engine, obstacle: Callable[[], str | None]) -> Iterator[Connection]:
-    """Yield a connection in a transaction, after migrations.
+    """Yield a connection in a write transaction, after migrating the schema if needed.
 
-    Raises StorageUnavailable if the database cannot be used, or if `obstacle` returns a reason.
+    Raises StorageUnavailable if the database cannot be used, or if `obstacle` returns a reason against
+    writing.
     """
     reason = obstacle()
     if reason is not None:
@@ -164,9 +165,9 @@ def writing(engine: Engine, obstacle: Callable[[], str | None]) -> Iterator[Conn
 
 @contextlib.contextmanager
 def reading(engine: Engine, table: Table) -> Iterator[Connection | None]:
-    """Yield a connection, or None if `table` does not exist yet; do not create or migrate the database.
+    """Yield a connection for reading, or None if `table` does not exist yet.
 
-    Raises StorageUnavailable if the database cannot be used.
+    The database is neither created nor migrated. Raises StorageUnavailable if it cannot be used.
     """
     file = database_file(engine)
     if file is not None and not file.exists():
@@ -177,9 +178,9 @@ def reading(engine: Engine, table: Table) -> Iterator[Connection | None]:
 
 
 def has_current_schema(connection: Connection, engine: Engine) -> bool:
-    """Return whether the schema is current; False if it is missing or must be migrated.
+    """Return whether the database has the current schema. False if its schema is missing or must be migrated.
 
-    Raises StorageUnavailable for the schema of a newer version, unless `prepare` accepts it.
+    A newer schema counts as current if `prepare` accepts it. Otherwise, StorageUnavailable is raised for it.
     """
     revision = _schema(connection)
     if revision == SCHEMA:
@@ -190,14 +191,14 @@ def has_current_schema(connection: Connection, engine: Engine) -> bool:
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, or overwrite those that have the same key."""
+    """Insert rows. Rows of the table that have the same primary key are overwritten."""
     if not rows:
         return
     connection.execute(_upsert(table, connection.dialect.name), rows)
 
 
 def dialect_insert(table: Table, dialect_name: str) -> Any:
-    """Return an INSERT that has the clauses of this dialect, such as ON CONFLICT.
+    """Return an INSERT statement with the clauses of this SQL dialect, such as ON CONFLICT.
 
     Only the dialect of the database is imported, because importing PostgreSQL's takes 40 ms.
     """
@@ -239,7 +240,7 @@ def _begin_postgresql(connection: Connection) -> None:
 
 
 def _schema(connection: Connection) -> str:
-    """Return the schema revision of the database; empty if the database has no tables of Weigh-in."""
+    """Return the schema revision of the database. It is empty if there are no tables of Weigh-in."""
     if not inspect(connection).has_table("alembic_version"):
         return ""
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
@@ -263,9 +264,9 @@ def _migration_lock(engine: Engine) -> Iterator[None]:
 
 
 def _create(connection: Connection) -> bool:
-    """Create the newest schema in an empty SQLite database; return False for any other database.
+    """Create the newest schema in an empty SQLite database. For any other database, return False.
 
-    The statements create the same schema as all migrations, for which Alembic needs 0.2 s.
+    The statements create the same schema as all migrations together, for which Alembic needs 0.2 s.
     """
     statements = _MIGRATIONS / f"sqlite_{SCHEMA}.sql"
     if connection.dialect.name != "sqlite" or inspect(connection).get_table_names():

@@ -1,4 +1,4 @@
-"""The data directory, which is created if it is missing, and locked by one process."""
+"""The data directory. It is created if it is missing, and locked by one process."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ class DataDirectory:
     """
 
     def __init__(self, path: Path, address: str | None = None) -> None:
-        """`address`: URL of this process, for the error message of a second process."""
+        """Neither creates nor locks the directory.
+
+        `address`: URL of this process, which the error message of a second process names.
+        """
         self.path = path.absolute()
         self._address = address
         self._lock = FileLock(self.path / _LOCK_NAME, thread_local=False)
         self._claiming = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Take the lock if possible. Raises DataDirectoryInUse, with the owning process, if it is taken."""
+        """Take the lock if the directory can be written.
+
+        Raises DataDirectoryInUse, which names the owning process, if another process holds the lock.
+        """
         with contextlib.suppress(OSError):  # reported by `problem`
             self._claim()
         return self
@@ -50,7 +56,10 @@ class DataDirectory:
             self._lock.release()
 
     def claim(self) -> str | None:
-        """Take the lock unless it is held; return None, or why it cannot be taken, in words for clients."""
+        """Take the lock, unless this process holds it already. Return why it cannot be taken, or None.
+
+        The reason is in words for clients.
+        """
         try:
             self._claim()
         except OSError as error:
@@ -61,10 +70,11 @@ class DataDirectory:
 
     @property
     def problem(self) -> str | None:
-        """Why the directory cannot be written, in words for clients; None if it can be written.
+        """Why the directory cannot be written, in words for clients. It is None if it can be written.
 
-        Writes a test file, because other checks are unreliable: the superuser ignores permissions, and free
-        space does not show quotas and reserved blocks.
+        Takes the lock if this process does not hold it. Then writes a test file, because other checks are
+        unreliable: the superuser ignores permissions, and free space does not show quotas and reserved
+        blocks.
         """
         problem = self.claim()
         if problem is not None:
@@ -106,7 +116,7 @@ class DataDirectory:
                 temporary.unlink(missing_ok=True)
 
     def _in_use(self) -> DataDirectoryInUse:
-        """Return the error that describes the owning process."""
+        """Return the error that names the process that holds the lock."""
         addresses: list[str] = []
         try:
             owner = json.loads((self.path / _OWNER_NAME).read_text())

@@ -64,9 +64,9 @@ _PERMANENT = (
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn database and file system errors into StorageUnavailable, or DatabaseUnreachable if temporary.
+    """Turn errors of the database and the file system in the context into StorageUnavailable.
 
-    The messages are safe for clients.
+    Temporary errors of the database become DatabaseUnreachable. The messages are safe for clients.
     """
     try:
         yield

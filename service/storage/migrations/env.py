@@ -1,4 +1,4 @@
-"""Script that Alembic runs: migrations on the connection that `service.storage.database` passes."""
+"""Script that Alembic runs. It migrates on the connection that `service.storage.database` passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Model version and runtime in latency keys; hours and days per instance; percentiles of all instances."""
+"""Latencies by model version and runtime, and hours and days for each process.
+
+The percentiles of all processes together get a table of their own.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,11 @@ _COMMENTS = {
 
 
 def upgrade() -> None:
-    """Complete the roll-ups to hours and days, then add the columns.
+    """Complete the sums over hours and days, then add the columns.
 
-    Existing roll-ups stay, with an empty instance. After this migration, every process writes its own hours
-    and days, so the earlier roll-ups must be complete.
+    An instance is a process that recorded latencies. Existing sums stay; their empty instance means all
+    processes. After this migration, every process writes its own hours and days, so the earlier sums must be
+    complete.
     """
     connection = op.get_bind()
     rows = connection.execute(sa.text("SELECT name, until FROM latency_progress")).all()
@@ -70,7 +74,11 @@ def upgrade() -> None:
 
 
 def _sum_up(connection: sa.Connection, part_s: int, whole_s: int, since: int) -> None:
-    """Write rows of `whole_s` for all instances, from the rows of `part_s` that start at `since` or later."""
+    """Write rows for longer periods, from rows for shorter periods that start at `since` or later.
+
+    `whole_s`: seconds of the longer period. `part_s`: seconds of the shorter period. The new rows have an
+    empty instance, which means all processes.
+    """
     rows = connection.execute(
         sa.text(
             "SELECT start, regime, model, stage, count AS runs, sum_ns, max_ns, histogram "
@@ -140,7 +148,10 @@ def _key(table: str, *, new: bool) -> list[str]:
 
 
 def _copy(table: str, *, new: bool) -> None:
-    """Change the key of an SQLite table, which is only possible by copying the table."""
+    """Change the primary key of an SQLite table, which is only possible by copying the table.
+
+    `new`: whether the key is to contain version and runtime.
+    """
     before = sa.Table(table, sa.MetaData(), autoload_with=op.get_bind())
     kept = [
         sa.Column(column.name, column.type, nullable=column.nullable)
@@ -162,10 +173,10 @@ def _copy(table: str, *, new: bool) -> None:
 
 
 def downgrade() -> None:
-    """Drop the columns, and all rows of known versions, which the old key cannot distinguish.
+    """Drop the columns, and all rows with a version or runtime, which the old key cannot distinguish.
 
-    Nothing calls this function. After a downgrade, the previous version would add rows of single instances to
-    its own sums.
+    Nothing calls this function. After a downgrade, the previous version would add the rows of single
+    processes to its own sums.
     """
     connection = op.get_bind()
     op.drop_table("latency_pooled")

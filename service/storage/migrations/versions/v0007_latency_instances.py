@@ -1,4 +1,7 @@
-"""Machines of the instances that recorded latencies, so that responses name the machines they pool."""
+"""The machines of the processes that recorded latencies.
+
+Responses name the machines whose latencies they pool.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table; it does not list instances of earlier releases."""
+    """Create the table. It does not list processes of earlier releases."""
     op.create_table(
         "latency_instances",
         sa.Column("instance", sa.String(32), primary_key=True),

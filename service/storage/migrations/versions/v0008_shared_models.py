@@ -1,4 +1,4 @@
-"""Models that replicas share: those added, replaced and deleted over HTTP, and chosen runtimes."""
+"""Models that replicas share: added, replaced and deleted models, and the runtimes chosen for models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables, which stay empty in SQLite."""
+    """Create the tables. In SQLite, they stay empty."""
     op.create_table(
         "shared_models",
         sa.Column(

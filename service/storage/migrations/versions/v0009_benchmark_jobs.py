@@ -1,4 +1,4 @@
-"""Machine, progress and cancellation of benchmarks, for all processes that share the database."""
+"""The machine, progress and cancellation of benchmarks, for all processes that share the database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the columns, null in existing rows, and allow one running benchmark per machine."""
+    """Add the columns, and allow only one running benchmark per machine.
+
+    In existing rows, the columns are null.
+    """
     for column in (
         sa.Column("machine_id", sa.String(32), nullable=True, comment="Running system that it measures"),
         sa.Column("machine", sa.Text, nullable=True, comment="JSON of the machine"),
