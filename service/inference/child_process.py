@@ -18,6 +18,7 @@ def child_command(module: str) -> list[str]:
     """Return the command that runs `module` with this Python.
 
     The child imports nothing from the working directory, where a folder `models` may belong to another
-    program. It imports this program from the installed packages, or else from the folder of its sources.
+    program. It imports this program from the installed packages. If this program is not installed, the child
+    imports it from the folder of its sources.
     """
     return [sys.executable, "-P", "-c", _RUN, module, str(_ROOT)]

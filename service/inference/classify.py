@@ -82,8 +82,9 @@ class Classifier:
 def class_counts(top_k: int | None, *models: ServedModel) -> tuple[int, ...]:
     """Return the number of classes to report for each model.
 
-    It is `top_k`. By default it is 5, or all classes of a model that has fewer. Raises InvalidParameter if
-    `top_k` is less than 1 or more than the number of classes of a model.
+    The number is `top_k`. If `top_k` is None, it is 5, or the number of all classes for a model that has
+    fewer than 5. Raises InvalidParameter if `top_k` is less than 1 or more than the number of classes of a
+    model.
     """
     fewest = min(model.card.classes for model in models)
     if top_k is not None and not 1 <= top_k <= fewest:
@@ -120,7 +121,7 @@ def top_predictions(
 ) -> tuple[Prediction, ...]:
     """Return the `k` most probable classes of `logits`, float32 (classes,), most probable first.
 
-    See `probabilities` for `activation` and `multi_label`. Ties are ordered by class id.
+    See `probabilities` for `activation` and `multi_label`. Classes with equal logits are ordered by class id.
     """
     top = most_probable(logits, k)
     shares = probabilities(logits, top, activation, multi_label=multi_label)
@@ -131,9 +132,9 @@ def top_predictions(
 
 
 def most_probable(logits: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the ids of the `k` classes with the largest `logits`, (classes,), largest first.
+    """Return the ids of the `k` classes with the largest `logits`, in descending order of the logits.
 
-    Ties are ordered by class id.
+    `logits` has the shape (classes,). Classes with equal logits are ordered by class id.
     """
     first = max(0, logits.size - k - 1)
     ids = np.argpartition(logits, first)[first:]  # k + 1 classes, the least probable of them first
@@ -157,8 +158,9 @@ def probabilities(
 ) -> NDArray[np.float64]:
     """Return the probabilities of `class_ids` as float64, given `logits`, float32 (classes,).
 
-    With `multi_label` a probability is the sigmoid of the class's logit, else the softmax over all classes.
-    If the network applies an `activation` itself, its outputs are the probabilities, clipped to 0 to 1.
+    With `multi_label`, a probability is the sigmoid of the class's logit. Without it, the probabilities are
+    the softmax over the logits of all classes. `activation`: what the network itself has already applied.
+    Unless this is "none", `logits` are the probabilities, and are only clipped to the range from 0 to 1.
     """
     if activation == "none" and multi_label:
         return (1 + np.tanh(logits[class_ids].astype(np.float64) / 2)) / 2

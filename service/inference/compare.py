@@ -1,4 +1,4 @@
-"""Compare several models on one image, without other jobs on the cores."""
+"""Compare several models on one image, while no other job uses the cores."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ MIN_REPEAT_FOR_FASTEST = 5
 _STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess", "nms")
 
 Reported = int | DetectPlan
-"""What a comparison reports of a model: a number of top classes, or the objects of a detection."""
+"""What a comparison reports for a model. For a classifier, it is the number of most probable classes. For a
+detector, it is the plan that says which objects are detected."""
 Result = tuple[Prediction, ...] | tuple[Found, ...]
 
 
 @dataclass(frozen=True)
 class ComparePlan:
-    """A validated comparison (see `Comparer.plan`); `reported[i]` is what it reports of `models[i]`."""
+    """A validated comparison, as `Comparer.plan` returns it.
+
+    `reported[i]` is what the comparison reports for `models[i]`. `repeat` is the number of measured rounds.
+    """
 
     models: tuple[ServedModel, ...]
     baseline: str
@@ -44,7 +48,10 @@ class ComparePlan:
 
 @dataclass(frozen=True)
 class Latency:
-    """Inference times of one model in a comparison, in nanoseconds; None if there are too few runs."""
+    """Inference times of one model in a comparison, in nanoseconds.
+
+    `count` is the number of runs. A percentile is None if there are too few runs for it.
+    """
 
     count: int
     min_ns: int
@@ -55,9 +62,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """Results and latency of one model; `durations` are medians per stage over the runs.
+    """Results and latency of one model in a comparison.
 
-    A classifier has `predictions`, a detector `objects`; the other is None.
+    For a classifier, `predictions` is set and `objects` is None. For a detector, `objects` is set and
+    `predictions` is None. `durations`: for each stage, the median over the runs. `speedup`: the baseline's
+    median inference time divided by the median inference time of this model.
     """
 
     model: ServedModel
@@ -70,7 +79,11 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Models by top-1 label, and the share of models that predict the most common label."""
+    """How far the compared classifiers agree on the most probable class.
+
+    `labels`: for each label that is the most probable one of a model, the names of these models. `top1`:
+    share of the models that predict the most common of these labels.
+    """
 
     top1: float
     labels: dict[str, list[str]]
@@ -78,10 +91,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ObjectFound:
-    """An object that detectors found; `best` is its detection with the highest score.
+    """An object that at least one of the compared detectors found.
 
-    `found_by`: index of the object's detection, by model. `iou`: lowest intersection over union of another
-    model's box with the box of `best`; None if only one model found the object.
+    `best`: the detection of the object with the highest score. `found_by`: for the name of each model that
+    found the object, the index of its detection among the objects of this model. `iou`: the lowest
+    intersection over union between the box of `best` and the box of another model. `iou` is None if only one
+    model found the object.
     """
 
     best: Found
@@ -93,9 +108,11 @@ class ObjectFound:
 class Comparison:
     """Results of all models on one image.
 
-    `order`: names of the models in the order of their runs, per measured round. `agreement`: of the
-    classifiers; None if there are none. `objects`: what the detectors found, matched by boxes; None if there
-    are no detectors.
+    `durations`: times of the stages that all models share, and the total time. `order`: for each measured
+    round, the names of the models in the order of their runs. `agreement`: how far the classifiers agree. It
+    is None if no classifier was compared. `objects`: the objects that the detectors found, matched by boxes.
+    It is None if no detector was compared. `fastest`: the model with the lowest median inference time. It is
+    None after too few rounds.
     """
 
     image: DecodedImage
@@ -140,8 +157,8 @@ class Comparer:
     ) -> ComparePlan:
         """Select models and baseline, and validate the comparison.
 
-        `names` None: all models with the default model's label set. `baseline` None: the default model, or
-        the first model if the default one is not compared.
+        If `names` is None, all models with the default model's label set are compared. If `baseline` is None,
+        the baseline is the default model, or the first model if the default model is not compared.
 
         Raises UnknownModel, ModelUnavailable, NotReady, and Busy while another comparison runs. Raises
         InvalidParameter for:
@@ -272,7 +289,7 @@ class Comparer:
 def _reported(
     models: Sequence[ServedModel], top_k: int | None, min_score: float | None
 ) -> tuple[Reported, ...]:
-    """Return what the comparison reports of each model. Raises InvalidParameter."""
+    """Return what the comparison reports for each model (see `Reported`). Raises InvalidParameter."""
     classifiers = [model for model in models if model.decoder is None]
     for name, value, missing in (
         ("top_k", top_k, not classifiers),
@@ -355,7 +372,7 @@ def _agreement(results: Sequence[ComparedModel]) -> Agreement | None:
 
 
 def _objects(results: Sequence[ComparedModel]) -> tuple[ObjectFound, ...] | None:
-    """Return the objects that the detectors found, matched by boxes; None if there is no detector."""
+    """Return the objects that the detectors found, matched by boxes. Return None if there is no detector."""
     detectors = [(result.model.name, result.objects) for result in results if result.objects is not None]
     if not detectors:
         return None

@@ -1,4 +1,4 @@
-"""Number of cores that this process may use, from CPU affinity and cgroup quota, and the machine's name."""
+"""Find the number of cores that this process may use, and a name for the machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ PROC_CGROUP = Path("/proc/self/cgroup")
 def core_budget(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int:
     """Return the number of cores that this process can keep busy, at least 1.
 
-    This is the smaller of the number of cores in the CPU affinity and the cgroup quota. The quota (cgroup v2
-    `cpu.max`, else v1 `cpu.cfs_quota_us`) is the smallest one of the process's cgroup and its parents. It is
-    rounded down, because the kernel throttles a process with more busy threads than its quota.
+    This is the number of cores in the CPU affinity, or the cgroup quota if the quota is smaller. The quota is
+    the smallest one of the process's cgroup and the parents of this cgroup. It is read from `cpu.max` of
+    cgroup v2, or from `cpu.cfs_quota_us` of cgroup v1. It is rounded down, because the kernel throttles a
+    process with more busy threads than its quota.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = quota_cores(cgroups, own)
@@ -29,7 +30,7 @@ def machine_name(cpu: str, cores: int) -> str:
 
 
 def quota_cores(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> float | None:
-    """Return the cgroup's quota in cores, with fractions; None if there is no quota."""
+    """Return the cgroup's quota in cores, with fractions. Return None if there is no quota."""
     quotas = [
         cores
         for folder in cgroup_folders(cgroups, own)

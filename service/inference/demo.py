@@ -36,7 +36,8 @@ _log = structlog.get_logger(__name__)
 class DemoState:
     """State of the demo: whether it runs, its models, and how many of the planned runs are done.
 
-    `detail`: why runs failed, or why the demo ended early, as a message for clients; None otherwise.
+    `models`: number of models. `runs`: number of runs that are done. `detail`: message for clients that says
+    why runs failed, or why the demo ended early. It is None if nothing of this kind happened.
     """
 
     running: bool
@@ -75,7 +76,7 @@ class Demo:
 
     @property
     def state(self) -> DemoState:
-        """State of the running demo, else of the last one."""
+        """State of the running demo. If no demo runs, it is the state of the last one."""
         planned = self._models * RUNS_PER_MODEL
         return DemoState(self.running, self._models, self._runs, planned, self._detail)
 
@@ -104,7 +105,7 @@ class Demo:
         return self.state
 
     async def close(self) -> None:
-        """Stop the demo; runs that have begun are completed."""
+        """Stop the demo. Runs that have begun are completed."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

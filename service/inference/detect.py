@@ -32,8 +32,8 @@ _MOST_LABELS = 10
 class Found:
     """An object in an image. `box`: left, top, right, bottom. `landmarks`: x and y of each landmark.
 
-    All are in pixels of the upright image before scaling. The box lies within this image; landmarks may lie
-    outside.
+    The coordinates are in pixels of the upright image before scaling. The box lies within this image.
+    Landmarks may lie outside of it.
     """
 
     class_id: int
@@ -43,7 +43,7 @@ class Found:
     landmarks: tuple[tuple[float, float], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of a detection, as in `POST /detect` and `weighin detect --json`."""
+        """Return the JSON object that `POST /detect` and `weighin detect --json` give for this object."""
         return {
             "class_id": self.class_id,
             "label": self.label,
@@ -60,7 +60,10 @@ def box_json(box: tuple[float, float, float, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class DetectPlan:
-    """A validated request (see `detect_plan`); `classes` None: all classes."""
+    """A validated request for a detection, as `detect_plan` returns it.
+
+    `classes`: ids of the classes whose objects are returned. None stands for all classes.
+    """
 
     model: ServedModel
     min_score: float
@@ -70,7 +73,7 @@ class DetectPlan:
     def objects(
         self, outputs: Mapping[str, NDArray[Any]], image: DecodedImage, stopwatch: Stopwatch
     ) -> tuple[Found, ...]:
-        """Return the objects that the model's `outputs` for one image hold; see `objects_in`."""
+        """Decode the model's `outputs` for one image, and return the objects (see `objects_in`)."""
         model = self.model
         assert model.decoder is not None
         return objects_in(
@@ -106,9 +109,9 @@ def detect_plan(
 ) -> DetectPlan:
     """Check the parameters of a detection and return them as a plan.
 
-    `min_score` or `max_detections` None: the value in the card. `classes`: labels or class ids; None: all.
-    Raises InvalidParameter if `min_score` is not within 0 to 1, if `max_detections` is not within 1 to the
-    card's number of candidates, and for an unknown class.
+    If `min_score` or `max_detections` is None, the value in the card is used. `classes`: labels or class ids.
+    None stands for all classes. Raises InvalidParameter if `min_score` is not within 0 to 1, if
+    `max_detections` is not within 1 to the card's number of candidates, and for an unknown class.
     """
     detection = model.card.detection
     assert detection is not None
@@ -127,11 +130,12 @@ def detect_plan(
 
 
 def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
-    """Return the ids of `classes`: labels in any case, or ids. Raises InvalidParameter.
+    """Return the ids of the classes that are given as labels, in any case, or as ids.
 
-    A label that several classes share stands for all of them. A label may contain commas, at which it has
-    been split: if consecutive items, joined by commas, are a label, they count as this label. The longest
-    such run of items wins.
+    A label that several classes share stands for all of these classes. A request's list of classes has been
+    split at commas, and so has a label that contains commas. So if consecutive items, joined by commas, are a
+    label, they count as this label. If several runs of items beginning at one item are labels, the longest
+    one counts. Raises InvalidParameter for a class that the model does not have, and if `classes` is empty.
     """
     if not classes:
         raise InvalidParameter("classes: empty (leave it out for all)")
@@ -156,7 +160,7 @@ def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
 
 
 def _key(label: str) -> str:
-    """Return a label in lower case and with uniform commas, for comparing it with others."""
+    """Return the form of a label in which labels are compared: in lower case, with uniform commas."""
     return ",".join(comma_list(label)).casefold() or label.casefold()
 
 
@@ -174,7 +178,9 @@ def _unknown_class(model: ServedModel, given: str) -> str:
 
 
 def find_objects(plan: DetectPlan, image: DecodedImage, stopwatch: Stopwatch) -> tuple[Found, ...]:
-    """Return the objects in one image, best first; equal scores are in the order of the network's outputs.
+    """Run the detector of a plan on one image, and return the objects, highest score first.
+
+    Objects with equal scores are in the order of the network's outputs.
 
     Times the stages `preprocess`, `inference`, `postprocess` (from outputs to boxes in the image) and `nms`.
     Raises ModelUnavailable if the run fails.
@@ -197,8 +203,8 @@ def objects_in(
 ) -> tuple[Found, ...]:
     """Decode a detector's `outputs` for one image, without batch dimension, and return the objects.
 
-    `min_score` or `max_detections` None: the value in the card. `classes` None: all. Times the stages
-    `postprocess` and `nms`.
+    If `min_score` or `max_detections` is None, the value in the card is used. If `classes` is None, the
+    objects of all classes are returned. Times the stages `postprocess` and `nms`.
     """
     detection = card.detection
     assert detection is not None

@@ -22,17 +22,17 @@ from service.inference.registry import Registry
 from service.latency.stages import Durations, Stopwatch
 
 TOLERANCE = 1e-3
-"""Maximum difference between the logit and the map's mean plus bias: absolute for logits up to 1, relative
-for larger ones."""
+"""Maximum difference between the logit and the map's mean plus bias. For logits up to 1, this is the absolute
+difference. For larger logits, it is the difference divided by the logit."""
 
 
 @dataclass(frozen=True)
 class Explanation:
     """Class activation map of one class: how much each place of the image adds to the logit.
 
-    `values`: float64 (H, W); their mean plus `bias` equals `logit`, the network's output. `region`: left,
-    top, right and bottom of the network's input, in pixels of the image. `png`: the rendered map, if
-    requested.
+    `values`: the map, float64 (H, W). Its mean plus `bias` equals `logit`, the network's output. `region`:
+    left, top, right and bottom of the network's input, in pixels of the image. `png`: the rendered map. It is
+    None if no picture was requested.
     """
 
     model: str
@@ -49,10 +49,10 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ExplainPlan:
-    """A validated request (see `Explainer.plan`).
+    """A validated request for an explanation, as `Explainer.plan` returns it.
 
-    `classifier`: the card's description of the stored linear classifier. `class_id` None: the most probable
-    class.
+    `classifier`: the card's description of the stored linear classifier. If `class_id` is None, the most
+    probable class is explained.
     """
 
     model: ServedModel
@@ -136,7 +136,7 @@ class Explainer:
     def _head(self, model: ServedModel, stored: Classifier) -> LinearHead:
         """Return the model's classifier from the cache, or read it.
 
-        Only one thread reads at a time; others wait for it.
+        Only one thread reads at a time. Other threads that need a classifier wait for it.
         """
         key = (stored.model, stored.file.sha256)
         head = self._heads.get(key)
@@ -163,11 +163,11 @@ class Explainer:
         return head
 
     def _read(self, model: ServedModel, stored: Classifier, shape: tuple[int, int]) -> LinearHead:
-        """Read the classifier from the file held open since loading; if that fails, from the folder.
+        """Read the classifier from the file that is open since loading, or from the folder if this fails.
 
-        The open file is tried first, because the folder may contain another version by now. The open file may
-        be the wrong one, too: the file that the card describes may have been moved into the folder after the
-        other one was opened. Raises UnknownModel and UnusableHead.
+        The open file is tried first, because the folder may contain another version by now. But the open file
+        may be a wrong version, too, because the file that the card describes may have been moved into the
+        folder only after the model's loading had opened an older file. Raises UnknownModel and UnusableHead.
         """
         if model.head is not None:
             with contextlib.suppress(UnusableHead):

@@ -28,12 +28,15 @@ log = structlog.get_logger(__name__)
 
 
 class UnusableHead(Exception):
-    """The file cannot be used; the message gives the reason, without paths."""
+    """The file of a linear classifier cannot be used. The message gives the reason, without paths."""
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """`logits = weight @ pooled + bias`: weight float32 (classes, channels), bias float32 (classes,)."""
+    """A linear classifier, which computes `logits = weight @ pooled + bias`.
+
+    `weight`: float32 (classes, channels). `bias`: float32 (classes,).
+    """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
@@ -59,7 +62,7 @@ class HeldFile:
             raise OSError(errno.EINVAL, "not a regular file", path.name)
 
     def read(self) -> bytes:
-        """Return the whole file; thread-safe. Raises OSError."""
+        """Return the content of the whole file. Thread-safe. Raises OSError."""
         pieces = []
         size = 0
         while piece := os.pread(self._descriptor, 1 << 24, size):

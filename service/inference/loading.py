@@ -51,15 +51,18 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model: card, class labels and session.
+    """A loaded model: its card, its class labels, and its sessions.
+
+    `session` is a session of ONNX Runtime, which can compute every output. `runner` is a second session,
+    which computes the predictions in place of `session`. It is None if `session` computes the predictions
+    itself. `choice`: the runtime that is to compute predictions. `not_chosen`: the reason why `session`
+    computes them in spite of the choice. It is None if the choice is followed. `weighing`: how OpenVINO
+    compares with ONNX Runtime on this machine (speed, and whether the answers agree). It is None if ONNX
+    Runtime was chosen, and before the model is weighed.
 
     `typical_ns`: median inference time of the warm-up runs, an estimate for scheduling only. `head`: the open
-    file of the card's `classifier`; None if there is none, or on Windows. `decoder`: None for a classifier.
-    `session` (ONNX Runtime) can compute every output. `runner`: a second session, which computes the
-    predictions in place of `session`; None if `session` computes them itself. `choice`: the runtime that is
-    to compute predictions; `not_chosen`: the reason why `session` computes them in spite of the choice.
-    `weighing`: how OpenVINO compares with ONNX Runtime on this machine (speed, and whether the answers
-    agree); None if ONNX Runtime was chosen, or before the weighing.
+    file of the stored linear classifier that the card names as `classifier`. It is None if there is no such
+    file, and on Windows. `decoder`: converts a detector's outputs to boxes. It is None for a classifier.
     """
 
     card: Card
@@ -84,7 +87,11 @@ class ServedModel:
         return Serving(self.predictor.runtime, self.predictor.precision, self.weighing)
 
     def session_for(self, outputs: Sequence[str]) -> Session:
-        """Return the session for `outputs`: ONNX Runtime's if one is an embedding or a feature map."""
+        """Return the session that computes `outputs`.
+
+        This is the session of ONNX Runtime if one of `outputs` is not a main output, such as an embedding or
+        a feature map. Otherwise, it is the session that computes predictions.
+        """
         if self.runner is not None and set(outputs) <= set(self.card.main_outputs):
             return self.runner
         return self.session
@@ -102,7 +109,10 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A folder of the zoo: its model, or the reason why it is not loaded (yet)."""
+    """A folder of the zoo, with its model, or with the reason why no model is loaded from it (yet).
+
+    `card` is None if the card cannot be read. `reason` is None if the model is loaded.
+    """
 
     name: str
     folder: Path
@@ -110,8 +120,8 @@ class ModelEntry:
     model: ServedModel | None = None
     reason: str | None = LOADING
     refused: str | None = None
-    """Reason why the folder's current content is not served; `card` and `model` are those of the version that
-    is served instead."""
+    """Reason why the folder's current content is not served. In this case, `card` and `model` belong to the
+    version that is served instead."""
 
     @property
     def broken(self) -> bool:
@@ -120,7 +130,7 @@ class ModelEntry:
 
     @property
     def problem(self) -> str | None:
-        """Reason why the model is not loaded or its latest run failed; None otherwise."""
+        """Reason why the model is not loaded, or why its latest run failed. None if there is no problem."""
         if self.model is None:
             return self.reason
         failure = self.model.predictor.failure or self.model.session.failure
@@ -130,7 +140,8 @@ class ModelEntry:
 def served_accuracy(entry: ModelEntry) -> Accuracy | None:
     """Return the accuracy of the model as it is served.
 
-    This is the card's accuracy, marked `inherited` unless `Serving.as_measured`.
+    This is the accuracy in the card. It is marked as `inherited` if it was measured on other answers than
+    those that are served (see `Serving.as_measured`). The result is None if the card has no accuracy.
     """
     if entry.card is None or entry.card.accuracy is None:
         return None
@@ -141,23 +152,30 @@ def served_accuracy(entry: ModelEntry) -> Accuracy | None:
 
 
 def served_agreement(entry: ModelEntry) -> Agreement | None:
-    """Return the agreement to show with `served_accuracy`; None if the model has none, or none yet."""
+    """Return the agreement to show with the accuracy that `served_accuracy` returns.
+
+    The result is None if the model has no agreement, and as long as its answers have not been compared.
+    """
     if entry.card is None or entry.model is None:
         return None if entry.card is None else entry.card.agreement
     return entry.model.serving.agreement(entry.card)
 
 
 class UnusableModel(Exception):
-    """A model of the zoo cannot be served; the message gives the reason, without paths."""
+    """A model of the zoo cannot be served. The message gives the reason, without paths."""
 
 
 def folder_name(folder: Path) -> str:
-    """Return the folder's name for display; bytes that are not UTF-8 are escaped."""
+    """Return the folder's name for display. Bytes that are not UTF-8 are escaped."""
     return os.fsencode(folder.name).decode("utf-8", "backslashreplace")
 
 
 def read_entry(folder: Path, *, require_name: bool = True) -> ModelEntry:
-    """Read the folder's card. `require_name`: the card must have the folder's name."""
+    """Read the card in a folder, and return the folder's entry, whose model is not loaded yet.
+
+    If the card cannot be read, the entry has the reason. With `require_name`, a card that has another name
+    than the folder cannot be used either.
+    """
     name = folder_name(folder)
     try:
         card = read_card(folder)
@@ -193,7 +211,7 @@ def load_model(
 ) -> ServedModel:
     """Load and warm up the model in a folder of any name. Raises ModelUnavailable with the reason.
 
-    `choices`: gives the model's runtime; None: ONNX Runtime.
+    `choices` decides the model's runtime. If it is None, the runtime is ONNX Runtime.
     """
     entry = read_entry(folder, require_name=False)
     if entry.card is not None:
@@ -204,7 +222,10 @@ def load_model(
 
 
 def reuse_model(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
-    """Return `entry` with the model of `old` if card, model file and labels are unchanged, else None."""
+    """Return `entry` with the model of `old`, if card, model file and labels have not changed since.
+
+    Return None if they have changed, or if `old` has no model.
+    """
     assert entry.card is not None
     if old is None or old.model is None or old.model.card != entry.card:
         return None
@@ -222,9 +243,9 @@ def load_entry(
 ) -> ModelEntry:
     """Return the entry with its model loaded and its session warmed up, or with the reason of the failure.
 
-    `folders`: folders of all models by name. `choices`: the runtime of each model; None: ONNX Runtime for
-    all. Loading fails, too, if the first run takes longer than `limit_s`. Thread-safe, so that several models
-    can load at the same time. Call `with_warm_runner` next.
+    `folders`: folders of all models by name. `choices` decides the runtime of each model. If it is None, ONNX
+    Runtime runs all models. Loading fails, too, if the first run takes longer than `limit_s`. Thread-safe, so
+    that several models can load at the same time. Call `with_warm_runner` next.
     """
     return _warm_up_session(_open_model(entry, folders, choices), limit_s)
 
@@ -247,7 +268,7 @@ def _open_model(entry: ModelEntry, folders: Mapping[str, Path], choices: Runtime
 def with_runner(
     model: ServedModel, choice: Choice, choices: RuntimeChoices, opening: Callable[..., Session]
 ) -> ServedModel:
-    """Return the model with the session that `choice` asks for, or with the reason why it has none.
+    """Return the model with the session that `choice` asks for, or with the reason why there is none.
 
     `opening(floats=...)` opens the model in OpenVINO and may raise SessionError. Call `warm_up_runner` next.
     """
@@ -280,9 +301,9 @@ def _not_chosen(model: ServedModel, reason: str) -> ServedModel:
 
 
 def _head(card: Card, folders: Mapping[str, Path]) -> HeldFile | None:
-    """Open the card's classifier file; return None if it is missing.
+    """Open the file of the stored linear classifier that the card names. Return None if it is missing.
 
-    Returns None on Windows, too, where an open file could not be replaced.
+    Returns None on Windows, too, because an open file cannot be replaced there.
     """
     if card.classifier is None or card.classifier.model not in folders or os.name == "nt":
         return None
@@ -308,7 +329,7 @@ def read_model_file(folder: Path, card: Card) -> bytes:
 
 
 def _mismatch_reason(content: bytes, digest: str, card: Card) -> str:
-    """Return how a file differs from the card: by its kind, its length or its checksum."""
+    """Return how a model file differs from the card, in words: by its kind, its length or its checksum."""
     other = f"its file {card.file.name} is not the one that the card describes"
     kind = file_kind(content)
     if kind is not None:
@@ -337,9 +358,11 @@ def _load_served_model(folder: Path, card: Card) -> tuple[ServedModel, bytes]:
 
 
 def _activation(content: bytes, card: Card) -> Activation:
-    """Return the activation that the network applies, from the card, else from the network's last operator.
+    """Return the activation that the network itself applies to its logits.
 
-    Raises UnusableModel if card and operator contradict each other, because probabilities would be wrong.
+    This is the activation in the card. If the card has none, it is the network's last operator, if this is an
+    activation. Raises UnusableModel if card and operator contradict each other, because probabilities would
+    be wrong.
     """
     applied = output_activation(content, card.output_name("logits"))
     declared = card.outputs.get("activation", applied)
@@ -352,7 +375,10 @@ def _activation(content: bytes, card: Card) -> Activation:
 
 
 def _text_kind(path: Path) -> str | None:
-    """Return the kind of a file that should be a card or labels, but is not text; None if unknown."""
+    """Return the kind of a file that should be a card or labels, but is not text.
+
+    Return None if the file is text, if it cannot be read, or if its kind is unknown.
+    """
     try:
         kind = file_kind(read_regular(path))
     except OSError:
@@ -368,7 +394,7 @@ def _kind(error: Exception) -> str:
 def _warm_up_session(entry: ModelEntry, limit_s: float) -> ModelEntry:
     """Return the entry with its model's `typical_ns` set.
 
-    If the model does not run, return the entry without it, but with the reason.
+    If the model does not run, return the entry without the model, but with the reason.
     """
     model = entry.model
     if model is None:
@@ -395,7 +421,7 @@ def with_warm_runner(entry: ModelEntry, limit_s: float) -> ModelEntry:
 def warm_up_runner(model: ServedModel, limit_s: float) -> ServedModel:
     """Return the model with its `runner` warmed up and timed.
 
-    If the runner does not run, return the model without it, but with the reason in `not_chosen`.
+    If the runner does not run, return the model without a runner, but with the reason in `not_chosen`.
     """
     runner = model.runner
     if runner is None:
@@ -426,8 +452,8 @@ def release_memory(models: Sequence[ServedModel]) -> None:
 def _typical_time(model: ServedModel, limit_s: float) -> int:
     """Run the model on noise, set its session's activation, and return the typical time in nanoseconds.
 
-    A detector has no activation; its outputs are decoded instead.
-    Raises UnusableModel and ModelUnavailable.
+    A detector's session has no activation to set. Its outputs are decoded, to check that this works. Raises
+    UnusableModel and ModelUnavailable.
     """
     names = tuple(model.card.output_shapes)
     # A session runs on the calling thread, whose CPU time does not grow while other threads load models.
@@ -450,9 +476,10 @@ def _timed_runs(
     limit_s: float,
     clock: Callable[[], int],
 ) -> tuple[list[Mapping[str, NDArray[np.float32]]], int]:
-    """Run the session on two images of noise; return the outputs, and the median time in nanoseconds.
+    """Run the session on two images of noise. Return both outputs, and the median time in nanoseconds.
 
-    The first run takes longest and is not timed. If the second run is short, more runs are timed.
+    The first run takes longest, so it does not count for the median time. If the second run is short, the
+    second image is run several times more, and these times count, too.
     """
     results, times = [], []
     for seed in range(2):
@@ -471,7 +498,8 @@ def _timed_runs(
 def _settle_activation(model: ServedModel, logits: Sequence[NDArray[np.float32]]) -> None:
     """Set the session's activation to softmax if all `logits` are probability distributions.
 
-    `logits`: outputs for two images of noise. Raises UnusableModel if the card says otherwise.
+    `logits`: outputs for two images of noise. Raises UnusableModel if they are probability distributions, but
+    the card names an activation other than softmax.
     """
     declared = model.card.outputs.get("activation")
     is_distribution = all(map(_are_probabilities, logits))

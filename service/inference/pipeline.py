@@ -1,6 +1,6 @@
-"""Inference pipeline: decode an image, preprocess it for a network, run the network; time each stage.
+"""Inference pipeline: decode an image, preprocess it for a network, run the network, and time each stage.
 
-/classify, /detect, /compare, /explain, the gallery and the benchmarks all use it.
+/classify, /detect, /compare, /explain, the gallery and the benchmarks all use these functions.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run_model(
     outputs: Sequence[str] = ("logits",),
     stopwatch: Stopwatch | None = None,
 ) -> Mapping[str, NDArray[np.float32]]:
-    """Run a served model on one image; return `outputs` by name, float32, without the batch dimension.
+    """Run a served model on one image. Return `outputs` by name, without the batch dimension.
 
     Uses the session that `ServedModel.session_for` returns. Times the stages `preprocess` and `inference`.
     Raises ModelUnavailable if the run fails.

@@ -1,4 +1,4 @@
-"""Bounded thread pool with a FIFO queue: one thread per core, one request per job."""
+"""Thread pool with a bounded FIFO queue. There is one thread per core, and each job is one request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Deadline:
     """Time at which a caller stops waiting for a thread.
 
     `at`: the time by the event loop's clock, in seconds. `limit_s`: the time limit, for the error message.
-    `disconnected`: returns when the client disconnects; awaited only while the job waits.
+    `disconnected`: a function that returns when the client disconnects. The pool awaits it only while the
+    client's job waits.
     """
 
     at: float
@@ -43,9 +44,10 @@ class Deadline:
 
 
 class _Job:
-    """A queued function.
+    """A function that waits in the queue or runs on a thread, with the deadline of its caller.
 
-    `claim` is locked once: either by the thread that runs the job, or by the event loop that cancels it.
+    `claim` is a lock that is taken only once: by the thread that runs the job, or by the event loop when it
+    cancels the job.
     """
 
     __slots__ = (
@@ -66,7 +68,7 @@ class _Job:
 
 
 class CorePool:
-    """Runs jobs on `threads` threads in FIFO order; at most `max_waiting` jobs wait.
+    """Runs jobs on `threads` threads in FIFO order. At most `max_waiting` jobs may wait.
 
     A job is one whole request (decode to postprocess), so that a request never moves between threads. One
     waiting job per thread is dispatched ahead, so that a thread can start its next job without waiting for
@@ -153,7 +155,10 @@ class CorePool:
             worker.start()
 
     def _check_waiting(self, job: _Job) -> None:
-        """Cancel the job if it still waits at its deadline. Before the deadline, watch for a disconnect."""
+        """Cancel the job if it still waits at its deadline.
+
+        Before the deadline, watch whether the client disconnects.
+        """
         if job.claim.locked():
             return
         deadline = job.deadline
@@ -174,7 +179,7 @@ class CorePool:
             job.result.set_exception(error)
 
     def _cancel(self, job: _Job) -> bool:
-        """Cancel a waiting job; return False if a thread already runs it."""
+        """Cancel a waiting job, and return True. If a thread already runs the job, return False."""
         if not job.claim.acquire(blocking=False):
             return False
         if job.dispatched:

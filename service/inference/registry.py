@@ -66,8 +66,9 @@ log = structlog.get_logger(__name__)
 class Registry:
     """Models of the zoo folders.
 
-    The constructor reads the cards, `load` opens the sessions, `refresh` reloads changed folders. Reads are
-    thread-safe and return snapshots; a `ServedModel` stays usable after its folder was changed or deleted.
+    The constructor reads the cards, `load` opens the sessions, and `refresh` reloads changed folders. Methods
+    that return entries or models are thread-safe, and what they return does not change later. A `ServedModel`
+    stays usable after its folder was changed or deleted.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class Registry:
     ) -> None:
         """Find the models. Unreadable model folders are skipped with a warning in the log.
 
-        `added`: the folder of added models, searched last; it may be missing. `choices`: the runtime of each
-        model; None: ONNX Runtime for all. A model whose first run takes longer than `warm_up_limit_s` is
-        broken. Raises FileNotFoundError with the names of the `directories` that do not exist, and
-        UnreadableFolder if a directory cannot be listed.
+        `added`: the folder of added models. It is searched last, and may be missing. `choices` decides the
+        runtime of each model. If it is None, ONNX Runtime runs all models. A model whose first run takes
+        longer than `warm_up_limit_s` is broken. Raises FileNotFoundError with the names of the `directories`
+        that do not exist, and UnreadableFolder if a directory cannot be listed.
         """
         self._warm_up_limit_s = warm_up_limit_s
         self.default_model = default_model
@@ -113,10 +114,10 @@ class Registry:
         self._entries = {name: read_entry(folder) for name, (folder, _) in self._last_scan.items()}
 
     def start_loading(self, unless: Callable[[Path], bool] = lambda _: False) -> None:
-        """Begin to load the models on separate threads, one per core; call `load` later.
+        """Begin to load the models on separate threads, one per core. Call `load` later.
 
-        `unless`: whether to leave the model in a folder to `load`. ONNX Runtime does not hold the
-        interpreter's lock, so other work can continue meanwhile.
+        `unless` is called with the folder of each model. If it returns true, the model is not loaded now, but
+        by `load`. ONNX Runtime does not hold the interpreter's lock, so other work can continue meanwhile.
         """
         folders = {entry.name: entry.folder for entry in self.entries}
         cards = {
@@ -137,14 +138,19 @@ class Registry:
         executor.shutdown(wait=False)  # its threads end after the last model
 
     def stop_loading(self) -> None:
-        """Do not load the models that have not begun to load. For a service whose start fails."""
+        """Stop the loading that `start_loading` began, because the service's start has failed.
+
+        Models that are being loaded now are still loaded to the end.
+        """
         for future in self._loading:
             future.cancel()
 
     def load(
         self, before_ready: Callable[[], None] = lambda: None, before_rest: Callable[[], None] = lambda: None
     ) -> None:
-        """Load and warm up every model with a valid card; a broken model gets a reason.
+        """Load and warm up every model that has a valid card.
+
+        The entry of a model that cannot be loaded gets the reason.
 
         Afterwards `ready` is true and every model has a session or a reason, even if this method raises.
         `before_rest` is called before the models begin to load that `start_loading` left out. `before_ready`
@@ -181,7 +187,7 @@ class Registry:
             release_memory(self.loaded)
 
     def _warn_of_default_tasks(self) -> None:
-        """Log a default classifier or default detector that has the wrong task, and a missing detector."""
+        """Log if the default model is no classifier, or if the default detector is missing or no detector."""
         entry = self._entries.get(self.default_model)
         if entry is not None and entry.card is not None and entry.card.detection is not None:
             log.warning("WEIGHIN_DEFAULT_MODEL: not a classifier", default_model=self.default_model)
@@ -194,7 +200,7 @@ class Registry:
             log.warning("WEIGHIN_DEFAULT_DETECTOR: not a detector", default_detector=self.default_detector)
 
     def refresh(self, name: str | None = None) -> None:
-        """Scan the folders and reload the models that changed.
+        """Scan the folders, and reload the models whose folders have changed.
 
         A changed model is reloaded only after a second scan finds its folder in the same state, because it
         may still be being written. A new version is warmed up before it replaces the old one. If the new
@@ -219,11 +225,11 @@ class Registry:
     def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
         """Run the predictions of a model in the requested runtime, and save the choice.
 
-        `requested` None: discard the choice of earlier requests, so that the model's card or the setting
-        decides. With None, the model may be broken or missing. `auto` discards an earlier weighing, so that
-        the model is weighed again. Requests in progress end in the old session. Raises UnknownModel,
-        NotReady, ModelUnavailable and StorageUnavailable, and InvalidParameter if the runtime cannot run the
-        model.
+        If `requested` is None, the choice of earlier requests is discarded, so that the model's card or the
+        setting decides. In this case, the model may be broken or missing. If the requested runtime is `auto`,
+        an earlier weighing is discarded, so that the model is weighed again. Requests in progress end in the
+        session in which they began. Raises UnknownModel, NotReady, ModelUnavailable and StorageUnavailable,
+        and InvalidParameter if the runtime cannot run the model.
         """
         with self._update_lock:
             forgotten = self._forgotten(name) if requested is None else None
@@ -249,7 +255,8 @@ class Registry:
     def _forgotten(self, name: str) -> ModelEntry | None:
         """Discard the runtime that a request chose for a broken or missing model, and return its entry.
 
-        Returns None if no request chose one, or if the model is not broken.
+        Returns None if no request chose a runtime for the model, or if the model is neither broken nor
+        missing.
         """
         entry = self._entries.get(name)
         if self._choices.requested(name) is None or (entry is not None and not entry.broken):
@@ -260,20 +267,24 @@ class Registry:
         )
 
     def requested(self, name: str) -> Requested | None:
-        """Return the runtime that a request chose for a model; None if no request did."""
+        """Return the runtime that a request chose for a model, or None if no request chose one."""
         return self._choices.requested(name)
 
     def forget_runtime(self, name: str) -> None:
-        """Discard the runtime that requests chose for a model, so that no later model of its name uses it."""
+        """Discard the runtime that a request chose for a model.
+
+        Otherwise, a later model of this name would run in it.
+        """
         try:
             self._choices.keep(name, None)
         except StorageUnavailable as error:
             log.warning("chosen runtime is not forgotten", model=name, reason=error.detail)
 
     def open_in_openvino(self, model: ServedModel, *, floats: FloatPrecision | None = None) -> Session:
-        """Load a served model in OpenVINO. Raises UnknownModel, ModelUnavailable, SessionError.
+        """Load a served model in OpenVINO.
 
-        ModelUnavailable: the model's file cannot be read, or is another version than the served one.
+        Raises UnknownModel, and SessionError if OpenVINO cannot load the model. Raises ModelUnavailable if
+        the model's file cannot be read, or is another version than the served one.
         """
         card, content = self.content(model.name)
         if card.file.sha256 != model.version:
@@ -288,8 +299,8 @@ class Registry:
         """Save the weighing of a model, and run the model's predictions in the runtime that it favours.
 
         `model`: the model as it was weighed. If it has been reloaded since, or if a request has chosen its
-        runtime since, nothing changes. `opened`: the model's session in OpenVINO, with the type of floats of
-        its choice; None if OpenVINO cannot open it.
+        runtime since, nothing changes. `opened`: the model's session in OpenVINO, with the type of floats
+        that was chosen for the model. It is None if OpenVINO cannot open the model.
         """
         with self._update_lock:
             entry = self._entries.get(model.name)
@@ -310,7 +321,10 @@ class Registry:
         log.info("runtime weighed", model=model.name, runtime=runs.predictor.label, result=str(runs.weighing))
 
     def _scan(self) -> dict[str, tuple[Path, Signature]]:
-        """Return folder and signature by model name; of several folders with one name, the first one."""
+        """Return the folder and its signature for each model name.
+
+        Of several folders with the same name, the first one counts.
+        """
         scan: dict[str, tuple[Path, Signature]] = {}
         for directory in (*self._directories, *(() if self.added is None else (self.added,))):
             try:
@@ -332,7 +346,11 @@ class Registry:
         return scan
 
     def _reload(self, name: str, current: tuple[Path, Signature] | None) -> None:
-        """Reload the entry `name` from its folder; remove it if `current` is None."""
+        """Reload the entry `name` from its folder.
+
+        `current`: the folder with its present signature. If it is None, the folder is gone, and the entry is
+        removed.
+        """
         old = self._entries.get(name)
         if current is None:
             self._last_read.pop(name, None)
@@ -364,8 +382,8 @@ class Registry:
     def refuse(self, name: str, reason: str | None, *, before: str | None = None) -> None:
         """Report why a newer version of a model is not served.
 
-        For a version that is not in the model's folder. `reason` None: withdraw the report if its reason is
-        still `before`.
+        Use this for a version that is not in the model's folder. If `reason` is None, the earlier report is
+        withdrawn, provided that its reason is still `before`.
         """
         with self._update_lock:
             entry = self._entries.get(name)
@@ -414,7 +432,7 @@ class Registry:
         return tuple(entry.model for entry in self.entries if entry.model is not None)
 
     def versions(self) -> dict[str, str]:
-        """Return the version (SHA-256 of the file) of each model that has a card, served or not."""
+        """Return the version (SHA-256 of the model file) of each model that has a card, served or not."""
         return {
             name: entry.card.file.sha256 for name, entry in self._entries.items() if entry.card is not None
         }
@@ -422,7 +440,8 @@ class Registry:
     def servings(self) -> dict[str, Serving]:
         """Return the runtime and precision in which the predictions of each model with a card are computed.
 
-        For a model that is not loaded, these are the ones in which they would be computed.
+        For a model that is not loaded, return the runtime and precision in which its predictions would be
+        computed.
         """
         return {
             entry.name: self._serving(entry, entry.card) for entry in self.entries if entry.card is not None
@@ -431,8 +450,8 @@ class Registry:
     def servings_elsewhere(self) -> dict[str, Serving]:
         """Return the runtime and the precision that are expected for each model on other machines.
 
-        If OpenVINO was chosen for a model, it is OpenVINO in an unknown precision, because this depends on
-        the CPU. For all other models, also those with the choice `auto`, ONNX Runtime is assumed.
+        If OpenVINO was chosen for a model, OpenVINO is expected. Its precision is then unknown, because it
+        depends on the CPU. For all other models, also those with the choice `auto`, ONNX Runtime is assumed.
         """
         cards = (entry.card for entry in self.entries if entry.card is not None)
         return {
@@ -445,8 +464,8 @@ class Registry:
     def served_cards(self) -> dict[str, Card]:
         """Return the card of each model, with the accuracy and agreement of the model as it is served.
 
-        A card has no accuracy while the model is served in another precision whose answers have not been
-        compared.
+        The accuracy is left out if it is unknown. This is so while OpenVINO serves the model with answers
+        that may differ from those of ONNX Runtime and have not been compared with them.
         """
         return {
             entry.name: self._serving(entry, entry.card).card(entry.card)
@@ -475,9 +494,9 @@ class Registry:
         return tuple(card.name for card in cards if card.detection is not None)
 
     def entry(self, name: str | None, task: Task | None = None) -> ModelEntry:
-        """Return the model's entry, served or not. `name` None: the task's default model.
+        """Return the entry of the model `name`, served or not.
 
-        Raises UnknownModel.
+        If `name` is None, return the entry of the task's default model. Raises UnknownModel.
         """
         entries = self._entries
         if name is None and task == "object-detection":
@@ -502,7 +521,7 @@ class Registry:
         )
 
     def get(self, name: str | None = None, task: Task | None = None) -> ServedModel:
-        """Return the model `name`, or the default model of the task.
+        """Return the model `name`. If `name` is None, return the default model of the task.
 
         Raises UnknownModel, NotReady and ModelUnavailable. Raises OtherTask if the model has another task.
         """
@@ -549,7 +568,10 @@ class Registry:
 
 
 def open_registry(settings: Settings) -> Registry:
-    """Find the models of a service with these settings. Raises the errors of `Registry`, InvalidParameter."""
+    """Find the models of a service with these settings.
+
+    Raises the errors of `Registry`, and InvalidParameter if the runtime in the settings cannot be used.
+    """
     return Registry(
         settings.model_dirs,
         settings.default_model,
@@ -560,16 +582,16 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def check_task(card: Card, task: Task) -> None:
-    """Raise OtherTask, with the right route, if the model's task is another one."""
+    """Raise OtherTask, whose message names the right route, if the model's task is not `task`."""
     if card.task != task:
         raise OtherTask(_WRONG_TASK[task].format(name=card.name))
 
 
 def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[tuple[Path, OSError | None]]:
-    """Yield the folders in `directory` and in `directory`/networks that contain a card or a model, by name.
+    """Yield the folders in `directory` and in `directory`/networks that contain a card or a model.
 
-    Unreadable folders are yielded with the error. Folders whose names begin with a dot are skipped, because
-    they are still being written.
+    The folders are ordered by name. Each folder is yielded with None, or with the error if it cannot be read.
+    Folders whose names begin with a dot are skipped, because they are still being written.
     """
     try:
         folders = sorted(directory.iterdir())

@@ -1,4 +1,4 @@
-"""Shorten exceptions of a runtime for clients: one line, without paths and C++ signatures."""
+"""Shorten the messages of a runtime's exceptions to one line, without paths and C++ signatures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ _PATH = re.compile(r"(?<![\w./:~-])(?:~|/[\w.+@~-]+|[A-Za-z]:\\[\w.+@~ -]+)(?:[/
 
 
 def runtime_words(error: BaseException) -> str:
-    """Return the runtime's message in at most 500 characters; if it is empty, the exception's type.
+    """Return the message of a runtime's exception in at most 500 characters.
 
-    Paths are reduced to base names; node names that look like paths, such as `/layer1/Conv`, are kept.
+    For a MemoryError, the result is `not enough memory`. If the message is empty, the result is the
+    exception's type. Paths are reduced to base names. Node names that look like paths, such as
+    `/layer1/Conv`, are kept.
     """
     if isinstance(error, MemoryError):
         return "not enough memory"
@@ -32,7 +34,7 @@ def runtime_words(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return `text` in at most 500 printable characters."""
+    """Return `text` as one line of at most 500 characters, with `?` for characters that are not printable."""
     text = "".join(character if character.isprintable() else "?" for character in text[: LONGEST + 1])
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 

@@ -54,10 +54,10 @@ class OnnxSession(Session):
         threads: int = 1,
         spinning: bool = False,
     ) -> None:
-        """Load the `content` of an ONNX file. Raises SessionError if it does not load or differs from `card`.
+        """Load the `content` of an ONNX file.
 
-        `threads` (number per run) and `spinning` (whether idle threads busy-wait for work) are for benchmarks
-        only.
+        Raises SessionError if it does not load, or differs from `card`. `threads` (number of threads per run)
+        and `spinning` (whether idle threads busy-wait for work) are for benchmarks only.
         """
         super().__init__(card, tuple(card.output_shapes))
         self._session = _load(content, _options(threads=threads, spinning=spinning))
@@ -72,11 +72,11 @@ class OnnxSession(Session):
 
     @property
     def precision(self) -> str:
-        """Precision of the card."""
+        """The precision that the card states."""
         return self._card_precision
 
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
-        """Run the network; a run that takes longer than `limit_s` stops at the next operator."""
+        """Run the network. A run that takes longer than `limit_s` stops at the next operator."""
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
             return self._run_graph(image, names, options)
@@ -153,7 +153,9 @@ def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
 
 
 def optimized_graph(content: bytes) -> bytes:
-    """Return, as an ONNX file, the graph that ONNX Runtime runs: constants folded, batch norm and QDQ fused.
+    """Return the graph that ONNX Runtime runs, as an ONNX file.
+
+    In this graph, constants are folded, and batch norm and QDQ are fused with other operators.
 
     The highest optimization level is not applied, because it only changes the memory layout for this CPU.
     Raises SessionError if the model does not load.
@@ -218,7 +220,7 @@ def open_graph(content: bytes) -> Callable[[Mapping[str, NDArray[Any]]], list[ND
 
 
 def run_as_written(content: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
-    """Run an ONNX file that needs no card, once on each of `feeds`; return the outputs of each run by name.
+    """Run an ONNX file that needs no card once on each of `feeds`. Return the outputs of each run by name.
 
     Raises SessionError if the file does not load or run.
     """

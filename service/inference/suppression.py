@@ -1,4 +1,4 @@
-"""Non-maximum suppression: keep the best one of several boxes that overlap."""
+"""Non-maximum suppression: of several boxes that overlap, keep only the best one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.inference.detection.geometry import DECIMALS
 from service.inference.session import open_graph
 
 _GRAPH = Path(__file__).with_name("non_max_suppression.onnx")
-"""ONNX file with one NonMaxSuppression operator; a test builds the file again and compares.
+"""ONNX file with one NonMaxSuppression operator. A test builds the file again and compares the two.
 
 The operator is several times as fast as NumPy for 400 boxes (benchmarks/suppression.py, docs/detection.md).
 """
@@ -30,7 +30,7 @@ rank, which is at least 1. In all other rows it has 0, which is below the thresh
 def suppress(
     boxes: NDArray[np.float64], class_ids: NDArray[np.int64], iou: float, how: Suppression, limit: int
 ) -> NDArray[np.int64]:
-    """Return the indices of the boxes that stay, ascending, at most `limit`.
+    """Return the indices of the boxes that stay, in ascending order, at most `limit` of them.
 
     `boxes`: (N, 4), left, top, right, bottom, best first. Boxes are examined in this order: a box is dropped
     if its intersection over union with a box that stays exceeds `iou`. If `how` is `by-class`, it is compared
@@ -85,7 +85,7 @@ _opening = threading.Lock()
 
 
 def _operator() -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
-    """Return the function that runs the operator's graph; the first call opens the graph."""
+    """Return the function that runs the operator's graph. The first call opens the graph."""
     with _opening:
         return _opened()
 

@@ -1,4 +1,7 @@
-"""Image decoding to RGB: the format is detected from the signature, a JPEG is decoded at a useful scale."""
+"""Decode image files to RGB pixels.
+
+The format is detected from the file signature. A JPEG may be decoded at a smaller scale.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +80,8 @@ class DecodedImage:
 
     `pixels` is uint8 RGB (H, W, 3), C-contiguous. `box` is the part of `pixels` that the image covers:
     scaling rounds up, so the image may cover the last row and column of a scaled JPEG only in part. `width`
-    and `height` are those of the image before scaling; `bytes` is the file size. `scale`: a JPEG was decoded
-    at 1/`scale` (1, 2, 4 or 8).
+    and `height` are those of the image before scaling. `bytes` is the file size. `scale` is 1, 2, 4 or 8: a
+    JPEG was decoded at 1/`scale` of its size. For all other formats, `scale` is 1.
     """
 
     pixels: NDArray[np.uint8]
@@ -91,7 +94,7 @@ class DecodedImage:
 
 
 def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
-    """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
+    """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or, with the extra `heif`, HEIF.
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 that leaves its shorter side large
     enough: at least `shorter_side` pixels at 1/2, at least 1.5 times `shorter_side` at 1/4 and 1/8. The
@@ -137,9 +140,9 @@ def _jpeg_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint
 
 
 def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Rotate and flip `pixels`, uint8 (H, W, 3), to upright; return a C-contiguous array.
+    """Return `pixels`, uint8 (H, W, 3), rotated and flipped to be upright, as a C-contiguous array.
 
-    `orientation`: of EXIF, 1 to 8; other values count as 1.
+    `orientation`: the value of the EXIF tag, 1 to 8. Any other value counts as 1, which changes nothing.
     """
     match orientation:
         case 2:
@@ -167,7 +170,8 @@ def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _covered_box(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
     """Return the part of the oriented `pixels` that the image covers.
 
-    `width` and `height`: size of this part. Before the orientation was applied, it began at the top left.
+    `width` and `height`: size of this part. `orientation`: the EXIF orientation that has been applied to
+    `pixels`. Before it was applied, the part began at the top left.
     """
     left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
     top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0
@@ -202,9 +206,10 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
 
 
 def _declared_early(data: bytes, kind: Format) -> list[tuple[int, int]]:
-    """Return the declared sizes (width, height) to check before Pillow's plugin is constructed.
+    """Return the sizes (width, height) that are to be checked before Pillow's plugin is constructed.
 
-    Constructing the GIF plugin may allocate a frame; constructing the WebP plugin allocates a canvas.
+    The check is so early because Pillow's plugin for GIF may allocate a frame when it is constructed, and the
+    plugin for WebP allocates a canvas.
     """
     try:
         if kind == "gif":
@@ -233,7 +238,7 @@ def _check_pixels(kind: Format, width: int, height: int, max_pixels: int) -> Non
 
 @functools.cache
 def _heif_plugin() -> type[ImageFile] | None:
-    """Return Pillow's HEIF plugin, imported on first use; None if the extra `heif` is not installed."""
+    """Import Pillow's HEIF plugin on first use and return it. Return None if it is not installed."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:

@@ -61,7 +61,10 @@ class JpegHeader:
 
 
 class Segment(NamedTuple):
-    """A marker and its content, `data[start:end]`; `at` is the offset of the FF before the marker."""
+    """A segment of a JPEG file: its marker, and its content `data[start:end]`.
+
+    `at` is the offset of the byte FF before the marker.
+    """
 
     marker: int
     at: int
@@ -72,9 +75,8 @@ class Segment(NamedTuple):
 def read_jpeg_header(data: bytes) -> JpegHeader:
     """Read the segments of a JPEG up to its first scan. Takes microseconds for any image size.
 
-    Raises UndecodableImage if the frame is lossless or hierarchical, if a side has 0 pixels, or if there are
-    too many segments or scans. Raises it, too, unless exactly one complete frame header precedes the first
-    scan.
+    Raises UndecodableImage if the frame is lossless or hierarchical, if a side has 0 pixels, if there are too
+    many segments or scans, or if the first scan is not preceded by exactly one complete frame header.
     """
     exif: list[bytes] = []
     frame: tuple[int, int, int, int] | None = None

@@ -1,4 +1,4 @@
-"""JPEGs that libjpeg warns of: refuse damaged files, repair deviations that cost no pixel."""
+"""Handle JPEGs that libjpeg warns of: refuse damaged files, and repair faults that change no pixel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class DamagedJpeg(ValueError):
 
 
 def repaired_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    """Decode `data` after `decode_strictly` raised a warning for it; same arguments, same kind of result.
+    """Decode a JPEG for which `decode_strictly` raised a warning.
+
+    The arguments and the returned array are those of `decode_strictly`.
 
     libjpeg warns of faults that cost pixels, such as a bad code or truncated coded data. It also warns of
     faults that cost none: a missing end marker, an odd JFIF version, scan parameters that a sequential JPEG
@@ -138,7 +140,7 @@ def _normalised(data: bytes, header: JpegHeader) -> bytes:
 
 
 def _normalised_segment(marker: int, content: bytes, header: JpegHeader) -> bytes:
-    """Return the segment in the form that libjpeg accepts; empty if no pixel depends on it."""
+    """Return the segment in the form that libjpeg accepts, or no bytes if no pixel depends on it."""
     if marker == _APP0 and content.startswith(b"JFIF\0") and len(content) >= 14:
         return _JFIF
     if marker == _APP14 and content.startswith(_ADOBE) and len(content) >= _ADOBE_BYTES:
@@ -163,10 +165,10 @@ class _Coefficients:
         self._components = set(frame[6::3])
 
     def add(self, scan: bytes) -> bool:
-        """Record which coefficients a scan delivers; return False if the scan repeats earlier ones.
+        """Record which coefficients a scan delivers. Return False if the scan repeats earlier coefficients.
 
-        `scan`: content of the scan's header, which has the number of components, the id and tables of each,
-        and three parameters.
+        `scan`: content of the scan's header. The header has the number of components, the id and tables of
+        each component, and three parameters.
         """
         if not scan or scan[0] > _MAX_SCAN_COMPONENTS or len(scan) != 1 + 2 * scan[0] + 3:
             return True  # libjpeg refuses it

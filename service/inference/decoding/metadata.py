@@ -100,7 +100,9 @@ def _has_valid_checksum(chunk: bytes) -> bool:
 
 
 def _transparency(chunk: bytes, header: bytes, palette: int | None) -> bytes:
-    """Return the tRNS chunk in the form that Pillow needs; empty if libpng ignores it (PNG, 11.3.2.1).
+    """Return the tRNS chunk in the form that Pillow needs, or no bytes if libpng ignores the chunk.
+
+    Section 11.3.2.1 of the PNG specification defines the chunk.
 
     Pillow scales pixels of fewer than 8 bits to 8 bits, and then compares them with the transparent grey. So
     the transparent grey is scaled here.

@@ -13,14 +13,16 @@ from service.inference.decoding.tiff import CheckedTiff
 
 _EXIF = b"Exif\0\0"
 _MAX_SIGNATURES = 2
-"""Maximum number of signatures before an EXIF block: some writers repeat it."""
+"""Maximum number of signatures before an EXIF block. Some writers repeat the signature."""
 _ORIENTATION = 0x0112
 # struct codes of TIFF's integer types; 13 is an offset to a directory.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
 
 
 def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], int]:
-    """Return the current frame of `image` as uint8 RGB (H, W, 3), as stored, and its EXIF orientation.
+    """Return the current frame of `image` as uint8 RGB (H, W, 3), and its EXIF orientation.
+
+    The pixels are as stored: the orientation is not applied.
 
     Ignores colour profiles. Raises whatever Pillow raises for pixels that it cannot decode or convert.
     """
@@ -40,10 +42,11 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], int]:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, in an EXIF block's first directory; 1 if missing or invalid.
+    """Return the orientation, 1 to 8, in an EXIF block's first directory.
 
-    The block may start with its signature. The tag may have any of TIFF's integer types. The standard allows
-    only SHORT, but some cameras and editors write other types (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
+    If the orientation is missing or invalid, the result is 1. The block may start with its signature. The tag
+    may have any of TIFF's integer types. The standard allows only SHORT, but some cameras and editors write
+    other types (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
     """
     for _ in range(_MAX_SIGNATURES):
         exif = exif.removeprefix(_EXIF)

@@ -66,7 +66,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}")
 
 
 def image_format(data: bytes) -> Format | None:
-    """Return the image format by the file signature; None if the signature is unknown."""
+    """Return the image format that the file signature tells. Return None if the signature is unknown."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -89,7 +89,10 @@ def image_format(data: bytes) -> Format | None:
 
 
 def identify_unsupported(data: bytes) -> tuple[str, str] | None:
-    """Return the name of unsupported content and advice on what to send instead; None if unknown."""
+    """Return the name of unsupported content, and advice on what to send instead.
+
+    Return None if the kind of the content is not recognized.
+    """
     if data[4:8] in _VIDEO_BOXES:
         return _VIDEO
     if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
@@ -112,7 +115,7 @@ def identify_unsupported(data: bytes) -> tuple[str, str] | None:
 
 
 def _brands(data: bytes) -> set[bytes]:
-    """Return the brands of an ISO media file (ISO/IEC 14496-12); empty for anything else."""
+    """Return the brands of an ISO media file (ISO/IEC 14496-12), or an empty set for any other file."""
     if data[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(data[:4]), _BRANDS_BYTES)

@@ -38,9 +38,10 @@ class CheckedTiff(TiffImageFile):
         super()._setup()
 
     def levels(self) -> NDArray[np.generic]:
-        """Return grey values of more than 8 bits, (H, W): black is the type's minimum, white its maximum.
+        """Return the grey values, (H, W), of a loaded image that has more than 8 bits per sample.
 
-        Only for the modes I, F and I;16 of a loaded image.
+        The image must have Pillow's mode I, F or I;16. 12-bit values are scaled to 16 bits. Unsigned 32-bit
+        values, which Pillow reads as signed, are unsigned in the result.
         """
         values: NDArray[np.generic] = np.asarray(self)
         bits = self._bits()
@@ -52,12 +53,15 @@ class CheckedTiff(TiffImageFile):
 
     @property
     def white_is_zero(self) -> bool:
-        """Whether `levels` must be inverted: Pillow inverts samples of up to 8 bits only."""
+        """Whether 0 stands for white, so that `levels` must be inverted.
+
+        Pillow itself inverts only samples of up to 8 bits.
+        """
         return self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
     @property
     def declares_alpha(self) -> bool:
-        """Whether the file declares its extra sample as alpha; some writers omit the declaration."""
+        """Whether the file declares its extra sample as alpha. Some writers omit the declaration."""
         return _EXTRA_SAMPLES in self.tag_v2
 
     def _refuse_misread(self) -> None:

@@ -1,4 +1,7 @@
-"""Decode the outputs of a detector into boxes with scores; one class per kind of decoder in a card."""
+"""Decode the outputs of a detector into boxes with scores.
+
+There is one subclass of `BoxDecoder` for each kind of decoder that a card can name.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,21 @@ Outputs = Mapping[str, NDArray[Any]]
 """Outputs of a detector for one image, by role, without the batch dimension."""
 
 _MARGIN = 1e-5
-"""Relative margin of the first threshold, which is fast because it compares in float32."""
+"""Relative margin by which the first, fast comparison of scores with the minimum score is too generous. This
+comparison is in float32, so it is inexact. A second comparison in float64 decides."""
 _ALMOST_1 = 1 - 1e-15
 """Upper limit of a minimum score. Its logit is below every logit whose sigmoid rounds to 1 in float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Boxes of one image, highest score first; equal scores are in the order of the network's outputs.
+    """Boxes that a detector finds in one image, with scores and class ids, highest score first.
 
-    `boxes`: float64 (N, 4), left, top, right, bottom in pixels of the network's input; not clipped. `scores`:
-    float64 (N,), 0 to 1. `class_ids`: int64 (N,). `landmarks`: float64 (N, L, 2), x and y, or None. If the
-    size of a box exceeds the range of float64, its edges are infinite, and its landmarks infinite or NaN.
+    Boxes with equal scores are in the order of the network's outputs. `boxes`: float64 (N, 4), left, top,
+    right, bottom in pixels of the network's input. They are not clipped to the input. `scores`: float64 (N,),
+    0 to 1. `class_ids`: int64 (N,). `landmarks`: float64 (N, L, 2), x and y. It is None if the detector has
+    none. If the size of a box exceeds the range of float64, its edges are infinite, and its landmarks
+    infinite or NaN.
     """
 
     boxes: NDArray[np.float64]
@@ -58,10 +64,11 @@ class BoxDecoder(ABC):
     def decode(
         self, outputs: Outputs, min_score: float, limit: int, classes: Collection[int] | None = None
     ) -> Candidates:
-        """Return at most `limit` boxes: those with the highest scores among those of at least `min_score`.
+        """Return the boxes with the highest scores, best first.
 
-        `classes`: ids of the classes whose boxes are returned; None: all classes. Boxes whose score is NaN
-        are left out.
+        At most `limit` boxes are returned, and only boxes with a score of at least `min_score`.
+        `classes`: ids of the classes whose boxes are returned. None stands for all classes. Boxes whose score
+        is NaN are left out.
         """
 
     def _best(
@@ -71,9 +78,10 @@ class BoxDecoder(ABC):
         limit: int,
         classes: Collection[int] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return row, class id and score of the best of `scores` (N, columns), selected as in `decode`.
+        """Return row, class id and score of the best of `scores`, which has the shape (N, columns).
 
-        Columns that are not classes, such as the background's, are never selected.
+        `min_score`, `limit` and `classes` select the scores as they do in `decode`. Columns that are not
+        classes, such as the background's, are never selected.
         """
         if self._activation == "softmax":
             scores = _softmax(scores)
@@ -89,9 +97,10 @@ class BoxDecoder(ABC):
     def _top(
         self, values: NDArray[np.float32], min_score: float, limit: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return flattened indices and scores of the best of `values`, which are before the activation.
+        """Return the indices in the flattened `values` of the best ones, and their scores, best first.
 
-        At most `limit` values are returned, and only those whose score is at least `min_score`.
+        If the activation is a sigmoid, it has not been applied to `values` yet. At most `limit` values are
+        selected, and only values whose score is at least `min_score`.
         """
         # A score that equals `min_score` in float32, the precision of the outputs, passes.
         min_score = min(min_score, float(np.float32(min_score)))
@@ -110,7 +119,10 @@ class BoxDecoder(ABC):
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the indices of the `count` largest values, in ascending order; of equal values, the first."""
+    """Return the indices of the `count` largest values, in ascending order.
+
+    If equal values compete for the last places, those with the smallest indices are returned.
+    """
     least = np.partition(values, len(values) - count)[len(values) - count]
     above = np.flatnonzero(values > least)
     equal = np.flatnonzero(values == least)[: count - len(above)]
@@ -118,7 +130,7 @@ def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 def _lowest(score: float, activation: ScoreActivation) -> np.float32:
-    """Return a value that is slightly lower than the one for which the activation returns `score`."""
+    """Return a value that is slightly lower than the value for which the activation returns `score`."""
     if score <= 0:
         return np.float32(-np.inf)
     if activation == "sigmoid":

@@ -31,7 +31,7 @@ class Transformation:
     def of(cls, spec: InputSpec, box: Box, image_size: tuple[int, int]) -> Transformation:
         """Return the transformation for an image that is preprocessed as `spec` says.
 
-        `box`: the part of the decoded pixels that the image covers, as in `preprocess`. `image_size`: width
+        `box`: the part of the decoded pixels that the image covers (see `preprocess`). `image_size`: width
         and height of the original, which may be decoded at a smaller size.
         """
         left, top, right, bottom = crop_box(spec, box)
@@ -45,16 +45,20 @@ class Transformation:
         return cls(region, (spec.width, spec.height), image_size)
 
     def points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map points (..., 2), x and y, to the original; rounded, and possibly outside of the image."""
+        """Map points (..., 2), x and y, to the original, and round the results.
+
+        A mapped point may lie outside of the image.
+        """
         scale, start, _ = self._affine
         with np.errstate(over="ignore", invalid="ignore"):
             mapped: NDArray[np.float64] = (points * scale[:2] + start[:2]).round(DECIMALS)
         return mapped
 
     def boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map boxes (N, 4), left, top, right, bottom, to the original; clipped to the image and rounded.
+        """Map boxes (N, 4), left, top, right, bottom, to the original.
 
-        A box that lies outside of the image gets an area of zero.
+        The mapped boxes are clipped to the image and rounded. A box that lies outside of the image gets an
+        area of zero.
         """
         scale, start, ends = self._affine
         with np.errstate(over="ignore", invalid="ignore"):
@@ -64,7 +68,10 @@ class Transformation:
 
     @property
     def _affine(self) -> NDArray[np.float64]:
-        """Return scale and offset of the mapping, and the image's size: float64 (3, 4), for x, y, x, y."""
+        """Return the scale and the offset of the mapping, and the size of the image, as float64 (3, 4).
+
+        The four columns are for the coordinates x, y, x and y of a box.
+        """
         left, top, right, bottom = self.region
         across, down = (right - left) / self.input_size[0], (bottom - top) / self.input_size[1]
         wide, high = self.image_size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
+"""Left, top, right and bottom of a box."""
 
 MIN_IOU = 0.5
 """Lowest intersection over union at which two boxes count as boxes of the same object."""
@@ -14,7 +14,7 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class Seen:
-    """One detection: the label, the score, and the box."""
+    """What one detector reports for an object: the label, the score, and the box."""
 
     label: str
     score: float
@@ -36,13 +36,13 @@ class MatchedObject:
 
 
 def match_objects(detectors: Sequence[Sequence[Seen]]) -> tuple[MatchedObject, ...]:
-    """Group the detections of several detectors into objects; the object with the highest score comes first.
+    """Group the detections of several detectors into objects. The object with the highest score comes first.
 
-    Detections are processed in descending order of score; for equal scores, the earlier detector comes first.
-    A detection is added to an object if its detector has not found this object yet and the intersection over
-    union of its box with the object's first box is at least MIN_IOU. If several objects qualify, one with the
-    same label is preferred, and then the one with the largest overlap. If no object qualifies, the detection
-    becomes a new object.
+    Detections are processed in descending order of score. Of detections with equal scores, the one of the
+    earlier detector comes first. A detection is added to an object if its detector has not found this object
+    yet and the intersection over union of its box with the object's first box is at least MIN_IOU. If several
+    objects qualify, one with the same label is preferred, and then the one with the largest overlap. If no
+    object qualifies, the detection becomes a new object.
     """
     order = sorted(
         ((detector, number) for detector, found in enumerate(detectors) for number in range(len(found))),
@@ -70,7 +70,7 @@ def match_objects(detectors: Sequence[Sequence[Seen]]) -> tuple[MatchedObject, .
 
 
 def intersection_over_union(one: Box, other: Box) -> float:
-    """Return the intersection over union of two boxes; 0 if they do not overlap."""
+    """Return the intersection over union of two boxes. It is 0 if they do not overlap."""
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     if wide <= 0 or high <= 0:

@@ -1,4 +1,4 @@
-"""Sessions: models loaded by a runtime. A session checks the network's outputs against the card."""
+"""Base class of sessions. A session is a model that a runtime has loaded; it checks outputs by the card."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _ROUNDING = 1e-3
 """How far a probability may lie outside of 0 to 1, for example because of quantization."""
 _SUM_ROUNDING = 1e-2
 _CLASS_ROUNDING = 1 / 512
-"""How far the sum of a softmax may differ from 1: by _SUM_ROUNDING, plus _CLASS_ROUNDING per class. The
-latter is half a step of 8 bits."""
+"""The sum of a softmax may differ from 1 by _SUM_ROUNDING, plus _CLASS_ROUNDING for each class. The value of
+_CLASS_ROUNDING is half a step of 8 bits."""
 
 _FLOAT32 = np.dtype(np.float32)
 _MAX_BOXES = 100_000
@@ -38,7 +38,7 @@ _MAX_BOXES = 100_000
 
 
 class SessionError(Exception):
-    """The file cannot be served; the message says how it differs from the card, without paths."""
+    """A runtime cannot load or run a model file. The message gives the reason, without paths."""
 
 
 class Session(ABC):
@@ -52,7 +52,10 @@ class Session(ABC):
     runtime: ClassVar[RuntimeName]
 
     def __init__(self, card: Card, outputs: Sequence[str]) -> None:
-        """Prepare the checks of `outputs`, the card's names of the outputs that this session can compute."""
+        """Prepare the checks of the outputs.
+
+        `outputs`: the card's names of the outputs that this session can compute.
+        """
         self._name = card.name
         self._card_precision = card.precision
         self._main = card.main_outputs
@@ -68,16 +71,16 @@ class Session(ABC):
         self.activation: Activation = card.outputs.get("activation", "none")
         """Activation that the network applies. Unless it is "none", outputs must be within 0 to 1."""
         self.failure: str | None = None
-        """Reason why the latest run failed; None after a success. Accessed without a lock."""
+        """Reason why the latest run failed, or None if it succeeded. It is accessed without a lock."""
 
     @property
     @abstractmethod
     def precision(self) -> str:
-        """Precision in which the network is computed: the card's, or another one, such as bf16."""
+        """Precision in which the network is computed: the card's precision, or another one, such as bf16."""
 
     @property
     def label(self) -> str:
-        """The runtime, with the precision if it is not the card's, such as `openvino-bf16`.
+        """The runtime's name. If the precision is not the card's, it follows, as in `openvino-bf16`.
 
         A `+` in the precision becomes `-`, because it would mean a space in a URL: `openvino-int8-bf16`.
         """
@@ -86,10 +89,10 @@ class Session(ABC):
 
     @abstractmethod
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
-        """Run the network on `image`, float32 (N, C, H, W), and return the outputs with the graph's `names`.
+        """Run the network on `image`, float32 (N, C, H, W), and return some of its outputs.
 
-        Raises the ModelUnavailable of `_failed` if the runtime fails, or if the run takes longer than
-        `limit_s`.
+        `names`: the graph's names of the outputs to return. Raises the ModelUnavailable that `_failed`
+        returns if the runtime fails, or if the run takes longer than `limit_s`.
         """
 
     def run(
@@ -99,13 +102,14 @@ class Session(ABC):
         *,
         limit_s: float | None = None,
     ) -> Mapping[str, NDArray[np.float32]]:
-        """Run the network on `image`, float32 (N, C, H, W), and return `outputs` by name, batch first.
+        """Run the network on `image`, float32 (N, C, H, W), and return `outputs` by name.
 
-        `outputs` None: the card's main outputs. This method converts the image to the graph's layout and
-        dtype, and splits it into batches if the graph has a fixed batch size. `logits` are (N, classes),
-        without a background class; `embedding` is (N, channels). All outputs are float32, except for
-        `selected` of a detector. An output without a batch dimension gets one of size 1. Only the requested
-        outputs are computed. Their shapes are checked against the card, and all numbers must be finite.
+        If `outputs` is None, the card's main outputs are returned. The first dimension of each is the batch.
+        This method converts the image to the graph's layout and dtype, and splits it into batches if the
+        graph has a fixed batch size. `logits` are (N, classes), without a background class; `embedding` is
+        (N, channels). All outputs are float32, except for `selected` of a detector. An output without a batch
+        dimension gets one of size 1. Only the requested outputs are computed. Their shapes are checked
+        against the card, and all numbers must be finite.
 
         Raises ModelUnavailable if a check fails, if the runtime fails, or if the run takes longer than
         `limit_s` (it stops at the next operator). Raises ValueError for an image of another shape or dtype,
@@ -148,7 +152,8 @@ class Session(ABC):
     def _detector_output(self, name: str, value: Any, images: int) -> NDArray[Any]:
         """Check an output of a detector against the card, and return it with the batch as first dimension.
 
-        Indices (`selected`) are int64, all other outputs float32. Raises ModelUnavailable.
+        The output `selected`, which has indices, is int64. All other outputs are float32. Raises
+        ModelUnavailable if a check fails.
         """
         assert self._detection is not None
         shape, _ = self._shapes[name]
@@ -175,7 +180,10 @@ class Session(ABC):
         size: int,
         run: Callable[[NDArray[Any]], list[Any]],
     ) -> list[Any]:
-        """Convert the images to the graph's layout and dtype, and pass them to `run`, `size` at a time."""
+        """Convert the images to the graph's layout and dtype, and return the outputs of `run` for them.
+
+        At most `size` images are passed to `run` at a time.
+        """
         tensor = graph_input(image, self._input)
         batches = []
         for start in range(0, len(tensor), size):
@@ -199,14 +207,20 @@ class Session(ABC):
 
 
 def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-    """Return an output's shape in the graph, and whether to flatten it, e.g. logits (1000, 1, 1)."""
+    """Return an output's shape in the graph, and whether the output is to be flattened.
+
+    For example, logits of the shape (1000, 1, 1) are flattened.
+    """
     return shape, name != "features" and len(shape) > 1
 
 
 def output_problem(
     name: str, value: object, expected: tuple[int, ...], kind: np.dtype[Any] = _FLOAT32
 ) -> str | None:
-    """Return what is wrong with an output; None if it is finite and has the `expected` shape and type."""
+    """Return what is wrong with an output.
+
+    Return None if all its numbers are finite, its shape is `expected`, and its type is `kind`.
+    """
     if not isinstance(value, np.ndarray):
         return f"output '{name}' is a {type(value).__name__}, the card says one tensor"
     if value.dtype != kind or value.shape != expected:
@@ -229,7 +243,10 @@ def unbatched_outputs(card: Card) -> frozenset[str]:
 
 
 def _scores_problem(name: str, scores: NDArray[np.float32], activation: ScoreActivation) -> str | None:
-    """Return what is wrong if the scores need no activation, but are not within 0 to 1; else None."""
+    """Return what is wrong with scores that need no activation, but are not within 0 to 1.
+
+    Return None if the scores are within 0 to 1, or if an activation is still to be applied to them.
+    """
     if activation != "none" or not scores.size:
         return None
     low, high = float(scores.min()), float(scores.max())
@@ -242,7 +259,10 @@ def _scores_problem(name: str, scores: NDArray[np.float32], activation: ScoreAct
 
 
 def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
-    """Return why `logits`, float32 (N, classes), cannot be outputs of `activation`; None if they can."""
+    """Return why `logits`, float32 (N, classes), cannot be outputs of `activation`.
+
+    Return None if they can be.
+    """
     hint = "(outputs.activation in card.json: none, softmax or sigmoid)"
     low, high = float(logits.min()), float(logits.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:

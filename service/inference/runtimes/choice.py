@@ -1,4 +1,7 @@
-"""Choice of the runtime of each model: by a request, else by the model's card, else by the setting."""
+"""Choice of the runtime of each model.
+
+A request decides. If no request chose a runtime, the model's card decides, and otherwise the setting.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,20 @@ log = structlog.get_logger(__name__)
 
 
 class Requested(Finite):
-    """A runtime that a request chose for a model; `floats` as in `open_session`."""
+    """A runtime that a request chose for a model.
+
+    `floats`: type of the float operators in OpenVINO (see `open_session`).
+    """
 
     runtime: Runtime
     floats: FloatPrecision | None = None
 
 
 class _Kept(Finite):
-    """Content of the file. Several processes and machines may share it; each keeps what others wrote."""
+    """Content of the file `runtimes.json`.
+
+    Several processes and machines may share the file. Each of them keeps what the others have written.
+    """
 
     schema_version: Literal[1] = 1
     requested: dict[Name, Requested] = Field(default_factory=dict)
@@ -56,7 +65,10 @@ class _Kept(Finite):
 
 @dataclass(frozen=True)
 class Choice:
-    """The runtime that is to run a model's predictions, and who chose it."""
+    """The runtime that is to run a model's predictions, and what chose it.
+
+    `floats`: type of the float operators in OpenVINO, if a request chose one.
+    """
 
     runtime: Runtime = "onnxruntime"
     origin: Origin = "setting"
@@ -70,7 +82,8 @@ DEFAULT_CHOICE = Choice()
 class Serving:
     """Runtime and precision that compute a model's predictions.
 
-    `precision`: None while it is unknown. `weighing`: see `ServedModel`.
+    `precision` is None while it is unknown. `weighing`: how OpenVINO compares with ONNX Runtime (see
+    `ServedModel`).
     """
 
     runtime: RuntimeName
@@ -78,19 +91,21 @@ class Serving:
     weighing: Weighing | None = None
 
     def as_measured(self, card: Card) -> bool:
-        """Return whether the card's accuracy was measured on the same answers, up to tiny rounding errors.
+        """Return whether the card's accuracy was measured on the answers that are served now.
 
-        This is false if the precision is not the card's. It is also false for an int8 network in OpenVINO,
-        which rounds intermediate results in other places than ONNX Runtime.
+        Tiny rounding errors are ignored. The result is false if the precision is not the card's. It is also
+        false for an int8 network in OpenVINO, which rounds intermediate results in other places than ONNX
+        Runtime.
         """
         rounds_alike = self.runtime == "onnxruntime" or card.precision != "int8"
         return self.precision == card.precision and rounds_alike
 
     def agreement(self, card: Card) -> Agreement | None:
-        """Return the agreement of the answers that are served.
+        """Return the agreement of the answers that are served with those of the model's parent.
 
-        This is the card's if the answers are `as_measured`, else the weighing's. None if the card has none,
-        or if the answers have not been compared yet.
+        If the card's accuracy was measured on these answers (see `as_measured`), this is the card's
+        agreement, or None if the card has none. Otherwise, it is the agreement that the weighing has found,
+        or None if the answers have not been compared yet.
         """
         if self.as_measured(card):
             return card.agreement
@@ -101,8 +116,8 @@ class Serving:
     def card(self, card: Card) -> Card:
         """Return the card with the accuracy and agreement of what is served.
 
-        If the answers are not `as_measured`, the accuracy is marked `inherited`. It is None if the agreement
-        is unknown.
+        If the card's accuracy was measured on other answers (see `as_measured`), the accuracy is marked as
+        `inherited`. In this case, it is left out if the agreement is unknown.
         """
         if self.as_measured(card) or card.accuracy is None:
             return card
@@ -111,7 +126,10 @@ class Serving:
         return card.model_copy(update={"accuracy": accuracy, "agreement": agreement})
 
     def unknown_accuracy(self, card: Card) -> str | None:
-        """Return why the accuracy of what is served is unknown; None if it is known or the card has none."""
+        """Return why the accuracy of what is served is unknown.
+
+        Return None if it is known, or if the card has no accuracy.
+        """
         if card.accuracy is None or self.card(card).accuracy is not None:
             return None
         where = "OpenVINO" if self.precision is None else f"OpenVINO in {self.precision}"
@@ -119,16 +137,20 @@ class Serving:
 
 
 class RuntimeChoices:
-    """Runtimes by model; thread-safe. A file keeps requests and weighings, so that they outlast a restart."""
+    """The choice of a runtime for each model, thread-safe.
+
+    A file keeps the choices of requests and the weighings, so that they outlast a restart.
+    """
 
     def __init__(
         self, default: Runtime = "onnxruntime", folder: Path | None = None, *, streams: int = 1
     ) -> None:
         """Read what earlier requests chose from the file in `folder`. An unreadable file is ignored.
 
-        `default`: the setting. `folder`: the data directory; None: choices and weighings are not saved.
-        `streams`: number of runs under way at a time. If `default` cannot be used, raises InvalidParameter;
-        but if it is `auto`, a line is logged, and ONNX Runtime runs all models.
+        `default`: the runtime in the settings. `folder`: the data directory. If it is None, choices and
+        weighings are not saved. `streams`: number of runs under way at a time. Raises InvalidParameter if
+        `default` is `openvino` and OpenVINO cannot be used. If `default` is `auto` and OpenVINO cannot be
+        used, a line is logged, and ONNX Runtime runs all models.
         """
         obstacle = None if default == "onnxruntime" else obstacle_of("openvino")
         if default == "openvino" and not is_installed("openvino"):
@@ -147,7 +169,7 @@ class RuntimeChoices:
         self._kept = _Kept() if self._path is None else _read(self._path)
 
     def requested(self, name: str) -> Requested | None:
-        """Return the runtime that a request chose for a model; None if no request did."""
+        """Return the runtime that a request chose for a model, or None if no request chose one."""
         return self._kept.requested.get(name)
 
     def of(self, card: Card) -> Choice:
@@ -155,7 +177,7 @@ class RuntimeChoices:
         return self.after(card, self._kept.requested.get(card.name))
 
     def after(self, card: Card, requested: Requested | None) -> Choice:
-        """Return the choice that would result from saving `requested`."""
+        """Return the choice that would result for the model with this card if `requested` were saved."""
         if requested is not None:
             return Choice(requested.runtime, "request", requested.floats)
         return Choice(self.default) if card.runtime is None else Choice(card.runtime, "card")
@@ -165,7 +187,10 @@ class RuntimeChoices:
         return Conditions.here(card, self.streams)
 
     def weighing(self, card: Card, choice: Choice) -> Weighing | None:
-        """Return the weighing of a model under the conditions of this machine; None if there is none."""
+        """Return the weighing of a model with this choice, under the present conditions on this machine.
+
+        Return None if there is no such weighing, if ONNX Runtime was chosen, or if OpenVINO cannot be used.
+        """
         if choice.runtime == "onnxruntime" or obstacle_of("openvino") is not None:
             return None
         here = self.conditions(card)
@@ -177,8 +202,9 @@ class RuntimeChoices:
     def serving(self, card: Card) -> Serving:
         """Return the runtime and precision that compute a model's predictions in the service.
 
-        Holds unless OpenVINO refuses a model that has not been weighed. The precision in OpenVINO is unknown
-        until the model is weighed.
+        This is a forecast, made without loading the model. It is wrong if OpenVINO was chosen for a model
+        that has not been weighed and that OpenVINO cannot load. The precision in OpenVINO is unknown until
+        the model is weighed.
         """
         choice = self.of(card)
         weighing = self.weighing(card, choice)
@@ -191,7 +217,7 @@ class RuntimeChoices:
         return Serving("onnxruntime", card.precision, weighing)
 
     def keep_weighing(self, weighing: Weighing) -> None:
-        """Save a weighing in place of older ones of its model on its machine.
+        """Save a weighing in place of older weighings of the same model on the same machine.
 
         If the file cannot be written, the weighing stays in memory only.
         """
@@ -212,8 +238,8 @@ class RuntimeChoices:
     def keep(self, name: str, requested: Requested | None) -> None:
         """Save the runtime that a request chose for a model. Raises StorageUnavailable.
 
-        `requested` None: discard the saved choice. `auto` discards the model's weighing on this machine, so
-        that the model is weighed again.
+        If `requested` is None, the saved choice is discarded. If the runtime is `auto`, the model's weighing
+        on this machine is discarded, so that the model is weighed again.
         """
         machine = this_machine()
         here = (machine.cpu, machine.cpu_id, core_budget())
@@ -260,9 +286,9 @@ def runtime_choices(settings: Settings) -> RuntimeChoices:
 def _without(
     weighings: Iterable[Weighing], model: str, floats: FloatPrecision | None, machine: tuple[str, str, int]
 ) -> tuple[Weighing, ...]:
-    """Return the weighings except for those of a model, with this type of floats, on a machine.
+    """Return `weighings` without those of one model with one type of float operators on one machine.
 
-    `machine`: CPU, its identity, number of cores.
+    `machine`: name of the CPU, identity of the CPU, number of cores.
     """
 
     def is_other(known: Weighing) -> bool:
@@ -291,7 +317,7 @@ def _read(path: Path) -> _Kept:
 
 
 def _valid_part(content: Any) -> _Kept:
-    """Return the valid requests and weighings of a file that also has invalid ones; log a warning.
+    """Return the valid requests and weighings of a file that also has invalid ones, and log a warning.
 
     Raises ValueError if the file has another schema.
     """

@@ -1,4 +1,4 @@
-"""Open a model in a runtime given by name; tell which runtimes are installed, and in which versions."""
+"""Open a model in a runtime that is given by name. Tell which runtimes are installed, in which versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_INSTALLED = f"OpenVINO is not installed (install it with: {INSTALL_OPENVINO}
 
 
 def is_installed(name: RuntimeName) -> bool:
-    """Return whether the runtime is installed; a mere folder of its name does not count."""
+    """Return whether the runtime's package is installed. A mere folder of its name does not count."""
     if name == "onnxruntime":
         return True
     try:
@@ -35,7 +35,7 @@ def is_installed(name: RuntimeName) -> bool:
 
 
 def obstacle_of(name: RuntimeName) -> str | None:
-    """Import the runtime; return the reason why it cannot be used, or None if it can.
+    """Import the runtime, and return the reason why it cannot be used, or None if it can.
 
     The first call takes as long as the import.
     """
@@ -46,7 +46,10 @@ def obstacle_of(name: RuntimeName) -> str | None:
 
 @functools.cache
 def import_problem() -> str | None:
-    """Import OpenVINO; return why it cannot be imported. A failed import is not tried again."""
+    """Import OpenVINO, and return the reason why it cannot be imported, or None if it can.
+
+    A failed import is not tried again.
+    """
     try:
         import_openvino()
     except Exception as error:  # a broken package may raise anything
@@ -67,14 +70,14 @@ def import_runtime(name: RuntimeName) -> None:
 
 
 def runtime_version(name: RuntimeName) -> str:
-    """Return the installed version."""
+    """Return the installed version of the runtime."""
     return RUNTIME_VERSION if name == "onnxruntime" else openvino_version()
 
 
 def session_options(name: RuntimeName) -> dict[str, str]:
     """Return the options of the runtime's sessions except for the number of threads.
 
-    Keys are prefixed with the name of the runtime.
+    The name of the runtime and a dot precede the name of each option.
     """
     options = SESSION_OPTIONS if name == "onnxruntime" else OPENVINO_OPTIONS | {_HINT: "default"}
     return {f"{name}.{key}": value for key, value in options.items()}
@@ -92,8 +95,9 @@ def open_session(
     """Load an ONNX file's `content` for runs of `threads` threads each.
 
     `streams`: number of simultaneous runs that OpenVINO prepares for. `floats`: type of the float operators
-    in OpenVINO; None: bf16 on CPUs with instructions for it, else f32. Raises SessionError if the runtime
-    cannot load the model, and InvalidParameter if the runtime is not installed.
+    in OpenVINO. If it is None, the type is bf16 on CPUs with instructions for bf16, and f32 on other CPUs.
+    Raises SessionError if the runtime cannot load the model, and InvalidParameter if the runtime is not
+    installed.
     """
     check_runtime(name)
     if name == "onnxruntime":

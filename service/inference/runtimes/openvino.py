@@ -29,13 +29,13 @@ _COMPUTES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul
 
 @functools.cache
 def openvino_version() -> str:
-    """Return the installed version. Raises PackageNotFoundError."""
+    """Return the installed version of OpenVINO. Raises PackageNotFoundError if it is not installed."""
     return importlib.metadata.version("openvino")
 
 
 @functools.cache
 def import_openvino() -> Any:
-    """Import and return OpenVINO; the first call takes a while. Raises ImportError."""
+    """Import and return OpenVINO. The first call takes a while. Raises ImportError."""
     return importlib.import_module("openvino")
 
 
@@ -55,9 +55,10 @@ class OpenVinoSession(Session):
     ) -> None:
         """Load the `content` of an ONNX file for runs of one image, or of the card's fixed batch size.
 
-        `threads`: number per run. `streams`: largest number of runs under way at a time. `floats` None: bf16
-        on CPUs that have instructions for it, else f32. Raises SessionError if the file does not load, and
-        ImportError if OpenVINO is not installed.
+        `threads`: number of threads per run. `streams`: largest number of runs under way at a time. `floats`:
+        type of the float operators. If it is None, the type is bf16 on CPUs that have instructions for bf16,
+        and f32 on other CPUs. Raises SessionError if the file does not load, and ImportError if OpenVINO is
+        not installed.
         """
         super().__init__(card, card.main_outputs)
         openvino = import_openvino()
@@ -84,20 +85,20 @@ class OpenVinoSession(Session):
 
     @property
     def precision(self) -> str:
-        """Precision in which the compiled network is computed: the card's, or another one.
+        """Precision in which the compiled network is computed: the card's precision, or another one.
 
-        It is `bf16` or, on ARM, `fp16` if the float operators are computed in this type. For an int8 model it
-        is then `int8+bf16` or `int8+fp16`. If nothing of an int8 model is computed in int8, it is `fp32`,
-        `bf16` or `fp16`.
+        If the float operators are computed in bf16 or, on ARM, in fp16, the precision is `bf16` or `fp16`,
+        and for an int8 model `int8+bf16` or `int8+fp16`. If no operator of an int8 model is computed in int8,
+        the precision is `fp32`, `bf16` or `fp16`.
         """
         return self._precision
 
     def option(self, name: str) -> Any:
-        """Return an option of the compiled network. `name`: as OpenVINO calls it."""
+        """Return the value of an option of the compiled network. `name`: OpenVINO's name of the option."""
         return self._compiled.get_property(name)
 
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
-        """Run the network; cancel the run if it takes longer than `limit_s`."""
+        """Run the network. A run that takes longer than `limit_s` is cancelled."""
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
@@ -141,7 +142,10 @@ def _text(value: Any) -> str:
 
 
 def precision_of(declared: str, used: frozenset[str]) -> str:
-    """Return the precision of a network from the card's precision and the types it is computed in."""
+    """Return the precision of a network, as `OpenVinoSession.precision` describes it.
+
+    `declared`: the card's precision. `used`: the types in which the network is computed.
+    """
     floats = "bf16" if "BF16" in used else "fp16" if "F16" in used else None
     if declared != "int8":
         return floats or declared

@@ -1,4 +1,4 @@
-"""Weigh models in the background: compare the answers and the speed of both runtimes, and use the faster one.
+"""Weigh models in the background: compare answers and speed of OpenVINO and ONNX Runtime, and use the faster.
 
 OpenVINO is used only if its answers agree with those of ONNX Runtime.
 """
@@ -61,25 +61,27 @@ ROUNDS, MORE_ROUNDS = 21, 42
 """Number of timed rounds, and of further rounds if OpenVINO looks faster but this is not yet significant. In
 each round, both runtimes run equally often. Their order alternates from round to round."""
 BLOCK_S = 0.01
-"""Time for which the slower runtime runs in a round. It is exceeded if a single run takes longer."""
+"""Time for which the slower runtime runs in a round. The time is exceeded if a single run takes longer."""
 COMPARE_S = 60.0
 """Total time of the comparison after which no further picture is run. So slow models are compared on fewer
 pictures."""
 MOST_RUN_S = 1.0
-"""Longest time of a run; models with a longer one are not timed. Requests wait during a round, which has at
-least two runs."""
+"""Longest time of a run. Models whose runs take longer are not timed, because requests wait during a round,
+which has at least two runs."""
 POLL_S = 1.0
-"""Interval at which the weigher looks for models to weigh, and at which it checks a busy service again."""
+"""Interval at which the weigher looks for models to weigh. If a benchmark or the demo runs, it is also the
+interval at which the weigher checks whether it still runs."""
 _WAIT_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
-"""First and longest pause before the weigher tries a job again that an overloaded pool has refused. Each
-pause is twice the one before."""
+"""First and longest pause before the weigher retries a job that an overloaded pool has refused. Each pause is
+twice as long as the pause before."""
 _RETRY_S = 600.0
-"""Time after which a weighing is tried again that failed for lack of memory, time or a readable file."""
+"""Time after which a weighing is retried if it failed for lack of memory, time or a readable file."""
 _WARM_UP_LIMIT_S = 60.0
 
 GalleryPictures = Callable[[int], AsyncIterator[bytes]]
-"""Yields gallery pictures one at a time, at most as many as the argument. Raises StorageUnavailable."""
+"""Function that yields pictures of the gallery, one at a time. Its argument is the maximum number of
+pictures. It raises StorageUnavailable."""
 
 Source = Literal["gallery", "photograph", "noise"]
 
@@ -89,7 +91,12 @@ log = structlog.get_logger(__name__)
 
 
 class Difference(NamedTuple):
-    """How the answers to one picture differ. `deviation` None: the runtimes found no object in common."""
+    """How the answers of both runtimes for one picture differ.
+
+    `same`: whether the top-1 class, or the objects, are the same. `deviation`: for a classifier, the largest
+    difference of a logit, in standard deviations of the logits. For a detector, it is the largest difference
+    of an object's score, or None if there is no object that both runtimes found.
+    """
 
     same: bool
     deviation: float | None
@@ -110,14 +117,16 @@ class RunFailed(Exception):
 
 
 class _MayPass(Exception):
-    """A model cannot be weighed now, but maybe later. The message gives the reason."""
+    """A model cannot be weighed now, but perhaps later. The message gives the reason."""
 
 
 class Weigher:
-    """Weighs models one at a time: those with the runtime `auto`, and those whose answers OpenVINO changes.
+    """Weighs models, one at a time, in the background.
 
-    Runs are jobs of the pool, so that live requests wait for one round at most. During a timed round, no
-    other job runs. Call all methods from the event loop's thread.
+    It weighs the models for which the runtime `auto` is chosen. It also weighs the models that OpenVINO runs
+    in another precision than the card's, or with other rounding, to compare their answers. Runs are jobs of
+    the pool, so that live requests wait for one round at most. During a timed round, no other job runs. Call
+    all methods from the event loop's thread.
     """
 
     def __init__(
@@ -155,7 +164,7 @@ class Weigher:
             self._task.cancel()
 
     async def close(self) -> None:
-        """Stop, and wait until it has stopped."""
+        """Stop weighing, and wait until this has happened."""
         self.stop()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
@@ -186,7 +195,7 @@ class Weigher:
         self._failed[model.name] = model, time.monotonic() + seconds
 
     def _next_due(self) -> ServedModel | None:
-        """Return a model that is to be weighed; None if there is none."""
+        """Return a model that is to be weighed, or None if there is none."""
         for model in self._registry.loaded:
             failed, until = self._failed.get(model.name, (None, 0.0))
             try:
@@ -252,7 +261,7 @@ class Weigher:
         return Weighing.model_validate({**named, "at": datetime.now(UTC), **facts})
 
     async def _pictures(self) -> AsyncGenerator[tuple[Source, Callable[[], bytes]]]:
-        """Yield PICTURES pictures: those of the gallery, then bundled photographs, then noise.
+        """Yield PICTURES pictures: first pictures of the gallery, then bundled photographs, then noise.
 
         Each picture is a function that returns its bytes. Call it on a thread of the pool.
         """
@@ -270,7 +279,10 @@ class Weigher:
             yield "noise", partial(_noise, seed)
 
     async def _compare(self, model: ServedModel, runner: Session) -> tuple[Answers, NDArray[np.float32]]:
-        """Return how the answers of both runtimes differ, and the first picture as the network's input."""
+        """Compare the answers of both runtimes on several pictures.
+
+        Return how the answers differ, and the first picture in the form of the network's input.
+        """
         tried: Counter[Source] = Counter()
         found: dict[Source, list[Difference]] = {"gallery": [], "photograph": [], "noise": []}
         first: NDArray[np.float32] | None = None
@@ -305,9 +317,11 @@ class Weigher:
     async def _time(
         self, here: Session, there: Session, tensor: NDArray[np.float32]
     ) -> tuple[Estimate, tuple[list[float], list[float]]] | None:
-        """Return the logarithm of the speed-up, and both sessions' median times per round in nanoseconds.
+        """Time both sessions, and return how many times faster `there` is than `here`.
 
-        Returns None if a run takes longer than MOST_RUN_S.
+        The first item of the result is the estimate of this speed-up's logarithm. The second item has, for
+        each session, the median time of a run in each round, in nanoseconds. The result is None if a run
+        takes longer than MOST_RUN_S.
         """
         times: tuple[list[float], list[float]] = ([], [])
         runs = await self._on_pool(lambda: _runs_in_block((here, there), tensor))
@@ -347,7 +361,7 @@ class Weigher:
             await asyncio.sleep(POLL_S)
 
     async def _on_pool(self, function: Callable[[], T], *, exclusive: bool = False) -> T:
-        """Run a job on the pool, once neither a benchmark nor the demo runs and the queue has room."""
+        """Run a job on the pool as soon as no benchmark and no demo runs and the queue has room."""
         pause = _FIRST_PAUSE_S
         while True:
             await self._until_idle()
@@ -382,7 +396,10 @@ def _run(
 
 
 def _runs_in_block(sessions: Sequence[Session], tensor: NDArray[np.float32]) -> int | None:
-    """Return how often the slower session runs in BLOCK_S, at least once; None if a run is too slow."""
+    """Return how often the slower session can run in BLOCK_S, but at least 1.
+
+    Return None if a run takes longer than MOST_RUN_S.
+    """
     if max(_times_ns(session, tensor, 1)[0] for session in sessions) > MOST_RUN_S * 1e9:
         return None
     slowest = max(min(_times_ns(session, tensor, 3)) for session in sessions)
@@ -430,11 +447,12 @@ def _grey(model: ServedModel) -> NDArray[np.float32]:
 def summary(
     others: Sequence[Difference], noise: Sequence[Difference], described: str, *, detector: bool
 ) -> Answers:
-    """Return how far the answers differ. Pictures on which neither runtime found an object do not count.
+    """Return how far the answers of both runtimes differ over all pictures.
 
-    `others`: differences for pictures that are not noise. `described`: the pictures, in words. For a
-    classifier, the typical deviation is computed for noise and for the other pictures, and the larger value
-    counts.
+    Pictures on which neither runtime found an object do not count. `others`: differences for the pictures
+    that are not noise. `noise`: differences for pictures of noise. `described`: the pictures, in words. For a
+    classifier, one typical deviation is computed for noise, and one for the pictures that are not noise. The
+    larger of the two counts.
     """
     counting = [each for each in (*others, *noise) if not each.empty]
     empty = len(others) + len(noise) - len(counting)
@@ -474,7 +492,11 @@ def _difference(
 
 
 def difference_of_objects(here: Sequence[Found], there: Sequence[Found]) -> Difference:
-    """Return how two lists of objects differ. They are the same if all boxes match and have equal labels."""
+    """Return how two lists of objects in one picture differ.
+
+    The lists count as the same if each object of one list matches an object of the other list by its box, and
+    the labels are equal.
+    """
     lists = (here, there)
     matched = match_objects([[Seen(each.label, each.score, each.box) for each in found] for found in lists])
     pairs = [

@@ -1,6 +1,6 @@
-"""Result of weighing a model: how fast OpenVINO is beside ONNX Runtime, and how far the answers differ.
+"""Result of weighing a model: how fast OpenVINO is beside ONNX Runtime, and how far their answers differ.
 
-Also has the rules by which OpenVINO counts as faster, and the answers as equal.
+This module also has the rules by which OpenVINO counts as faster, and the answers as equal.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from service.inference.runtimes.openvino import FloatPrecision
 LEAST_SAME = 0.95
 """Smallest share of pictures that must have the same answer (top-1 class, or objects)."""
 LEAST_PICTURES = 2
-"""Smallest number of pictures that must count; with fewer, the answers never agree."""
+"""Smallest number of pictures that must count. With fewer pictures, the answers never count as equal."""
 MOST_DEVIATION = 0.5
-"""Largest typical difference of a picture's logits, in standard deviations of its logits. Networks in bf16
-and int8 networks differ by up to 0.3 in OpenVINO (docs/runtimes.md)."""
+"""Largest typical difference of a picture's logits with which answers count as equal. It is in standard
+deviations of the picture's logits. Networks in bf16 and int8 networks differ by up to 0.3 in OpenVINO
+(docs/runtimes.md)."""
 MOST_SCORE_DIFFERENCE = 0.05
-"""Largest typical difference of the scores of a detector's objects."""
+"""Largest typical difference of the scores of a detector's objects with which answers count as equal."""
 LOOK_LEVEL = LEVEL / 2
 LOOK_CONFIDENCE = 0.975
-"""Significance level of each look at the rounds, and confidence of its interval. There are at most two looks.
-Each has half the probability of error, so that both together err no more often than one look at LEVEL, or
-with a 95 % interval."""
+"""Significance level of each look at the rounds, and confidence of the interval that a look gives. There are
+at most two looks. Each look has half the usual probability of error, so that the two together err no more
+often than a single look would at LEVEL and with a 95 % interval."""
 LEAST_GAIN = 0.03
 """Smallest gain in speed for which OpenVINO counts as faster. Equal sessions differ by up to about 1 % from
 launch to launch (docs/runtimes.md), and the rounds of one launch cannot show this."""
@@ -120,8 +121,9 @@ class Answers(Finite):
 class Weighing(Finite):
     """OpenVINO beside ONNX Runtime.
 
-    `problem`: why the two could not be compared; None if they were. If `answers` is None, one of the runtimes
-    cannot run the model. If `answers` is set, the model is too slow to be timed.
+    `problem`: the reason why the two could not be compared completely. It is None if they were compared. With
+    a `problem`, `answers` is None if one of the runtimes cannot run the model, and `answers` is set if the
+    model is too slow to be timed.
     """
 
     model: Name
@@ -159,11 +161,11 @@ class Weighing(Finite):
     def agreement(self, card: Card) -> Agreement | None:
         """Return the agreement to show with an accuracy that is inherited from the card.
 
-        None if there are no answers, or too few pictures count. If the card's own accuracy is inherited, too,
-        there are two steps: from the parent to the card's precision, and from there to OpenVINO. The value
-        and the lower end of the interval assume the worst case, in which the disagreements of both steps add
-        up. The upper end assumes the best case, in which the second step undoes changes of the first one, so
-        that only the difference of the disagreements is left.
+        Return None if there are no answers, or if too few pictures count. If the card's own accuracy is
+        inherited, too, there are two steps: from the parent to the card's precision, and from there to
+        OpenVINO. The value and the lower end of the interval assume the worst case, in which the
+        disagreements of both steps add up. The upper end assumes the best case, in which the second step
+        undoes changes of the first one, so that only the difference of the disagreements is left.
         """
         if self.answers is None or self.answers.n < LEAST_PICTURES:
             return None
@@ -191,7 +193,7 @@ class Weighing(Finite):
 
 
 def _both(one: Fraction, other: Fraction) -> Fraction:
-    """Return the smallest possible agreement after two steps, given the agreement of each."""
+    """Return the smallest possible agreement after two steps, given the agreement of each step."""
     return round(max(0.0, one + other - 1), 4)
 
 
@@ -201,7 +203,7 @@ def _at_most(one: Interval, other: Interval) -> Fraction:
 
 
 def look(ratios: Sequence[float]) -> Estimate:
-    """Return the logarithm of the speed-up, with an interval of LOOK_CONFIDENCE.
+    """Return the estimate of the speed-up's logarithm, with an interval of the confidence LOOK_CONFIDENCE.
 
     `ratios`: logarithm of the speed-up in each round.
     """
