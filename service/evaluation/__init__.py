@@ -1,1 +1,1 @@
-"""Accuracy of models on labelled pictures of the user."""
+"""Evaluation: the accuracy of models on labelled pictures of the user."""

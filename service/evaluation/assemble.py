@@ -47,7 +47,10 @@ _MOST_NAMES = 5
 
 @dataclass(frozen=True)
 class Assembled:
-    """The evaluation. `left_out`: models that ran but are not in it, with the reason."""
+    """An evaluation, with the models that ran but are not in it.
+
+    `left_out`: for the name of each of these models, the reason.
+    """
 
     evaluation: Evaluation
     left_out: Mapping[str, str]
@@ -55,9 +58,11 @@ class Assembled:
 
 @dataclass(frozen=True)
 class _Distinct:
-    """The distinct pictures that count.
+    """The distinct pictures that count, and the files that do not count.
 
-    `pictures`: by SHA-256; of several files with the same SHA-256, the one that was listed first.
+    `pictures`: for each SHA-256, the picture. Of several files with the same SHA-256, this is the file that
+    was listed first. `duplicates`: the further files with the same SHA-256 and the same truth. `conflicts`:
+    files with the same SHA-256 but different truths, none of which counts.
     """
 
     pictures: Mapping[str, Picture]
@@ -67,7 +72,11 @@ class _Distinct:
     """Hash of the data set."""
 
     def of(self, subject_ids: Mapping[str, int], *, detects: bool) -> dict[str, Picture]:
-        """Return the pictures of the classes in `subject_ids`. If `detects`, return all pictures."""
+        """Return the pictures on which a model is judged, by SHA-256.
+
+        For a detector (`detects`), these are all pictures. For a classifier, these are the pictures of the
+        classes in `subject_ids`.
+        """
         return {
             sha256: picture
             for sha256, picture in self.pictures.items()
@@ -87,7 +96,8 @@ def assemble(
 ) -> Assembled:
     """Return the evaluation of the models whose run did not fail.
 
-    `notes`: further sentences for its notes. Raises InvalidDataset if no picture or no model can be counted.
+    `notes`: sentences that are added to the notes of the evaluation. Raises InvalidDataset if no picture or
+    no model can be counted.
     """
     distinct = _distinct(run.seen, mapping)
     problems = [(seen.picture.key, seen.problem) for seen in run.seen if seen.problem is not None]
@@ -156,7 +166,10 @@ def assemble(
 
 
 def truth_of(picture: Picture, mapping: Mapping[str, str | int]) -> str:
-    """Return the truth of a picture as one line of JSON: its class as mapped by `mapping`, or its boxes."""
+    """Return the truth of a picture, which is its class or its boxes, as one line of JSON.
+
+    Class names are replaced as `mapping` says.
+    """
     if picture.class_name is not None:
         return json.dumps(str(mapping.get(picture.class_name, picture.class_name)))
     boxes = sorted(
@@ -200,7 +213,11 @@ def _shown_truth(picture: Picture) -> str:
 
 
 def _uncountable(pictures: Mapping[str, Picture], ids: Mapping[str, int], detects: bool) -> str | None:
-    """Return why a model with these class ids cannot be judged on the pictures; None if it can."""
+    """Return why a model cannot be judged on the pictures, or None if it can.
+
+    `ids`: for each class of the data set that the model has, the model's class id. `detects`: whether the
+    model is a detector.
+    """
     if not pictures:
         return "none of the pictures of its classes can be used"
     counted = (
@@ -353,7 +370,7 @@ def _class_notes(classes: Sequence[ClassCount], detects: bool) -> list[str]:
 
 
 def _pairs(models: Sequence[ModelResult]) -> tuple[Pair, ...]:
-    """Compare every two of the models, which have one label set."""
+    """Compare every two of the models, which must all have the same label set."""
     right = {model.name: model.classification.right for model in models if model.classification is not None}
     found = {model.name: model.detection for model in models if model.detection is not None}
     return (*classification.judge_pairs(right), *detection.judge_pairs(found))

@@ -1,4 +1,4 @@
-"""Average precision of detections, computed in NumPy as pycocotools does; also on resampled pictures."""
+"""Average precision of detections, also on resampled pictures. It is computed in NumPy as in pycocotools."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ AP50, AP75 = 0, 5
 RECALLS: NDArray[np.float64] = np.linspace(0, 1, 101)
 """Recalls at which the precision is taken for its average."""
 MAX_DETECTIONS = 100
-"""Maximum number of detections per picture and class that count: those with the highest scores."""
+"""Maximum number of detections that count per picture and class. If there are more, the best ones count."""
 _NEARLY = 1e-4
-"""Tolerance for a float32 recall, in percent, that is a whole number except for rounding."""
+"""Tolerance for rounding errors when a float32 recall, in percent, is rounded down to a whole number."""
 _MOST_AT_ONCE = 4_000_000
 """Maximum count of numbers in one array. With larger arrays, a million detections could take gigabytes."""
 
@@ -42,7 +42,11 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Detections of one picture: `boxes` as in `Objects`, `scores` float64 (n,), `class_ids` int64 (n,)."""
+    """Detections of one picture.
+
+    `boxes`: float64 (n, 4), left, top, right, bottom in pixels. `scores`: float64 (n,). `class_ids`: int64
+    (n,).
+    """
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
@@ -51,7 +55,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """Objects and detections of one class in all pictures, matched.
+    """The objects and the detections of one class in all pictures, after they were matched.
 
     `objects`: index of the picture of each object that has to be found, int64 (objects,). The other arrays
     have one column per detection, best first. `pictures`: index of the detection's picture, int64 (n,).
@@ -67,7 +71,10 @@ class ClassMatches:
     ignored: NDArray[np.bool_]
 
     def within(self, pictures: NDArray[np.bool_]) -> ClassMatches:
-        """Return the matches in the pictures for which `pictures`, bool (all pictures,), is true."""
+        """Return the matches in some of the pictures.
+
+        `pictures`: for each of all pictures, whether its matches are returned, bool (all pictures,).
+        """
         kept = pictures[self.pictures]
         return ClassMatches(
             self.class_id,
@@ -81,7 +88,7 @@ class ClassMatches:
     def average_precision(self) -> NDArray[np.float64]:
         """Return the average precision at each of THRESHOLDS, float64 (10,).
 
-        NaN if there are no objects to find.
+        The values are NaN if there are no objects to find.
         """
         result = np.zeros(len(THRESHOLDS))
         if len(self.objects) == 0:
@@ -115,9 +122,10 @@ class ClassMatches:
 
     @cached_property
     def _as_before(self) -> list[bool]:
-        """Whether the matches at a threshold equal those at the one before, which then need no computation.
+        """Whether the matches at each threshold equal the matches at the threshold before it.
 
-        This is often so if there are few detections.
+        If they do, the figures of the threshold before are used again. This is often so if there are few
+        detections.
         """
         same = [(rows[1:] == rows[:-1]).all(axis=1) for rows in (self.hit, self.ignored)]
         return [False, *(same[0] & same[1]).tolist()]
@@ -162,9 +170,9 @@ def match_classes(objects: Sequence[Objects], detections: Sequence[Detections]) 
 
     Classes that have no object in any picture are left out, with their detections. In each picture and class,
     detections are matched one by one, best first. A detection takes the object that it overlaps most among
-    those that have to be found. If it overlaps none of these enough, it takes one of the other objects in the
-    same way. If it overlaps several equally, it takes the last of them. Detections with equal scores keep the
-    given order of pictures and detections.
+    those that have to be found. If it overlaps none of these enough, it takes, in the same way, an object
+    that need not be found. If it overlaps several objects equally, it takes the last of them. Detections with
+    equal scores keep the given order of pictures and detections.
 
     Raises ValueError if `objects` and `detections` do not have the same number of pictures.
     """
@@ -186,7 +194,11 @@ def match_classes(objects: Sequence[Objects], detections: Sequence[Detections]) 
 
 @dataclass(frozen=True, slots=True)
 class _Boxes:
-    """Boxes of all pictures. `classes`: index of each box's class among the classes that count."""
+    """The boxes of objects or of detections in all pictures.
+
+    `classes`: for each box, the index of its class among the classes that count. `pictures`: for each box,
+    the index of its picture.
+    """
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
@@ -208,10 +220,10 @@ def _pictures(lengths: Sequence[int]) -> NDArray[np.int64]:
 def _flat_objects(
     objects: Sequence[Objects],
 ) -> tuple[_Boxes, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Return the objects sorted by picture, class and whether they have to be found.
+    """Return the objects of all pictures, sorted by picture, class and whether they have to be found.
 
-    Also returns, for each object, whether it need not be found and whether it is a crowd; and the ids of the
-    classes.
+    Also returns, for each object, whether it need not be found, and whether it is a crowd. The last item of
+    the result has the ids of the classes.
     """
     ids = np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in objects)])
     crowd = np.concatenate([np.zeros(0, bool), *(each.crowd for each in objects)])
@@ -242,7 +254,7 @@ def _flat_detections(detections: Sequence[Detections], classes: NDArray[np.int64
 def _assign(
     truth: _Boxes, ignored: NDArray[np.bool_], crowd: NDArray[np.bool_], found: _Boxes, classes: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return for each detection whether it hits an object, and whether it is not counted.
+    """Match detections with objects. Return whether each detection hits an object, and whether it is ignored.
 
     Both arrays are bool (thresholds, detections).
     """
@@ -280,7 +292,8 @@ def _overlaps(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return the pairs of a detection and an object that overlap by at least the lowest of THRESHOLDS.
 
-    Both are of the same picture and class. Returns the detections, the objects and their IoU.
+    The detection and the object of a pair are of the same picture and class. Returns three arrays with one
+    item per pair: the index of the detection, the index of the object, and their IoU.
     """
     groups = truth.groups(classes)
     start = np.searchsorted(groups, found.groups(classes), side="left")
@@ -304,9 +317,10 @@ def _overlaps_of(
     start: NDArray[np.int64],
     count: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the overlaps of the detections with the indices `rows`.
+    """Return the pairs that `_overlaps` returns, but only for the detections with the indices `rows`.
 
-    `start` and `count`: for each detection, the range of the objects of its picture and class.
+    `start` and `count`: for each detection, the index of the first object of its picture and class, and the
+    number of these objects.
     """
     many = count[rows]
     detection = np.repeat(rows, many)

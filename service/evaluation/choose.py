@@ -1,4 +1,4 @@
-"""Choose the models that can be evaluated on a data set: those whose labels include its classes."""
+"""Choose the models that can be evaluated on a data set, because their labels include its classes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MOST_CLASSES = 5
 class Chosen:
     """The models to evaluate, sorted by name.
 
-    `matched`: the classes of the data set in each label set. `left_out`: models that are not evaluated, with
-    the reason.
+    `matched`: for each label set, how the classes of the data set match its labels. `left_out`: models that
+    are not evaluated, with the reason.
     """
 
     subjects: tuple[Subject, ...]
@@ -100,7 +100,7 @@ def _of_the_best_labels(
 ) -> list[ModelEntry]:
     """Return the models whose label set has at least half as many classes as the best label set.
 
-    Adds the others to `left_out` with the reason.
+    The models of all other label sets are added to `left_out`, with the reason.
     """
     known = {labels: len(set(each.ids.values())) for labels, each in matched.items()}
     best = max(known, key=lambda labels: known[labels], default=None)
@@ -127,10 +127,11 @@ def _unusable(
     matched: dict[str, Matched],
     read: dict[str, tuple[str, tuple[str, ...]]],
 ) -> str | None:
-    """Return why a model cannot be evaluated on the data set; None if it can.
+    """Return why a model cannot be evaluated on the data set, or None if it can.
 
-    If the model's label set is not in `matched` yet, match it and add it. `read`: for each label set, the
-    first model that has it, and the labels.
+    If the model's label set is not in `matched` yet, it is matched with the classes of the data set, and
+    added. `least`: the smallest number of these classes that the model must know. `read`: for each label set
+    that has been read, the first model that has this label set, and the labels.
     """
     card = entry.card
     if card is None:

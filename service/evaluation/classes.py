@@ -21,7 +21,7 @@ LEFT_OUT = "-"
 _MOST_BYTES = 16 << 20
 """Maximum size of a mapping file."""
 _WORDNET_ID = re.compile(r"(n\d{8})(?:[-_. ].*)?", re.DOTALL)
-"""A folder's name may continue after the WordNet id, as in n02085620-Chihuahua."""
+"""WordNet id at the start of a class name. The name may go on after the id: n02085620-Chihuahua."""
 _MOST_DIGITS = 9
 _LONGEST_NAME = 100
 """Number of characters, from the start of a name, that are compared."""
@@ -31,9 +31,11 @@ _MOST_SPELLINGS = 100
 
 @dataclass(frozen=True)
 class Matched:
-    """Result of `match_classes`: the class id of each name that matches exactly one label.
+    """Which class names of a data set match which labels of a model, as `match_classes` returns it.
 
-    For each of the other names, the reason and similar labels.
+    `ids`: the class id for each name that matches exactly one label. `unmatched`: for each of the remaining
+    names, the reason why it has no class id. `similar`: labels that are similar to such a name, if there are
+    any.
     """
 
     ids: dict[str, int]
@@ -68,7 +70,10 @@ class Labels:
         self._spellings = 0
 
     def ids(self, name: str | int) -> tuple[int, ...]:
-        """Return the ids of the classes that `name` stands for; a class id stands for itself."""
+        """Return the ids of the classes that `name` stands for.
+
+        A number stands for the class with this id.
+        """
         if isinstance(name, int):
             return (name,) if 0 <= name < len(self._labels) else ()
         for level in self._levels:
@@ -117,8 +122,9 @@ def match_classes(
 ) -> Matched:
     """Match each name to one label of a model.
 
-    `labels`: in the order of the class ids. `mapping`: labels or class ids by name, which are looked up in
-    place of the name; `-` leaves a class out. Two names may match the same label.
+    `labels`: the model's labels in the order of the class ids. `mapping`: for a name, the label or the class
+    id that is looked up in place of the name. The value `-` leaves the name out. Two names may match the same
+    label.
     """
     lookup = Labels(labels, label_set)
     ids: dict[str, int] = {}
@@ -145,15 +151,15 @@ def match_classes(
 
 
 def unknown_in_mapping(mapping: Mapping[str, str | int], names: Iterable[str]) -> list[str]:
-    """Return the names in a mapping that are not among `names`, the classes of the data set; sorted."""
+    """Return, sorted, the names in a mapping that are not among `names`, the classes of the data set."""
     return sorted(set(mapping) - set(map(composed, names)))
 
 
 def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
     """Read a mapping from a file, and return the labels or class ids by class.
 
-    The file is JSON, or has lines `CLASS = LABEL`. In these, `#` begins a comment, and a tab may replace `=`.
-    `what` is the word for a class in messages. Raises InvalidDataset.
+    The file is JSON, or has lines `CLASS = LABEL`. In such lines, `#` begins a comment, and a tab may replace
+    `=`. `what` is the word for a class in messages. Raises InvalidDataset.
     """
     where = f"--mapping {shown(path.name)}"
     try:
@@ -180,7 +186,7 @@ def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
 
 
 def mapping_for(file: Path | None, dataset: str, names: Sequence[str]) -> dict[str, str | int]:
-    """Return the mapping in the file of `--mapping`; an empty one if `file` is None.
+    """Return the mapping in the file that `--mapping` names, or an empty mapping if `file` is None.
 
     Raises the InvalidDataset of `read_mapping`. Raises InvalidParameter if the mapping has a name that is not
     among the data set's classes, `names`.
@@ -205,7 +211,10 @@ def _of_json(text: str, where: str) -> dict[str, str | int]:
 
 
 def composed(text: str) -> str:
-    """Return text in NFC, in which a letter and its accent are one character. macOS separates them."""
+    """Return text in the Unicode form NFC.
+
+    In this form, a letter and its accent are one character. File names on macOS have two characters instead.
+    """
     return unicodedata.normalize("NFC", text)
 
 
@@ -221,9 +230,9 @@ def forms(name: str) -> set[str]:
 
 @functools.cache
 def built_in_lines(kind: str, label_set: str) -> tuple[str, ...]:
-    """Return the lines of a built-in label set's file; () if there is no such file.
+    """Return the lines of a built-in label set's file, or no lines if there is no such file.
 
-    `kind`: empty for the labels, or `synonyms`, or `wordnet` for the WordNet ids.
+    `kind` says which file: an empty text for the labels, `synonyms` for synonyms, `wordnet` for WordNet ids.
     """
     folder = BUILT_IN / kind
     if label_set not in {path.stem for path in folder.glob("*.txt")}:
@@ -232,7 +241,10 @@ def built_in_lines(kind: str, label_set: str) -> tuple[str, ...]:
 
 
 def _ids(names: Iterable[set[str]]) -> dict[str, tuple[int, ...]]:
-    """Return the class ids by plain form. `names`: the plain forms of each class."""
+    """Return, for each plain form of a name, the ids of the classes that have this form.
+
+    `names`: the plain forms of each class, in the order of the class ids.
+    """
     ids: dict[str, tuple[int, ...]] = {}
     for number, plain_forms in enumerate(names):
         for form in plain_forms - {""}:

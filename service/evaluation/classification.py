@@ -31,7 +31,7 @@ from service.evaluation.result import Pair, Verdict
 BINS = 15
 """Number of bins of the reliability curve (Guo et al., On Calibration of Modern Neural Networks, 2017)."""
 RIGHT = 0.95
-"""Share of right predictions that `threshold` demands."""
+"""Share of right predictions that the function `threshold` demands."""
 LEVEL = 0.05
 """Level of significance for p values that are already corrected for the number of comparisons."""
 DIGITS = 6
@@ -42,8 +42,8 @@ MAX_WORST = 10
 class Prediction:
     """Output of a classifier for one picture.
 
-    `top`: up to five class ids, the most probable first. `probability`: that of the most probable class.
-    `true_probability`: that of the true class.
+    `top`: the ids of up to five classes, the most probable class first. `probability`: the probability of the
+    most probable class. `true_probability`: the probability of the true class.
     """
 
     top: tuple[int, ...]
@@ -61,9 +61,9 @@ def summarise(
 ) -> ClassifierResult:
     """Return every figure of a classifier.
 
-    `truth`: true class id of each picture, int64 (n,). `pictures`: name of each picture. `labels`: of all
-    classes of the model. `half`: 0 or 1 for each picture, int64 (n,). Raises ValueError if there are no
-    pictures, or if the arguments have different numbers of pictures.
+    `truth`: true class id of each picture, int64 (n,). `pictures`: name of each picture. `labels`: the labels
+    of all classes of the model. `half`: the half of the data set that has the picture, 0 or 1, int64 (n,).
+    Raises ValueError if there are no pictures, or if the arguments have different numbers of pictures.
     """
     n = len(truth)
     if n == 0 or not n == len(predictions) == len(pictures) == len(half):
@@ -103,9 +103,9 @@ def summarise(
 def macro(classes: Sequence[Share]) -> Mean:
     """Return the mean accuracy of `classes`, all with equal weight, with its 95 % interval.
 
-    The interval spans the two intervals below. The first one alone covers the true mean too rarely if there
-    are many small classes; the second one alone, if there is a small class among large ones. If there is
-    only one class, both are its Wilson interval.
+    The interval spans the two intervals below. Alone, the first interval would cover the true mean too rarely
+    if there are many small classes. Alone, the second interval would cover it too rarely if there is a small
+    class among large ones. If there is only one class, both intervals are the Wilson interval of this class.
 
     - MOVER combines the Wilson intervals of the classes: the distance from the mean to a bound is the root of
       the sum of the classes' squared distances, divided by the number of classes (Zou, Huang and Zhang,
@@ -145,10 +145,11 @@ def _effective_pictures(classes: Sequence[Share], mean: float) -> float:
 def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibration:
     """Return the reliability curve and the expected calibration error (Guo et al., 2017).
 
-    `probability`: of the predicted class, float64 (n,). There are BINS equally wide bins of this probability;
-    a bin excludes its lower bound and includes its upper one. The error is the difference between accuracy
-    and mean probability of a bin, averaged over the bins, weighted by their numbers of pictures. Chance makes
-    it larger than zero even for a perfectly calibrated model, especially with few pictures.
+    `probability`: the probability of the predicted class, float64 (n,). `right`: whether the prediction is
+    right. There are BINS equally wide bins of the probability. A bin excludes its lower bound and includes
+    its upper bound. The error is the absolute difference between accuracy and mean probability of a bin,
+    averaged over the bins, weighted by their numbers of pictures. Chance makes it larger than zero even for a
+    perfectly calibrated model, especially with few pictures.
     """
     bounds = np.arange(BINS + 1) / BINS
     index = np.searchsorted(bounds[1:-1], probability, side="left")
@@ -170,12 +171,13 @@ def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> C
 
 
 def threshold(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Threshold | None:
-    """Return the lowest probability t at and above which predictions are right often enough, or None.
+    """Return the lowest probability t at and above which predictions are right often enough.
 
-    Consider all pictures whose top-1 probability is at least t. Their accuracy is high enough if its lower
-    95 % bound (Wilson) is at least RIGHT. The accuracy itself does not serve as criterion: at the lowest t
-    where it reaches RIGHT, it does so partly by chance, and on other pictures the model would be right less
-    often. With fewer than 73 pictures, even a model without an error has no such t.
+    The result is None if there is no such t. Consider all pictures whose top-1 probability is at least t.
+    Their accuracy is high enough if its lower 95 % bound (Wilson) is at least RIGHT. The accuracy itself does
+    not serve as criterion: at the lowest t where it reaches RIGHT, it does so partly by chance, and on other
+    pictures the model would be right less often. With fewer than 73 pictures, even a model without an error
+    has no such t.
     """
     order = np.argsort(-probability, kind="stable")
     descending, correct = probability[order], np.cumsum(right[order])
@@ -209,7 +211,10 @@ def judge_pairs(right: Mapping[str, NDArray[np.bool_]]) -> tuple[Pair, ...]:
 
 
 def judged_pair(first: str, second: str, difference: float, low: float, high: float, p: float) -> Pair:
-    """Return a pair with its verdict. `p` must already be corrected."""
+    """Return the comparison of two models with its verdict.
+
+    `p` must already be corrected for the number of comparisons.
+    """
     verdict: Verdict = "not distinguishable"
     if p < LEVEL:
         verdict = "first better" if difference > 0 else "second better"
@@ -225,7 +230,10 @@ def judged_pair(first: str, second: str, difference: float, low: float, high: fl
 
 
 def partial_note(labels: str, classes: int, of: int) -> str | None:
-    """Return a note if only `classes` of the `of` classes of a label set have pictures; None if all do."""
+    """Return a note if only some classes of a label set have pictures. Return None if all have pictures.
+
+    `classes`: number of classes that have pictures. `of`: number of all classes.
+    """
     if classes == of:
         return None
     return (
@@ -240,7 +248,7 @@ def _article(labels: str) -> str:
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
-    """Return the labels; append the class id to those that several classes share."""
+    """Return the labels, with the class id appended to each label that several classes share."""
     counts = Counter(labels)
     return [f"{label} ({number})" if counts[label] > 1 else label for number, label in enumerate(labels)]
 
@@ -248,9 +256,9 @@ def _distinct(labels: Sequence[str]) -> list[str]:
 def _confusion(
     truth: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str]
 ) -> tuple[tuple[Confused, ...], int]:
-    """Return the most frequent pairs of true and wrongly predicted class.
+    """Return the most frequent pairs of a true class and a wrongly predicted class.
 
-    Also returns the number of pictures in all other such pairs.
+    Also returns the number of pictures in the pairs of this kind that are left out.
     """
     counts = Counter(zip(truth.tolist(), predicted.tolist(), strict=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -266,7 +274,7 @@ def _worst(
 ) -> tuple[WorstPicture, ...]:
     """Return the wrongly classified pictures with the highest probability of the predicted class.
 
-    Ties are ordered by the probability of the true class.
+    Pictures with equal probability are ordered by the probability of the true class, the lowest first.
     """
     wrong = sorted(
         (-each.probability, each.true_probability, picture, true, each.top[0])

@@ -14,16 +14,16 @@ from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, corrup
 from service.inference.decoding.decode import DecodedImage
 
 _SMALL_SIDE = 64
-"""Longest side of an input, in pixels, up to which the corruptions use the constants for small pictures
-(those of CIFAR-10-C, which are for 32 pixels)."""
+"""Longest side of an input, in pixels, up to which the corruptions use the constants for small pictures.
+These constants are the ones of CIFAR-10-C, whose pictures have 32 pixels."""
 
 VIEW = tuple((corruption, severity) for corruption in CORRUPTIONS for severity in SEVERITIES)
-"""Corruption and severity of each version, in the order of `corrupted_views`."""
+"""Corruption and severity of each corrupted version, in the order in which `corrupted_views` yields them."""
 
 
 @dataclass(frozen=True)
 class View:
-    """The part and size in which networks see a picture; it is corrupted in this form.
+    """The part of a picture that networks see, and its size. The picture is corrupted in this form.
 
     If `whole`, networks see the whole picture, scaled to a longer side of `side` pixels. Otherwise they see
     its centre square, scaled to `side` pixels. `small`: corrupt with the constants for small pictures.
@@ -35,7 +35,7 @@ class View:
 
 
 def view_of(spec: InputSpec) -> View:
-    """Return how the network of `spec` sees a picture."""
+    """Return how a network with the input `spec` sees a picture."""
     return View(spec.resize, spec.fitting != "center-crop", max(spec.height, spec.width) <= _SMALL_SIDE)
 
 

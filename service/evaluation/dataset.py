@@ -19,11 +19,10 @@ _MOST_TEXT = 1000
 class Box:
     """An annotated object: its class, and its box in pixels of the upright original picture.
 
-    Coordinates are continuous: x from 0 to the width of the picture, y from 0 to its height. So
-    `right - left` is the width of the box. A box may extend beyond the edge of the picture.
-    `crowd`: whether it is a group of objects (COCO's iscrowd). `difficult`: whether it counts neither as
-    found nor as missed (Pascal VOC). `area`: the object's area in square pixels as annotated by COCO; None:
-    the area of the box.
+    Coordinates are continuous: x from 0 to the width of the picture, y from 0 to its height. So the width of
+    the box is `right - left`. A box may extend beyond the edge of the picture. `crowd`: whether the object is
+    a group of objects (COCO's iscrowd). `difficult`: whether it counts neither as found nor as missed (Pascal
+    VOC). `area`: the object's area in square pixels as annotated by COCO. It is None if no area is annotated.
     """
 
     class_name: str
@@ -40,11 +39,11 @@ class Box:
 class Picture:
     """A listed picture, which has not been opened yet.
 
-    `key`: its path relative to the folder of pictures, with `/` as separator; unique in a data set.
-    `class_name`: its class in the data set; None in a data set with boxes.
-    `size` (in bytes) and `mtime_ns`: those of the file when it was listed. If they differ when the file is
-    read, it has changed meanwhile.
-    `declared`: (width, height) in pixels according to the annotations; the boxes refer to this size.
+    `key`: its path relative to the folder of pictures, with `/` as separator. It is unique in a data set.
+    `class_name`: its class in the data set. It is None in a data set with boxes. `size` (in bytes) and
+    `mtime_ns` (time of modification): what the file had when it was listed. If they differ when the file is
+    read, the file has changed meanwhile. `declared`: (width, height) in pixels according to the annotations.
+    The boxes refer to this size.
     """
 
     key: str
@@ -58,7 +57,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in a data set that cannot be used: `key` names the picture, line or annotation.
+    """Something in a data set that cannot be used. `key` names the picture, line or annotation.
 
     If `key` or `reason` is very long, it is truncated, because it may quote a file of annotations.
     """
@@ -99,7 +98,7 @@ class Dataset:
 
 
 def long_name(name: str) -> str | None:
-    """Return a message if a name is too long for a class, else None."""
+    """Return a message if a name is too long for a class, or None if it is not."""
     if len(name) <= MOST_NAME:
         return None
     return f"name of a class with {len(name)} characters (allowed: {MOST_NAME})"

@@ -49,9 +49,10 @@ def summarise(
 ) -> DetectorResult:
     """Return every figure of a detector.
 
-    `objects` and `detections`: those of each picture. `pictures`: name of each picture. `labels`: of all
-    classes of the model. `half`: 0 or 1 for each picture, int64 (n,). `min_score`: lowest score of a
-    detection that counts in `worst`; the same as when the model is served. The pictures must have the same
+    `objects` and `detections`: the annotated objects and the detections of each picture. `pictures`: name of
+    each picture. `labels`: the labels of all classes of the model. `half`: the half of the data set that has
+    the picture, 0 or 1, int64 (n,). `min_score`: lowest score of a detection that counts for the field
+    `worst` of the result. It is the score with which the model is served. The pictures must have the same
     order for all models, because the resampling depends on it. Raises ValueError if the arguments have
     different numbers of pictures, or if no object has to be found.
     """
@@ -85,11 +86,11 @@ def summarise(
 def judge_pairs(results: Mapping[str, DetectorResult]) -> tuple[Pair, ...]:
     """Compare every two detectors of one label set on the same pictures, corrected by Holm's method.
 
-    The difference of two average precisions is computed on each resampling of the pictures; the resamplings
-    are the same for both models. The standard deviation of these differences is the standard error (Efron
-    and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The interval (not corrected)
-    and the p value use Student's distribution, because with few pictures the standard error is itself
-    uncertain.
+    The difference of the two average precisions is computed on each resampling of the pictures. The
+    resamplings are the same for both models. The standard deviation of the differences is the standard error
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The interval (not
+    corrected) and the p value use Student's distribution, because with few pictures the standard error is
+    itself uncertain.
     """
     samples = {name: unpack_floats(each.resampled) for name, each in results.items()}
     compared = []
@@ -120,10 +121,11 @@ class _Spread:
 
     @classmethod
     def of(cls, resampled: NDArray[np.float64], pictures: int, halves: int) -> _Spread:
-        """Return the spread of the figures in `resampled`.
+        """Return the standard error of a figure from its values on resampled pictures.
 
-        Each resampling keeps the number of pictures in each of the `halves`. The standard deviation of the
-        resamplings is too small, because each half takes up one degree of freedom; this is corrected.
+        `resampled`: these values. `pictures`: number of pictures. `halves`: number of halves that have
+        pictures. Each resampling keeps the number of pictures in each half, so each half takes up one degree
+        of freedom. Therefore the standard deviation of the values is too small. This is corrected.
         """
         known = resampled[np.isfinite(resampled)]
         error = float(known.std(ddof=1)) if len(known) > 1 else 0.0
@@ -134,7 +136,7 @@ class _Spread:
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval."""
+        """Half of the width of the 95 % interval."""
         return student_95(self.degrees) * self.error if self.error > 0 else 0.0
 
     def p(self, difference: float) -> float:
@@ -145,10 +147,10 @@ class _Spread:
 def _resample(
     matches: Sequence[ClassMatches], half: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return the average precision on resampled pictures: all pictures, and each half; each (RESAMPLINGS,).
+    """Return the average precision on resampled pictures, for all pictures and for each half.
 
-    Each half is resampled separately; both together are the resampling of all pictures. The value is NaN if
-    no object is drawn.
+    Each of the three arrays has the shape (RESAMPLINGS,). Each half is resampled separately. The two halves
+    together are the resampling of all pictures. The value is NaN if a resampling has no object to find.
     """
     random = np.random.default_rng(SEED)
     weights = np.zeros((len(half), RESAMPLINGS), np.float32)
@@ -164,7 +166,10 @@ def _resample(
 
 
 def _mean(of_classes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the mean over the classes that have objects, float64 (RESAMPLINGS,); NaN if no class has any."""
+    """Return the mean over the classes that have objects, float64 (RESAMPLINGS,).
+
+    The mean is NaN if no class has objects.
+    """
     values = np.array(of_classes)
     counts = np.isfinite(values).sum(axis=0)
     sums = np.nansum(values, axis=0)
@@ -175,14 +180,14 @@ def _mean(of_classes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 def _with_interval(
     value: float, resampled: NDArray[np.float64], matches: Sequence[ClassMatches], halves: int
 ) -> Mean:
-    """Return `value` with its 95 % interval: Student's, from the standard deviation of the resamplings.
+    """Return `value` with its 95 % interval, from the standard deviation over the resamplings.
 
-    The interval is for the expected average precision of samples with this number of pictures. The expected
-    value falls as the number of pictures grows, equally for all models: in a simulation, by 0.03 from 20 to
-    400 objects of a class. 200 resamplings are enough for a standard error (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, 6.4). If all resamplings are equal, the interval is Wilson's. It is
-    then for the number of pictures if each of the `halves` has only one picture. Otherwise it is for the
-    number of objects, as if objects were independent.
+    The interval uses Student's distribution. It is for the expected average precision of samples with this
+    number of pictures. The expected value falls as the number of pictures grows, equally for all models: in a
+    simulation, by 0.03 from 20 to 400 objects of a class. 200 resamplings are enough for a standard error
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.4). If all resamplings give the same
+    value, the interval is Wilson's. It is then computed for the number of pictures if each half has only one
+    picture. Otherwise, it is computed for the number of objects, as if objects were independent.
     """
     pictures = len(np.unique(np.concatenate([each.objects for each in matches])))
     spread = _Spread.of(resampled, pictures, halves)

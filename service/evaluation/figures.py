@@ -33,20 +33,21 @@ Floats = Annotated[
 ]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], FailFast()]
-"""A tuple of which only the first invalid item is reported: errors of millions of items would fill the
-memory."""
+"""A tuple of which only the first invalid item is reported, because the errors of millions of items would
+fill the memory."""
 Severities = tuple[Fraction, Fraction, Fraction, Fraction, Fraction]
 _TOLERANCE = 2e-6
-"""Allowed difference between a share, which is rounded to six digits, and the share that its counts give."""
+"""Allowed difference between a stated share and the share that its counts give. The stated share is rounded
+to six digits."""
 
 
 def pack_bits(bits: Iterable[bool]) -> str:
-    """Return booleans as `Bits`."""
+    """Return booleans in the form of the type `Bits`: packed as bits, in base64."""
     return base64.b64encode(np.packbits(np.fromiter(bits, dtype=bool)).tobytes()).decode()
 
 
 def unpack_bits(packed: str, n: int) -> NDArray[np.bool_]:
-    """Return `n` booleans, bool (n,). Raises ValueError unless `packed` holds exactly `n`."""
+    """Return the booleans that `pack_bits` has packed, bool (n,). Raises ValueError unless there are `n`."""
     try:
         content = base64.b64decode(packed, validate=True)
     except binascii.Error:
@@ -60,12 +61,12 @@ def unpack_bits(packed: str, n: int) -> NDArray[np.bool_]:
 
 
 def pack_floats(values: NDArray[np.floating]) -> str:
-    """Return numbers as `Floats`."""
+    """Return numbers in the form of the type `Floats`: as float32, in base64."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
 def unpack_floats(packed: str) -> NDArray[np.float64]:
-    """Return the numbers, float64 (n,). Raises ValueError for invalid `Floats`."""
+    """Return the numbers that `pack_floats` has packed, float64 (n,). Raises ValueError for invalid text."""
     try:
         content = base64.b64decode(packed, validate=True)
     except binascii.Error:
@@ -86,7 +87,7 @@ class Share(Finite):
 
     @classmethod
     def of(cls, correct: int, n: int) -> Self:
-        """Return the share. Raises ValueError unless 0 <= correct <= n and n > 0."""
+        """Return the share with its interval. Raises ValueError unless 0 <= correct <= n and n > 0."""
         if not 0 <= correct <= n or n == 0:
             raise ValueError(f"{correct} of {n} is no share")
         low, high = wilson(correct, n)
@@ -199,7 +200,7 @@ class ClassifierResult(Finite):
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether top-1 is right, for each picture of the label set, bool (n,)."""
+        """Whether the top-1 class is right, for each picture of the label set, bool (n,)."""
         return unpack_bits(self.correct, self.n)
 
     @model_validator(mode="after")
@@ -297,7 +298,7 @@ class Corruptions(Finite):
 
 
 def _totals(shares: Iterable[Share]) -> tuple[int, int]:
-    """Return the sums of `n` and `correct`."""
+    """Return the sum of `n` and the sum of `correct` over all shares."""
     pairs = [(share.n, share.correct) for share in shares]
     return sum(n for n, _ in pairs), sum(correct for _, correct in pairs)
 

@@ -10,7 +10,7 @@ from service.evaluation.result import MAX_MODELS, Evaluation, LabelSet, ModelRes
 
 
 def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
-    """Return an evaluation with the models of both; if both have a model, the later result counts.
+    """Return an evaluation with the models of both. If both have a model, its result in `later` counts.
 
     All pairs of models are compared again. A model of `earlier` is dropped if `later` has its label set, but
     counts other pictures for this label set. A note in the result names the dropped models. Raises
@@ -58,7 +58,7 @@ def _dropped_note(names: list[str]) -> str:
 
 
 def judged(evaluation: Evaluation) -> Evaluation:
-    """Return the evaluation with all pairs of its models compared again, in place of the pairs it had."""
+    """Return the evaluation with new comparisons of all pairs of its models, in place of the earlier ones."""
     return evaluation.model_copy(update={"pairs": tuple(_pairs(evaluation.models))})
 
 
@@ -69,7 +69,7 @@ def _same_pictures(earlier: Evaluation, model: ModelResult, label_sets: dict[str
 
 
 def _pairs(models: tuple[ModelResult, ...]) -> Iterator[Pair]:
-    """Yield the comparisons of all models within each label set."""
+    """Yield the comparisons of every two models that have the same label set."""
     for labels in dict.fromkeys(model.labels for model in models):
         mine = [model for model in models if model.labels == labels]
         yield from classification.judge_pairs(

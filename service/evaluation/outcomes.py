@@ -22,8 +22,8 @@ SCORE_FLOOR = 0.001
 """Lowest score of a detection that counts. It is as low as usual for COCO, because average precision needs
 detections with low scores, too."""
 _TRUE, _FIRST, _OF_TRUE, _VERSIONS, _TOP = range(5)
-"""Positions in a classifier's outcome: true class, probability of the top class, probability of the
-true class, bits of the corrupted versions, and the top classes."""
+"""Positions in a classifier's outcome, which is a list: true class, probability of the top class, probability
+of the true class, bits that say on which corrupted versions the classifier is right, and the top classes."""
 
 
 def predicted_by(model: ServedModel, logits: NDArray[np.float32], true_class: int) -> list[Any]:
@@ -44,7 +44,7 @@ def is_complete(outcome: list[Any], true_class: int, corruptions: bool) -> bool:
 
 
 def prediction_in(outcome: list[Any]) -> Prediction:
-    """Return the prediction in an outcome."""
+    """Return the prediction in a classifier's outcome."""
     return Prediction(tuple(outcome[_TOP:]), outcome[_FIRST], outcome[_OF_TRUE])
 
 
@@ -54,7 +54,10 @@ def set_versions_right(outcome: list[Any], bits: int) -> None:
 
 
 def versions_right(outcome: list[Any]) -> NDArray[np.bool_] | None:
-    """Return what `set_versions_right` stored, bool (corruptions, severities); None if nothing."""
+    """Return what `set_versions_right` stored in the outcome, as bool (corruptions, severities).
+
+    Return None if nothing was stored.
+    """
     bits = outcome[_VERSIONS]
     if bits is None:
         return None
@@ -63,7 +66,10 @@ def versions_right(outcome: list[Any]) -> NDArray[np.bool_] | None:
 
 
 def found_by(model: ServedModel, outputs: Mapping[str, NDArray[Any]], image: DecodedImage) -> str:
-    """Return a detector's outcome, given its `outputs`: base64 of float64 rows of box, score, class id."""
+    """Return a detector's outcome, given its `outputs` for one picture.
+
+    It is the base64 of float64 rows. Each row has the box, the score and the class id of a detection.
+    """
     assert model.decoder is not None
     assert model.card.detection is not None
     objects = objects_in(
@@ -81,6 +87,6 @@ def found_by(model: ServedModel, outputs: Mapping[str, NDArray[Any]], image: Dec
 
 
 def detections_in(outcome: str) -> Detections:
-    """Return the detections in an outcome, best first."""
+    """Return the detections in a detector's outcome, highest score first."""
     rows = np.frombuffer(base64.b64decode(outcome), "<f8").reshape(-1, 6)
     return Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))

@@ -23,16 +23,20 @@ _FLUSH_S = 1.0
 
 
 class Progress:
-    """Outcomes (JSON values) by picture and model, both identified by a hash of their content.
+    """The outcomes (JSON values) of an evaluation so far, in a file and in memory.
 
-    Use it as a context manager, which locks the file. Each data set, version of the runtime and instruction
-    set has its own file, because other kernels round differently. A process that is killed loses at most the
-    outcomes of the last second. If the file cannot be written, `problem` gives the reason, and the outcomes
-    are only in memory.
+    An outcome is found by its picture and its model, each of which is identified by a hash of its content.
+    Use the object as a context manager, which locks the file. There is a file for each combination of data
+    set, version of the runtime and instruction set, because other kernels round differently. A process that
+    is killed loses at most the outcomes of the last second. If the file cannot be written, `problem` gives
+    the reason, and the outcomes are only in memory.
     """
 
     def __init__(self, folder: Path, data: Path) -> None:
-        """Choose the file in `folder`, which is created if missing. `data`: path of the data set."""
+        """Choose the file in `folder` for this data set, runtime and instruction set.
+
+        `data`: path of the data set. On entering the context, a missing `folder` is created.
+        """
         self._conditions = {
             "data": str(data.absolute()),
             "onnxruntime": RUNTIME_VERSION,
@@ -41,7 +45,7 @@ class Progress:
         name = hashlib.sha256(json.dumps(self._conditions).encode()).hexdigest()[:16]
         self.path = folder / f"progress-{name}.jsonl"
         self.problem: str | None = None
-        """Reason why outcomes are not saved in the file; None if they are."""
+        """Reason why outcomes are not saved in the file. It is None if they are saved."""
         self._lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
         self._lines: JsonLines | None = None
         self._outcomes: dict[str, dict[str, Any]] = {}
@@ -82,11 +86,14 @@ class Progress:
         self._lock.release()
 
     def of(self, picture: str) -> Mapping[str, Any]:
-        """Return the outcomes of a picture by model. `picture`: SHA-256 of its file."""
+        """Return the outcomes of a picture, by the hash of the model.
+
+        `picture`: SHA-256 of the picture's file.
+        """
         return self._outcomes.get(picture, {})
 
     def add(self, picture: str, outcomes: Mapping[str, Any]) -> None:
-        """Save the outcomes of a picture by model. Only one thread may call this."""
+        """Save the outcomes of a picture, by the hash of the model. Only one thread may call this."""
         if not outcomes:
             return
         self._outcomes[picture] = {**self.of(picture), **outcomes}  # a new dict: threads may read the old one

@@ -35,7 +35,7 @@ MAX_MODELS = 200
 """Maximum number of models in an evaluation. It is limited because every two models are compared."""
 
 _MOST_ERRORS = 1000
-"""Maximum number of errors in a document that are examined; each takes a kilobyte of memory."""
+"""Maximum number of errors in a document that are examined. Each error takes a kilobyte of memory."""
 
 EvaluationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Verdict = Literal["first better", "second better", "not distinguishable"]
@@ -46,8 +46,8 @@ Signed = Annotated[float, Field(ge=-1, le=1)]
 def data_hash(truths: Iterable[tuple[str, str]]) -> str:
     """Return the SHA-256 of a data set.
 
-    `truths`: (SHA-256 of the file, truth) of every readable picture. Names and order of the files do not
-    matter.
+    `truths`: for every readable picture, the SHA-256 of its file, and its truth. The names and the order of
+    the files do not matter.
     """
     lines = sorted(f"{sha256} {truth}\n" for sha256, truth in truths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -96,7 +96,7 @@ class ModelResult(Finite):
 
     @property
     def n(self) -> int:
-        """Number of pictures."""
+        """Number of pictures on which the model was judged."""
         result = self.classification or self.detection
         assert result is not None
         return result.n
@@ -156,7 +156,7 @@ class Data(Finite):
 
     @property
     def halves(self) -> NDArray[np.int64]:
-        """The half of each distinct picture, int64 (n,)."""
+        """For each distinct picture, the half of the data set to which it belongs, 0 or 1, int64 (n,)."""
         return unpack_bits(self.half, self.n).astype(np.int64)
 
     @model_validator(mode="after")
@@ -221,15 +221,18 @@ class Evaluation(Finite):
     pairs: Many[Pair] = Field(default=(), max_length=MAX_MODELS * (MAX_MODELS - 1) // 2)
 
     def model(self, name: str) -> ModelResult | None:
-        """Return the result of the model `name`, or None."""
+        """Return the result of the model `name`, or None if the evaluation does not have this model."""
         return next((model for model in self.models if model.name == name), None)
 
     def label_set(self, labels: str) -> LabelSet | None:
-        """Return the label set `labels`, or None."""
+        """Return the label set `labels`, or None if the evaluation does not have it."""
         return next((each for each in self.label_sets if each.labels == labels), None)
 
     def verdict(self, one: str, other: str) -> Literal["better", "worse", "not distinguishable"] | None:
-        """Return whether `one` is better or worse than `other`; None if they were not compared."""
+        """Return whether the model `one` is better or worse than the model `other`.
+
+        Return None if the two were not compared.
+        """
         for pair in self.pairs:
             if {pair.first, pair.second} == {one, other}:
                 if pair.verdict == "not distinguishable":
@@ -284,12 +287,12 @@ class Evaluation(Finite):
 
 
 def to_json(evaluation: Evaluation) -> str:
-    """Serialize an evaluation."""
+    """Return an evaluation as JSON text."""
     return evaluation.model_dump_json() + "\n"
 
 
 def from_json(text: str | bytes, what: str = "evaluation") -> Evaluation:
-    """Parse an evaluation. Raises InvalidEvaluation, whose message starts with `what`."""
+    """Read an evaluation from JSON text. Raises InvalidEvaluation, whose message starts with `what`."""
     try:
         return Evaluation.model_validate_json(text)
     except ValidationError as error:

@@ -43,12 +43,15 @@ _IN_FLIGHT = 4
 """Maximum number of pictures per core whose results wait in the queue."""
 
 Show = Callable[[int], None]
-"""Called with the number of pictures that are done."""
+"""Function that shows the progress. It is called with the number of pictures that are done."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate. `ids`: class ids by class of the data set, for the classes that the model has."""
+    """A model to evaluate.
+
+    `ids`: for each class of the data set that the model has, the model's class id.
+    """
 
     model: ServedModel
     ids: Mapping[str, int]
@@ -67,9 +70,10 @@ class Subject:
 class Seen:
     """A listed picture after it was read.
 
-    `problem`: why the picture cannot be used; None if it can. `changed`: whether the file has changed since
-    it was listed; the outcomes are of the content that was read. `outcomes`: what was computed, by the key of
-    the model, as `Progress` saves it.
+    `problem`: why the picture cannot be used. It is None if the picture can be used. `changed`: whether the
+    file has changed since it was listed. The outcomes are for the content that was read. `outcomes`: what the
+    models have computed, in the form that `Progress` saves. They are found by the hash that `_key` returns
+    for a model.
     """
 
     picture: Picture
@@ -81,11 +85,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Run:
-    """Result of a run.
+    """What a run of the models on a data set has done.
 
     `seen`: the pictures that are done, in the order of the data set. `failed`: models whose run failed, with
-    the reason. `computed`: number of pictures for which at least one model ran. `seconds`: time of the whole
-    run. `inference_s`: time that all threads spent in sessions, in seconds.
+    the reason. `interrupted`: whether pictures were left out because the run was stopped. `computed`: number
+    of pictures for which at least one model ran. `seconds`: time of the whole run. `inference_s`: time that
+    all threads spent in sessions, in seconds.
     """
 
     seen: tuple[Seen, ...]
@@ -174,19 +179,26 @@ class Runner:
         )
 
     def prediction(self, subject: Subject, sha256: str) -> Prediction | None:
-        """Return a classifier's prediction for the picture with this SHA-256; None if it has not run."""
+        """Return a classifier's prediction for the picture with this SHA-256.
+
+        Return None if the classifier has not run on the picture.
+        """
         kept = self._kept(subject, sha256)
         return None if kept is None else prediction_in(kept)
 
     def detections(self, subject: Subject, sha256: str) -> Detections | None:
-        """Return a detector's detections in the picture with this SHA-256; None if it has not run."""
+        """Return a detector's detections in the picture with this SHA-256.
+
+        Return None if the detector has not run on the picture.
+        """
         kept = self._kept(subject, sha256)
         return None if kept is None else detections_in(kept)
 
     def corrupted(self, subject: Subject, sha256: str) -> NDArray[np.bool_] | None:
         """Return whether a classifier is right on each corrupted version of the picture with this SHA-256.
 
-        The result is bool (corruptions, severities).
+        The result is bool (corruptions, severities). It is None if the classifier has not run on these
+        versions.
         """
         kept = self._kept(subject, sha256)
         return None if kept is None else versions_right(kept)
@@ -286,7 +298,10 @@ class Runner:
     def _outputs(
         self, subject: Subject, tensor: NDArray[np.float32], picture: Picture
     ) -> dict[str, NDArray[Any]] | None:
-        """Run a model on one tensor; return the outputs without batch dimension, or None if the run fails."""
+        """Run a model on one tensor, and return the outputs without the batch dimension.
+
+        Return None if the run fails.
+        """
         model = subject.model
         start = time.perf_counter_ns()
         try:
@@ -308,7 +323,10 @@ class Runner:
         subjects: Sequence[Subject],
         outcomes: dict[str, Any],
     ) -> None:
-        """Classify the corrupted versions of a picture, and store in the outcomes which ones are right."""
+        """Classify the corrupted versions of a picture.
+
+        Store in the outcome of each model on which of the versions it is right.
+        """
         views: dict[Any, list[Subject]] = {}
         for subject in subjects:
             if self._keys[subject.model.name] in outcomes:
@@ -336,7 +354,10 @@ def _true_class(subject: Subject, picture: Picture) -> int:
 
 
 def _key(model: ServedModel, side: int) -> str:
-    """Return a hash of what an outcome depends on, apart from the picture: model file, card, decoded size."""
+    """Return a hash of what a model's outcome depends on, apart from the picture.
+
+    This is the model file, some fields of the card, and the shorter side for which pictures are decoded.
+    """
     card = model.card
     read = card.model_dump_json(include={"input", "outputs", "detection", "classes"})
     return hashlib.sha256(json.dumps([model.version, read, side]).encode()).hexdigest()[:16]
@@ -347,7 +368,10 @@ def _tensor_key(spec: InputSpec) -> str:
 
 
 def listing_changes(before: Dataset, after: Dataset) -> tuple[list[str], list[str]]:
-    """Compare two listings; return the keys of new pictures, and of pictures whose truth has changed."""
+    """Compare two listings of a data set.
+
+    Return the keys of the pictures that only `after` has, and of the pictures whose truth has changed.
+    """
     known = {picture.key: picture for picture in before.pictures}
     appeared = [picture.key for picture in after.pictures if picture.key not in known]
     relabelled = [

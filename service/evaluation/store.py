@@ -73,7 +73,8 @@ class EvaluationStore:
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
         """Create the store without connecting to the database.
 
-        `obstacle` returns the reason, for clients, why writes are refused; None if they are not.
+        `obstacle` returns the reason why writes are refused, as a message for clients. It returns None if
+        they are not refused.
         """
         self._engine = engine
         self._obstacle = obstacle

@@ -26,9 +26,9 @@ def read_coco(path: Path, images: Path | None = None) -> Dataset:
     A picture without an annotation shows no object. An annotation that cannot be used becomes a problem of
     the data set, and its picture counts without it. Boxes that extend beyond the edge of the picture are not
     clipped, because pycocotools does not clip them. Paths begin in or below `images` (see AnnotatedFiles). By
-    default, `images` is the folder of the file, or this folder's parent if it is called `annotations`.
+    default, `images` is the folder of the file. If this folder is called `annotations`, it is its parent.
 
-    Raises InvalidDataset for another format, and if no picture exists.
+    Raises InvalidDataset if the file has another format, or if none of its pictures exists.
     """
     where = f"--data {shown(path.name)}"
     content = _content(path, where)
@@ -74,7 +74,10 @@ def read_coco(path: Path, images: Path | None = None) -> Dataset:
 
 
 def _content(path: Path, where: str) -> dict[str, list[Any]]:
-    """Return the three lists of the file. Outlines of objects are dropped while it is parsed."""
+    """Return the lists of the file: images, annotations and categories.
+
+    The outlines of objects are dropped while the file is parsed.
+    """
     content = read_file(path, MOST_BYTES)
     try:
         value = json.loads(content, object_hook=_without_outline)
@@ -124,7 +127,7 @@ def _categories(given: list[Any], problems: list[Problem]) -> dict[int | str, st
 def _pictures(
     given: list[Any], files: AnnotatedFiles, listed: Counter[Any], problems: list[Problem]
 ) -> dict[int | str, tuple[File, tuple[int, int] | None]]:
-    """Return file and declared (width, height) of each picture that exists, by the picture's id."""
+    """Return, by id, the file and the declared (width, height) of each picture that exists."""
     pictures: dict[int | str, tuple[File, tuple[int, int] | None]] = {}
     keys: dict[str, int | str] = {}
     for number, image in enumerate(given):
@@ -191,7 +194,7 @@ def _boxes(
 def _box(
     annotation: Mapping[str, Any], names: Mapping[int | str, str], size: tuple[int, int] | None
 ) -> Box | str:
-    """Return the box of an annotation, or a message why the annotation cannot be used."""
+    """Return the box of an annotation, or a message that says why the annotation cannot be used."""
     category = annotation.get("category_id")
     if not _is_id(category):
         return "no category_id"
@@ -222,7 +225,10 @@ def _box(
 def box_problem(
     left: float, top: float, right: float, bottom: float, size: tuple[int, int] | None
 ) -> str | None:
-    """Return a message why a box cannot be an object, or None. `size`: of the picture, if known."""
+    """Return a message that says why a box cannot be the box of an object, or None if it can.
+
+    `size`: width and height of the picture, or None if they are unknown.
+    """
     if not (right > left and bottom > top):
         return f"box of {right - left:g} x {bottom - top:g} pixels"
     width, height = size or (math.inf, math.inf)
@@ -232,14 +238,14 @@ def box_problem(
 
 
 def declared_size(width: object, height: object) -> tuple[int, int] | None:
-    """Return (width, height) if both are whole positive numbers, else None."""
+    """Return (width, height) if the two are whole positive numbers, or None if they are not."""
     if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
         return width, height
     return None
 
 
 def _is_id(value: object) -> TypeGuard[int | str]:
-    """Return whether a value is an id: a whole number, or text as some tools write it."""
+    """Return whether a value can be an id: a whole number, or the text that some tools write as an id."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (
         isinstance(value, str) and value != ""
     )

@@ -35,7 +35,7 @@ _LABELS = (
     *("label", "labels", "class", "classname", "category", "categoryname", "target", "species", "breed"),
     *("classid", "labelid", "y"),
 )
-"""Possible headers of the column of labels; if a file has several, the first one in this order counts."""
+"""Possible headers of the column of labels. If a file has several, the first one in this order counts."""
 _SAMPLE = 50
 _Row = tuple[int, list[str]]
 """Number of the line in the file, and the cells of the row."""
@@ -50,7 +50,11 @@ class _Dialect(csv.excel):
 
 @dataclass(frozen=True)
 class _Columns:
-    """Indices of the columns of paths and labels, number of all columns, and whether there is a header."""
+    """The columns of a CSV file.
+
+    `path` and `label`: index of the column of paths and of the column of labels. `count`: number of all
+    columns. `header`: whether the first row is a header.
+    """
 
     path: int
     label: int
@@ -62,10 +66,10 @@ def read_csv(path: Path, images: Path | None = None) -> Dataset:
     """Return the pictures that a CSV file names, with their labels.
 
     Columns are separated by comma, semicolon, tab, vertical bar or space, whichever fits the first lines
-    best. Cells may be quoted. Text is UTF-8 or UTF-16, with or without a byte order mark, else Windows-1252.
-    A header names the columns. If there is no header, the column of paths is the one whose cells have the
-    suffixes of pictures. Paths begin in or below `images`, by default the folder of the file (see
-    AnnotatedFiles).
+    best. Cells may be quoted. Text is UTF-8 or UTF-16, with or without a byte order mark. Other text is read
+    as Windows-1252. A header names the columns. If there is no header, the column of paths is the one whose
+    cells have the suffixes of pictures. Paths begin in or below `images`, by default the folder of the file
+    (see AnnotatedFiles).
 
     Raises InvalidDataset if no row names a picture that exists.
     """
@@ -103,7 +107,7 @@ def read_csv(path: Path, images: Path | None = None) -> Dataset:
 def _labelled(
     rows: Sequence[_Row], columns: _Columns, delimiter: str, problems: list[Problem]
 ) -> list[tuple[int, str, str]]:
-    """Return line, path and label of each row that has both."""
+    """Return the line number, the path and the label of each row that has a path and a label."""
     labelled = []
     for line, cells in rows:
         if len(cells) < columns.count or any(cells[columns.count :]):
@@ -127,7 +131,7 @@ def _labelled(
 def _pictures(
     labelled: Sequence[tuple[int, str, str]], files: AnnotatedFiles, problems: list[Problem]
 ) -> list[Picture]:
-    """Return each picture that exists once; leave out pictures that have two different labels."""
+    """Return each picture that exists, once. Leave out pictures that have two different labels."""
     pictures: dict[str, Picture] = {}
     lines: dict[str, int] = {}
     contradicted: set[str] = set()
@@ -212,8 +216,9 @@ def _width(cells: Sequence[str]) -> int:
 def _support(head: str, delimiter: str) -> tuple[int, int]:
     """Return how well `delimiter` fits the first rows.
 
-    This is the number of rows that name a picture, and the number of rows with the most frequent number of
-    cells.
+    The result has two numbers, and larger ones mean a better fit. The first is the number of rows that name a
+    picture. The second is the number of rows that have the most frequent number of cells. Rows of only one
+    cell do not count.
     """
     reader = csv.reader(io.StringIO(head), _Dialect, delimiter=delimiter)
     rows: list[list[str]] = []
@@ -225,7 +230,7 @@ def _support(head: str, delimiter: str) -> tuple[int, int]:
 
 
 def _columns(rows: Sequence[_Row], where: str) -> _Columns:
-    """Return which columns have the path and the label. Raises InvalidDataset."""
+    """Find the columns of paths and labels. Raises InvalidDataset if they cannot be found."""
     first = rows[0][1]
     sample = [cells for _, cells in rows[:_SAMPLE]]
     names = ["".join(filter(str.isalnum, cell.lower())) for cell in first]

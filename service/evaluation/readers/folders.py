@@ -26,7 +26,7 @@ _YOLO = frozenset({"images", "labels"})
 
 
 def read_folders(path: Path) -> Dataset:
-    """Return the pictures in the folders of `path`; the name of a folder is the class of its pictures.
+    """Return the pictures in the folders of `path`. The name of a folder is the class of its pictures.
 
     Links are followed, but each folder is read only once. Raises InvalidDataset if no folder has a picture.
     """
@@ -72,7 +72,7 @@ def read_folders(path: Path) -> Dataset:
 
 
 def _refuse_other_layouts(where: str, classes: Sequence[str]) -> None:
-    """Raise InvalidDataset if the folders are those of another layout instead of classes."""
+    """Raise InvalidDataset if the names of the folders are not classes, but belong to another layout."""
     names = {name.lower() for name in classes}
     if names and names <= _SPLITS:
         raise InvalidDataset(

@@ -20,7 +20,7 @@ LAYOUTS = (
     "(allowed: a folder of pictures per class, a CSV file of path and label, COCO's JSON file, or a folder "
     "with Pascal VOC's Annotations)"
 )
-"""The layouts of data sets that can be read, for messages."""
+"""The layouts of data sets that can be read, in words for messages."""
 _LEFT_BEHIND = frozenset(
     {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 )
@@ -42,7 +42,7 @@ _MOST_FOLDERS = 200
 class File:
     """A regular file.
 
-    `key`: its path relative to the folder of the data set, with `/` between the parts; `size`: in bytes.
+    `key`: its path relative to the folder of the data set, with `/` as separator. `size`: its size in bytes.
     """
 
     key: str
@@ -80,7 +80,7 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder or a link to one."""
+    """Return whether an entry is a folder or a link to a folder."""
     try:
         return entry.is_dir()
     except OSError:  # a link may point to itself
@@ -88,7 +88,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def file_at(path: Path, key: str) -> File | str:
-    """Return the regular file at `path`, or a message why there is none."""
+    """Return the regular file at `path`, or a message that says why there is none."""
     try:
         status = path.stat()
     except OSError as error:
@@ -100,7 +100,11 @@ def file_at(path: Path, key: str) -> File | str:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """Names in a folder. `plain`: the names by their plain form, in which case and Unicode form are equal."""
+    """The names of the files and folders in a folder.
+
+    `plain`: for each plain form, the names that have this form. Names have the same plain form if they differ
+    only in case and in Unicode form.
+    """
 
     names: frozenset[str]
     plain: dict[str, list[str]]
@@ -109,12 +113,14 @@ class _Listing:
 class AnnotatedFiles:
     """The files that annotations name, all of them below `base`.
 
-    `first`: the paths in the annotations. Relative paths begin in `base`. But if less than half of them exist
-    there, they begin in the folder below `base` where the most of them exist. A path may have backslashes.
-    It may differ from the file's name in case and in Unicode form, and may lack the suffix.
+    `first`: the paths in the annotations. Relative paths begin in `base`. But if less than half of the first
+    ones exist there, relative paths begin in the folder below `base` in which most of the first ones exist. A
+    path may have backslashes. It may differ from the file's name in case and in Unicode form, and may lack
+    the suffix.
 
-    The pictures may have been annotated on another machine. So absolute paths are read without the beginning
-    that all of them share. A path with `..` must not lead out of `base`; links in `base` are followed.
+    The pictures may have been annotated on another machine. So if an absolute path does not exist on this
+    machine, it is read without the beginning that all such paths share. A path with `..` must not lead out of
+    `base`; links in `base` are followed.
     """
 
     def __init__(self, base: Path, first: Sequence[str]) -> None:
@@ -127,7 +133,7 @@ class AnnotatedFiles:
         self.root = self._choose_root([parts for parts in relative if parts])
 
     def find(self, text: str) -> File | str:
-        """Return the file that a path in an annotation names, or a message why there is none."""
+        """Return the file that a path in an annotation names, or a message that says why there is none."""
         parts, absolute = _split(text)
         if parts is None:
             return f"leads out of the folder{_OUTSIDE}"
@@ -146,7 +152,10 @@ class AnnotatedFiles:
         return file
 
     def notes(self) -> list[str]:
-        """Return notes for the user: the prefix ignored in paths, and pictures without an annotation."""
+        """Return notes for the user.
+
+        They name the beginning of paths that is ignored, and pictures that have no annotation.
+        """
         notes = []
         if self._beginning is not None:
             notes.append(f"paths are read without their beginning {shown('/'.join(self._beginning))[:300]}")
@@ -176,14 +185,18 @@ class AnnotatedFiles:
         return best if hits(best) > in_base else self._base
 
     def _folders(self) -> list[Path]:
-        """Return the folders in the base, and the folders in these."""
+        """Return the folders in the base, and the folders in each of these folders."""
         folders: list[Path] = []
         for folder in (self._base, *(self._base / name for name in _folders(self._base))):
             folders += [folder / name for name in _folders(folder)]
         return folders[:_MOST_FOLDERS]
 
     def _absolute(self, text: str, parts: tuple[str, ...]) -> Path | str | None:
-        """Return the file that an absolute path names, or a message why the file must not be read."""
+        """Return the path of the file that an absolute path names.
+
+        Return a message if the file must not be read, and None if there is no such file. `parts`: the parts
+        of the path.
+        """
         given = Path(text.strip())
         if not given.is_absolute() or not os.path.lexists(given):
             return self._of_another_machine(parts)
@@ -193,9 +206,10 @@ class AnnotatedFiles:
         return f"outside of the folder{_OUTSIDE}"
 
     def _of_another_machine(self, parts: tuple[str, ...]) -> Path | None:
-        """Return the file that an absolute path names after its shared beginning is removed; None if missing.
+        """Return the file that an absolute path of another machine names, or None if there is none.
 
-        The first path that names a file in this way determines the shared beginning.
+        The beginning that all such paths share is removed from the path. The first path that names a file in
+        this way determines the shared beginning.
         """
         if self._beginning is not None:
             beginning = len(self._beginning)
@@ -256,7 +270,7 @@ def _split(text: str) -> tuple[tuple[str, ...] | None, bool]:
     """Return the parts of a path, and whether it is absolute.
 
     The parts are None if `..` leads out of the folder. The first part of an absolute path is its drive or
-    server, or empty.
+    server. If the path has no drive and no server, the first part is empty.
     """
     text = text.strip().replace("\\", "/")
     drive = PureWindowsPath(text).drive.replace("\\", "/") if text[1:2] == ":" or text[:2] == "//" else ""

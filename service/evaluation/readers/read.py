@@ -19,9 +19,9 @@ _TABLES = (".csv", ".tsv", ".txt")
 def read_dataset(path: Path, images: Path | None = None) -> Dataset:
     """Return the data set at `path`: a folder per class, a CSV file, COCO's JSON file, or Pascal VOC.
 
-    `images`: the folder in which the paths of annotations begin, and which they must not leave; None: the
-    folder of the data set. No picture is decoded. Raises InvalidDataset if there is nothing to evaluate.
-    Other faults become problems or notes of the data set.
+    `images`: the folder in or below which the paths of annotations begin, and which they must not leave. If
+    it is None, the reader chooses the folder. No picture is decoded. Raises InvalidDataset if there is
+    nothing to evaluate. Smaller faults become problems or notes of the data set.
     """
     path = Path(path).absolute()
     if path.name in ("", ".."):
@@ -68,7 +68,10 @@ def _read_folder(path: Path, images: Path | None) -> Dataset:
 
 
 def _json_files(path: Path) -> list[Path]:
-    """Return the COCO files in a folder: those in its folder `annotations`, or those beside the pictures."""
+    """Return the JSON files of COCO in a folder.
+
+    These are the files in its folder `annotations`, or the files directly in the folder, beside the pictures.
+    """
     try:
         names = sorted(path.iterdir())
         inner = [

@@ -23,13 +23,14 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _NotAnnotated(Exception):
-    """An XML file is not the annotation of a picture; the message gives the reason."""
+    """An XML file is not the annotation of a picture. The message gives the reason."""
 
 
 def annotations_in(path: Path) -> Path | None:
-    """Return the folder of a data set's XML files: `Annotations`, or `path` itself; None if neither has any.
+    """Return the folder of a data set's XML files, which is `Annotations` in `path`, or `path` itself.
 
-    Raises InvalidDataset if a folder cannot be listed.
+    Return None if neither of the two folders has an XML file. Raises InvalidDataset if a folder cannot be
+    listed.
     """
     try:
         inner = [folder for folder in sorted(path.iterdir()) if folder.name.lower() == "annotations"]
@@ -51,9 +52,9 @@ def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Datas
 
     Pascal VOC counts pixels from 1, and a box includes its last pixel: `xmin` 1 is the left edge of the
     picture. But if any box begins below 1, all coordinates of the data set are read as continuous, from 0. An
-    object that cannot be used becomes a problem of the data set and is left out. If a file names a picture
-    that does not exist, it belongs to the picture that has the file's own name. Paths begin in or below
-    `images`, by default the data set's folder (see AnnotatedFiles).
+    object that cannot be used becomes a problem of the data set and is left out. If an XML file names a
+    picture that does not exist, it belongs to the picture that has the same name as the XML file. Paths begin
+    in or below `images`, by default the data set's folder (see AnnotatedFiles).
 
     A file with a document type is refused, because it could define entities that grow without bound or read
     other files. Raises InvalidDataset if no picture exists.
@@ -153,7 +154,7 @@ def _whole(element: Element, name: str) -> int | None:
 
 
 def _first_pixel(roots: Sequence[Element]) -> int:
-    """Return the coordinate of the first pixel: 0 if any box begins below 1, else 1."""
+    """Return the coordinate of the first pixel. It is 0 if any box begins below 1, and 1 otherwise."""
     corners = (
         _number(box, name)
         for root in roots
@@ -189,7 +190,7 @@ def _boxes(
 
 
 def _box(element: Element, name: str, first: int, size: tuple[int, int] | None) -> Box | str:
-    """Return the box of an object, or a message why the object cannot be used."""
+    """Return the box of an object, or a message that says why the object cannot be used."""
     if not name:
         return "no name"
     given = element.find("bndbox")
