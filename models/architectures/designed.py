@@ -1,4 +1,4 @@
-"""Networks from a Design: stem, stages of equal blocks, head; for 28 x 28 grey images."""
+"""Networks for grey images of 28 x 28 pixels, each built from a Design."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.blocks.shuffle import ShuffleUnit
 from models.zoo.frozen import Frozen
 
 Channels = Annotated[int, Field(gt=0, multiple_of=8)]
-"""Multiples of 8: other widths leave the runtime's vector registers partly empty and can be slower."""
+"""A number of channels. It is a multiple of 8, so that it fills the runtime's vector registers."""
 
 DROPOUT = 0.1
 
@@ -41,10 +41,11 @@ BlockName = Literal[
 
 
 class Stage(Frozen):
-    """`repeats` blocks with `channels` outputs. Only the first has the stride and changes the channels.
+    """A part of a design: `repeats` blocks of the same kind, each with `channels` output channels.
 
-    `ratio` is the expansion of an inverted residual or Ghost block, or the reduction of a bottleneck or Fire
-    block. `group_width`: channels of each group.
+    Only the first block has the stride and another number of input channels. `ratio` is the expansion of an
+    inverted residual or Ghost block, or the reduction of a bottleneck or Fire block; other blocks ignore it.
+    `group_width` is the number of channels in each group of a grouped convolution.
     """
 
     block: BlockName
@@ -57,7 +58,12 @@ class Stage(Frozen):
 
 
 class Design(Frozen):
-    """A whole network: channels of the 3 x 3 stem convolution, stages, channels of the pointwise head."""
+    """Description of a whole network: its stem, its stages and its head.
+
+    `stem` is the number of output channels of the first convolution, which is 3 x 3. `head` is the number of
+    output channels of the pointwise convolution after the last stage. If it is None, there is no such
+    convolution.
+    """
 
     stem: Channels
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -69,12 +75,16 @@ class Design(Frozen):
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """Round to the nearest multiple of `divisor`, at least `divisor`."""
+    """Return `channels` rounded to the nearest multiple of `divisor`, but at least `divisor`."""
     return max(divisor, int(channels / divisor + 0.5) * divisor)
 
 
 def groups_of(channels: int, out_channels: int, group_width: int) -> int:
-    """Return how many groups of `group_width` channels the narrower of input and output has, at least 1."""
+    """Return the number of groups of a convolution whose groups have about `group_width` channels.
+
+    This is how often `group_width` fits into the input or output channels, whichever are fewer, but at least
+    1.
+    """
     return max(1, min(channels, out_channels) // group_width)
 
 
@@ -165,7 +175,7 @@ BLOCKS: dict[str, Callable[[int, Stage, int], nn.Module]] = {
 
 
 class DesignedNetwork(ImageClassifier):
-    """Grey images (N, 1, 28, 28) -> logits (N, classes).
+    """Network of a design, which maps grey images (N, 1, 28, 28) to logits (N, classes).
 
     Raises ValueError if a block cannot have the design's channels, e.g. groups that do not divide them.
     """
@@ -194,7 +204,7 @@ class DesignedNetwork(ImageClassifier):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialise with weights that keep the scale of activations (He et al., https://arxiv.org/abs/1502.01852)."""
+    """Initialise a layer so that activations keep their scale (He et al., arXiv:1502.01852)."""
     if isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

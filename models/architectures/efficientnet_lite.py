@@ -20,7 +20,11 @@ EMBEDDING = 1280
 
 @dataclass(frozen=True)
 class Variant:
-    """Scaling of one variant: channels, layers, input height and width in pixels, dropout."""
+    """How one variant is scaled.
+
+    The multipliers scale the numbers of channels and of blocks. `input_size` is the height and width of the
+    input in pixels, and `dropout` the probability of dropout before the classifier.
+    """
 
     width_multiplier: float
     depth_multiplier: float
@@ -37,7 +41,10 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of equal shape; only the first has the stride and changes the number of channels."""
+    """A part of the network: `repeats` blocks of the same kind, each with `channels` output channels.
+
+    Only the first block has the stride and changes the number of channels.
+    """
 
     repeats: int
     kernel_size: int
@@ -58,7 +65,9 @@ STAGES = (
 
 
 class EfficientNetLite(ImageClassifier):
-    """Images (N, 3, input_size, input_size) -> logits (N, classes), with an embedding of 1280 values.
+    """Classifier, which maps images (N, 3, input_size, input_size) to logits (N, classes).
+
+    The embedding has 1280 values.
 
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
     https://arxiv.org/abs/1905.11946. The Lite variants are from TensorFlow's TPU repository,

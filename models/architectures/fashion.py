@@ -1,13 +1,17 @@
-"""Fashion-MNIST networks: one per block at up to 5 M MACs, and two baselines."""
+"""The designs of the Fashion-MNIST networks.
+
+There is one network for each kind of block, with at most 5 million multiply-accumulates (MACs). A further
+network was found by the architecture search. Two networks of plain convolutions are baselines.
+"""
 
 from __future__ import annotations
 
 from models.architectures.designed import BlockName, Design, DesignedNetwork, Stage
 
 BUDGET = 5_000_000
-"""Maximum multiply-accumulates per image of a network of the family."""
+"""Maximum number of multiply-accumulates for one image. Only one baseline may exceed it."""
 SEARCHED = "fashion-searched"
-"""Winner of the architecture search (models/compress/search.py); the other networks are hand-made."""
+"""Name of the network that won the architecture search (models/compress/search.py)."""
 
 
 def _three_stages(
@@ -16,7 +20,10 @@ def _three_stages(
     *stages: tuple[int, int],
     ratios: tuple[float, float, float] | None = None,
 ) -> Design:
-    """Build a Design from stages of (channels, repeats) with maps of 14 x 14, 7 x 7 and 4 x 4."""
+    """Return a design with one kind of block in three stages, each given as (channels, repeats).
+
+    The maps of the stages have 14 x 14, 7 x 7 and 4 x 4 pixels.
+    """
     return Design(
         stem=stem,
         stages=tuple(
@@ -69,7 +76,7 @@ def design_of(name: str) -> Design:
 
 
 def name_of(design: Design) -> str | None:
-    """Return the name of the network with this design; None if no network has it."""
+    """Return the name of the network with this design, or None if no network has this design."""
     return next((name for name, known in DESIGNS.items() if known == design), None)
 
 

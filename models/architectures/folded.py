@@ -1,4 +1,4 @@
-"""Batch norm folding."""
+"""Folding of batch norms into convolutions."""
 
 from __future__ import annotations
 

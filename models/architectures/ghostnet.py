@@ -16,12 +16,19 @@ STEM_CHANNELS = 16
 HEAD_CHANNELS = 960
 EMBEDDING = 1280
 SQUEEZE = 4
-"""Squeeze-and-excitation reduces channels by this factor, to a multiple of 4 as in the paper's code."""
+"""Factor by which squeeze-and-excitation reduces the channels.
+
+The result is rounded to a multiple of 4, as in the code of the paper's authors.
+"""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One Ghost bottleneck: `width` is its inner channels, `squeezes` adds squeeze-and-excitation."""
+    """Description of one Ghost bottleneck.
+
+    `width` is the number of channels inside the block, `channels` the number of its output channels.
+    `squeezes` says whether the block has squeeze-and-excitation.
+    """
 
     kernel_size: int
     width: int

@@ -1,4 +1,4 @@
-"""Common image classifier: stem, blocks, head, average pooling, optional hidden layer, linear classifier."""
+"""The structure that most image classifiers share, from the first convolution to the linear classifier."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from models.architectures.initialise import initialise
 
 
 class ImageClassifier(nn.Module):
-    """Images (N, input_channels, input_size, input_size) -> logits (N, classes).
+    """Classifier, which maps images (N, input_channels, input_size, input_size) to logits (N, classes).
 
     `stem`, `blocks` and `head` compute the last feature map, which is averaged over its positions. `hidden`
-    is an optional layer with `embedding` outputs before the classifier.
-    `start` initialises the weights.
+    is an optional layer with `embedding` outputs before the linear classifier.
+    `start` is called with the network and initialises its weights.
     """
 
     input_channels = 3
@@ -49,7 +49,7 @@ class ImageClassifier(nn.Module):
         return y
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Return logits (N, classes), or with `pre_logits` the classifier's input (N, embedding)."""
+        """Return logits (N, classes), or if `pre_logits` is true, the classifier's input (N, embedding)."""
         embedding: Tensor = self.hidden(F.adaptive_avg_pool2d(features, 1).flatten(1))
         if pre_logits:
             return embedding

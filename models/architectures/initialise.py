@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def initialise(network: nn.Module) -> None:
-    """Initialise with weights that keep the scale of activations (He et al., https://arxiv.org/abs/1502.01852).
+    """Initialise all layers so that activations keep their scale (He et al., arXiv:1502.01852).
 
-    Linear layers get small weights and a bias of 0; batch norms keep PyTorch's defaults.
+    Linear layers get small weights and biases of 0. Batch norms keep PyTorch's defaults.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -26,7 +26,7 @@ def initialise(network: nn.Module) -> None:
 
 @torch.no_grad()
 def randomise(network: nn.Module, seed: int, images: Tensor, shift: float = 0.0) -> None:
-    """Set weights that resemble trained ones: He-scaled, with batch norms and biases that all have an effect.
+    """Set random weights that resemble trained weights: all batch norms and biases have an effect.
 
     A freshly initialised network may compute with denormal numbers. Its logits are about 1e-8, so a
     comparison "within 1e-4" proves nothing. Here, as in training, batch norms take means and variances from
@@ -57,7 +57,7 @@ def randomise(network: nn.Module, seed: int, images: Tensor, shift: float = 0.0)
 
 
 def _observe(network: nn.Module, norms: list[nn.BatchNorm2d], images: Tensor) -> None:
-    """Set the running means and variances of `norms` to those of `images`; change nothing else."""
+    """Set the running means and variances of the batch norms `norms` to the values that `images` cause."""
     training = network.training
     momenta = [norm.momentum for norm in norms]
     network.eval()

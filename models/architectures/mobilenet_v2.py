@@ -36,8 +36,8 @@ def inverted_residuals(
 ) -> list[InvertedResidual]:
     """Create the 17 blocks behind a stem with `channels` output channels.
 
-    `size`: height and width of the stem's map, for TensorFlow's "same" padding; None for equal padding on all
-    sides.
+    With `size`, the height and width of the stem's output map, the blocks have TensorFlow's "same" padding.
+    If `size` is None, the padding is equal on all sides.
     """
     blocks = []
     for expansion_ratio, out, repeats, first_stride in STAGES:
@@ -61,9 +61,12 @@ def inverted_residuals(
 
 
 def mobilenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Create MobileNetV2. As in the paper, a width above 1 scales the embedding; a width below 1 does not.
+    """Create MobileNetV2.
 
-    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381.
+    As in the paper, a width multiplier above 1 also scales the embedding, but one below 1 does not.
+
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    https://arxiv.org/abs/1801.04381.
 
     Raises ValueError for a width multiplier that leaves no channel.
     """

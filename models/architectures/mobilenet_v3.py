@@ -15,12 +15,16 @@ from models.blocks.norm import TENSORFLOW
 
 STEM_CHANNELS = 16
 SQUEEZE = 4
-"""Squeeze-and-excitation reduces channels by this factor, to a multiple of 8."""
+"""Factor by which squeeze-and-excitation reduces the channels. The result is rounded to a multiple of 8."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One inverted residual: `width` is its inner channels, `squeezes` adds squeeze-and-excitation."""
+    """Description of one inverted residual.
+
+    `width` is the number of channels inside the block, `channels` the number of its output channels.
+    `squeezes` says whether the block has squeeze-and-excitation.
+    """
 
     kernel_size: int
     width: int

@@ -18,24 +18,27 @@ class Network(Protocol):
     """Channels of the input images: 3 for RGB, 1 for grey."""
 
     classifier: nn.Module
-    """The last layer with weights: linear, from embedding to logits; or a pointwise convolution in a network
-    that classifies each position and then averages (SqueezeNet)."""
+    """The last layer with weights. It is usually linear and computes the logits from the embedding. In a
+    network that classifies each position and then averages (SqueezeNet), it is a pointwise convolution."""
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images (N, input_channels, input_size, input_size) to the feature map (N, channels, h, w)."""
         ...
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Map the last feature map to logits (N, classes), or to the embedding (N, embedding)."""
+        """Return the logits (N, classes) for the last feature map.
+
+        If `pre_logits` is true, return the embedding (N, embedding) instead.
+        """
         ...
 
 
 Build = Callable[[int, float], nn.Module]
-"""Factory of a network with initialised weights: build(classes, width_multiplier)."""
+"""Function that takes the number of classes and a width multiplier, and creates an initialised network."""
 
 
 class Registry:
-    """Factories of networks by unique name."""
+    """Functions that create networks, by the network's name."""
 
     def __init__(self) -> None:
         self._builds: dict[str, Build] = {}
@@ -47,10 +50,10 @@ class Registry:
         self._builds[name] = build
 
     def create(self, name: str, classes: int = 1000, width_multiplier: float = 1.0) -> nn.Module:
-        """Create a network with initialised weights, its channels scaled in multiples of 8.
+        """Create a network with initialised weights. Scaled numbers of channels are multiples of 8.
 
-        Raises ValueError for an unknown name, with the allowed ones, and for a multiplier that leaves no
-        channel.
+        Raises ValueError for an unknown name (the message has the allowed names), and for a width multiplier
+        that leaves no channel.
         """
         try:
             build = self._builds[name]

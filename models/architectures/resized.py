@@ -8,18 +8,22 @@ import torch
 from torch import nn
 
 Shapes = Mapping[str, Sequence[int]]
-"""Shape of each entry of a state dict."""
+"""Shape of each tensor of a state dict, by the tensor's key."""
 
 
 def shapes_of(network: nn.Module) -> dict[str, list[int]]:
-    """Return the shapes of the state dict, for `resize` on another network of the same design."""
+    """Return the shape of each tensor of the network's state dict.
+
+    With these shapes, `resize` gives another network of the same design equally large layers.
+    """
     return {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
 
 
 def resize(network: nn.Module, shapes: Shapes) -> None:
-    """Set the layers of `network` to these shapes, in place, with zero weights for `load_state_dict`.
+    """Change the layers of `network` in place so that their weights have the given shapes.
 
-    Depthwise convolutions stay depthwise; other convolutions keep their number of groups.
+    The new weights are zero. Call `load_state_dict` afterwards to set them. Depthwise convolutions stay
+    depthwise; other convolutions keep their number of groups.
     Raises ValueError if the shapes belong to another network.
     """
     if shapes.keys() != network.state_dict().keys():

@@ -13,12 +13,12 @@ from models.blocks.shuffle import ShuffleUnit
 
 STEM_CHANNELS = 24
 STAGES = ((116, 4), (232, 8), (464, 4))
-"""Output channels and number of units of each stage; the first unit halves the map."""
+"""Output channels and number of units of each stage. The first unit of a stage halves the map."""
 EMBEDDING = 1024
 
 
 def shufflenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Create ShuffleNetV2; a width multiplier of 1 is the paper's "x1.0".
+    """Create ShuffleNetV2. A width multiplier of 1 gives the network that the paper calls "x1.0".
 
     Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
     https://arxiv.org/abs/1807.11164. With other multipliers, numbers of channels are multiples of 16, so that

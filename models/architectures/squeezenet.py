@@ -13,15 +13,15 @@ from models.blocks.padded_conv import NO_PADS, PaddedConv2d
 
 STEM_CHANNELS = 64
 STAGES = ((128, 128), (256, 256), (384, 384, 512, 512))
-"""Output channels of the Fire modules between two poolings."""
+"""Output channels of the Fire modules, in groups with a pooling between them."""
 
 
 class SqueezeNet(nn.Module):
-    """Images (N, 3, 224, 224) -> logits (N, classes).
+    """Classifier, which maps images (N, 3, 224, 224) to logits (N, classes).
 
     Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size",
-    https://arxiv.org/abs/1602.07360, version 1.1. The classifier is a pointwise convolution with ReLU
-    before average pooling, so the embedding (the averaged features) is not an input of the logits.
+    https://arxiv.org/abs/1602.07360, version 1.1. The classifier is a pointwise convolution with ReLU before
+    average pooling, so the embedding (the averaged features) is not an input of the logits.
     Raises ValueError for a width multiplier that leaves no channel.
     """
 
@@ -52,7 +52,7 @@ class SqueezeNet(nn.Module):
         return y
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Return logits (N, classes), or with `pre_logits` the averaged features (N, channels)."""
+        """Return logits (N, classes). If `pre_logits` is true, return the averaged features (N, channels)."""
         if pre_logits:
             return F.adaptive_avg_pool2d(features, 1).flatten(1)
         maps = F.relu(self.classifier(self.dropout(features)))

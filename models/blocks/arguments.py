@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 Activation = Callable[[], nn.Module]
-"""Factory of an activation module, e.g. `nn.ReLU6`; called once per use."""
+"""Function that creates an activation module, e.g. `nn.ReLU6`. It is called anew for each use."""
 
 
 def check_positive(**values: int) -> None:
@@ -19,7 +19,7 @@ def check_positive(**values: int) -> None:
 
 
 def check_groups(groups: int, **channels: int) -> None:
-    """Raise ValueError, with the allowed numbers, unless `groups` divides each number of channels."""
+    """Raise ValueError, whose message has the allowed numbers, unless `groups` divides each of `channels`."""
     check_positive(groups=groups, **channels)
     common = math.gcd(*channels.values())
     if common % groups:
@@ -52,7 +52,10 @@ def share_of(channels: int, share: float, *, name: str, of: str) -> int:
 
 
 def make_activation(activation: Activation | None) -> nn.Module:
-    """Create an activation module; the identity for None. Raises ValueError if `activation` is no factory."""
+    """Create an activation module. If `activation` is None, create a module that changes nothing.
+
+    Raises ValueError if `activation` is not a function that creates a module.
+    """
     if activation is None:
         return nn.Identity()
     is_factory = callable(activation) and not isinstance(activation, nn.Module)

@@ -13,7 +13,7 @@ from models.blocks.padded_conv import PaddedConv2d
 
 
 class Bottleneck(nn.Module):
-    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
+    """Residual bottleneck from maps (N, in, H, W) to maps (N, out, ceil(H / stride), ceil(W / stride)).
 
     He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385. With groups
     in the middle: Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. The

@@ -92,8 +92,8 @@ BLOCKS: dict[str, Callable[[Shape], nn.Module]] = {
 def build(block: str, shape: Shape) -> nn.Module:
     """Create the block `block` with initialised weights.
 
-    Raises ValueError for an unknown name, with the allowed ones, and for a shape that the block does not
-    support.
+    Raises ValueError for an unknown name (the message has the allowed names), and for a shape that the block
+    does not support.
     """
     if block not in BLOCKS:
         raise ValueError(f"block {block!r}: unknown (allowed: {', '.join(BLOCKS)})")

@@ -10,16 +10,18 @@ from models.blocks.padded_conv import PaddedConv2d, Pads
 
 
 class ConvNormAct(nn.Module):
-    """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
+    """Standard convolution from maps (N, in, H, W) to maps (N, out, H', W').
+
+    H' is (H + pads.top + pads.bottom - kernel_size) // stride + 1, and W' is computed alike.
 
     Every output channel depends on every input channel at every kernel position: LeCun et al., "Gradient-
     based learning applied to document recognition", 1998, with batch normalisation (Ioffe and Szegedy,
-    https://arxiv.org/abs/1502.03167). `kernel_size=1` makes a pointwise convolution, `groups=in_channels`
-    a depthwise one. Used for stems and heads.
+    https://arxiv.org/abs/1502.03167). `kernel_size=1` makes a pointwise convolution, `groups=in_channels` a
+    depthwise one. Used for stems and heads.
 
-    If `pads` is None, the output has ceil(H / stride) rows. If `norm` is None, the convolution has a bias
-    instead; if `activation` is None, the block is linear. The default ReLU6 bounds the range of quantized
-    activations (Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010).
+    If `pads` is None, H' is ceil(H / stride). If `norm` is None, the convolution has a bias instead; if
+    `activation` is None, the block is linear. The default ReLU6 bounds the range of quantized activations
+    (Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010).
     Raises ValueError as `PaddedConv2d` does.
     """
 

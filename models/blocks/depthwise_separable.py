@@ -10,14 +10,15 @@ from models.blocks.padded_conv import PaddedConv2d, Pads
 
 
 class DepthwiseSeparable(nn.Module):
-    """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
+    """Depthwise separable convolution from maps (N, in, H, W) to maps (N, out, H', W').
+
+    H' is (H + pads.top + pads.bottom - kernel_size) // stride + 1, and W' is computed alike.
 
     Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
     https://arxiv.org/abs/1704.04861. A standard convolution of D_K x D_K from M to N channels costs D_K² M N
     multiply-accumulates per output position. This block costs D_K² M + M N, which is 1/N + 1/D_K² times as
-    many. Both convolutions have batch norm and activation.
-    If `pads` is None, the output has ceil(H / stride) rows.
-    Raises ValueError as `PaddedConv2d` does.
+    many. Both convolutions have batch norm and activation. If `pads` is None, H' is ceil(H / stride). Raises
+    ValueError as `PaddedConv2d` does.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from models.blocks.norm import Norm
 
 
 class Fire(nn.Module):
-    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
+    """Fire module from maps (N, in, H, W) to maps (N, out, ceil(H / stride), ceil(W / stride)).
 
     Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters",
     https://arxiv.org/abs/1602.07360. `squeeze` is a pointwise convolution to `out_channels * squeeze_ratio`

@@ -12,7 +12,7 @@ from models.blocks.squeeze_excitation import SqueezeExcitation
 
 
 class GhostModule(nn.Module):
-    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
+    """Ghost module from maps (N, in, H, W) to maps (N, out, ceil(H / stride), ceil(W / stride)).
 
     Han et al., "GhostNet: More Features from Cheap Operations", https://arxiv.org/abs/1911.11907. `primary`
     makes out / `ratio` maps; `cheap`, a depthwise convolution, makes `ratio` - 1 further maps from each of
@@ -55,7 +55,7 @@ class GhostModule(nn.Module):
 
 
 class GhostBottleneck(nn.Module):
-    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
+    """Ghost bottleneck from maps (N, in, H, W) to maps (N, out, ceil(H / stride), ceil(W / stride)).
 
     The bottleneck of GhostNet (see GhostModule). A Ghost module widens to `in_channels * expansion_ratio`
     channels. If `stride` > 1, a depthwise convolution reduces height and width. Unless `squeezed` is None,

@@ -11,15 +11,17 @@ from models.blocks.shuffle import channel_shuffle
 
 
 class GroupedConv(nn.Module):
-    """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
+    """Grouped convolution from maps (N, in, H, W) to maps (N, out, H', W').
 
-    Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012; used to
-    save computation in Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431.
-    With G groups it costs D_K² M N / G multiply-accumulates per output position. One `nn.Conv2d(groups=G)`
-    splits the channels, convolves each part, and concatenates the results. Groups do not exchange
-    information; `shuffle` interleaves the output's channels, so that each group of the next grouped
-    convolution gets channels of all groups (Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083). If
-    `pads` is None, the output has ceil(H / stride) rows.
+    H' is (H + pads.top + pads.bottom - kernel_size) // stride + 1, and W' is computed alike.
+
+    Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012; used to save
+    computation in Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. With G
+    groups it costs D_K² M N / G multiply-accumulates per output position. One `nn.Conv2d(groups=G)` splits
+    the channels, convolves each part, and concatenates the results. Groups do not exchange information;
+    `shuffle` interleaves the output's channels, so that each group of the next grouped convolution gets
+    channels of all groups (Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083). If `pads` is None,
+    H' is ceil(H / stride).
     Raises ValueError as `PaddedConv2d` does.
     """
 

@@ -11,7 +11,9 @@ from models.blocks.squeeze_excitation import SqueezeExcitation
 
 
 class InvertedResidual(nn.Module):
-    """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
+    """Inverted residual from maps (N, in, H, W) to maps (N, out, H', W').
+
+    H' is (H + pads.top + pads.bottom - kernel_size) // stride + 1, and W' is computed alike.
 
     Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
     https://arxiv.org/abs/1801.04381; with squeeze-and-excitation: Howard et al., "Searching for MobileNetV3",
@@ -19,8 +21,7 @@ class InvertedResidual(nn.Module):
     there is no `conv_pw`. `squeezed` is the number of middle channels of the squeeze-and-excitation after the
     depthwise convolution; if it is None, there is no squeeze-and-excitation. The projection `conv_pwl` has no
     activation. The input is added to the output if their shapes are equal (`has_skip`: stride 1, and equal
-    numbers of input and output channels).
-    If `pads` is None, the output has ceil(H / stride) rows.
+    numbers of input and output channels). If `pads` is None, H' is ceil(H / stride).
     Raises ValueError as `PaddedConv2d` does, and for an expansion ratio that leaves no channel.
     """
 
@@ -54,11 +55,11 @@ class InvertedResidual(nn.Module):
         self.bn3 = norm.over(out_channels)
 
     def expand(self, x: Tensor) -> Tensor:
-        """Return the inner map before the depthwise convolution, (N, in * expansion_ratio, H, W)."""
+        """Return the input of the depthwise convolution, (N, in * expansion_ratio, H, W)."""
         return self.act1(self.bn1(self.conv_pw(x))) if self.has_expansion else x
 
     def project(self, inner: Tensor, x: Tensor) -> Tensor:
-        """Return the block's output for its inner map `inner`, which `expand` returned for `x`."""
+        """Return the block's output for its input `x` and the map `inner` that `expand` returned for `x`."""
         y = self.se(self.act2(self.bn2(self.conv_dw(inner))))
         y = self.bn3(self.conv_pwl(y))
         return y + x if self.has_skip else y

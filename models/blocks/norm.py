@@ -9,10 +9,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch normalisation: Ioffe and Szegedy, https://arxiv.org/abs/1502.03167.
+    """Settings of batch normalisation (Ioffe and Szegedy, https://arxiv.org/abs/1502.03167).
 
-    `eps` is added to the variance; `momentum` is the share of a batch in the running mean and variance.
-    The defaults are PyTorch's. Raises ValueError unless eps > 0 and 0 < momentum <= 1.
+    `eps` is added to the variance. `momentum` is the weight with which each batch enters the running mean and
+    variance. The defaults are PyTorch's. Raises ValueError unless eps > 0 and 0 < momentum <= 1.
     """
 
     eps: float = 1e-5

@@ -11,7 +11,7 @@ from models.blocks.arguments import check_groups, check_positive
 
 
 class Pads(NamedTuple):
-    """Rows and columns of zeros added around a feature map."""
+    """Numbers of rows and columns of zeros that are added on each side of a feature map."""
 
     top: int
     left: int
@@ -23,9 +23,10 @@ NO_PADS = Pads(0, 0, 0, 0)
 
 
 def same_pads(size: int, kernel_size: int, stride: int) -> Pads:
-    """Return TensorFlow's "same" padding of a square map; the output side is ceil(size / stride).
+    """Return TensorFlow's "same" padding of a map of `size` x `size` pixels.
 
-    If the total padding is odd, the bottom and right sides get the extra row and column.
+    The height and width of the output are then ceil(size / stride). If the total padding is odd, the bottom
+    and right sides get the extra row and column.
     """
     check_positive(size=size, kernel_size=kernel_size, stride=stride)
     output = -(-size // stride)
@@ -35,9 +36,10 @@ def same_pads(size: int, kernel_size: int, stride: int) -> Pads:
 
 
 def centred_pads(kernel_size: int) -> Pads:
-    """Return equal padding for all sides, for which the output side is ceil(size / stride).
+    """Return the padding, equal on all sides, for a convolution with this kernel size.
 
-    Raises ValueError for an even kernel size.
+    With it, an input side of `size` pixels gives an output side of ceil(size / stride) pixels. Raises
+    ValueError for an even kernel size.
     """
     check_positive(kernel_size=kernel_size)
     if kernel_size % 2 == 0:
@@ -46,7 +48,9 @@ def centred_pads(kernel_size: int) -> Pads:
 
 
 class PaddedConv2d(nn.Conv2d):
-    """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
+    """Convolution from maps (N, in, H, W) to maps (N, out, H', W').
+
+    H' is (H + pads.top + pads.bottom - kernel_size) // stride + 1, and W' is computed alike.
 
     `pads` defaults to `centred_pads`. Padding that is equal on all sides is part of the convolution. Other
     padding is added before the convolution, and `models.export.to_onnx` folds it in: ONNX has four separate

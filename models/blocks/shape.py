@@ -1,4 +1,4 @@
-"""Shape: the common description from which any block is built."""
+"""Shape, the description of size and channels from which every kind of block is built."""
 
 from __future__ import annotations
 
@@ -39,9 +39,12 @@ class Shape:
         return -(-self.size // self.stride)
 
     def ratio_or(self, default: float) -> float:
-        """Return `ratio`, or `default` if it is None."""
+        """Return `ratio`, or `default` if `ratio` is None."""
         return default if self.ratio is None else self.ratio
 
     def groups_of(self, channels: int) -> int:
-        """Return the number of groups of a convolution with `channels` channels."""
+        """Return the number of groups of a convolution with `channels` channels.
+
+        This is `groups`. If `groups` is "depthwise", each channel is a group of its own.
+        """
         return channels if self.groups == "depthwise" else self.groups

@@ -11,7 +11,7 @@ from models.blocks.norm import Norm
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Interleave the channels of (N, C, H, W): the first of each group, then the second of each, ...
+    """Reorder the channels of (N, C, H, W): the first channel of each group, then the second of each, ...
 
     Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083. Costs memory traffic but no arithmetic.
     Raises ValueError if `groups` does not divide the channels.
@@ -24,7 +24,7 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 class ShuffleUnit(nn.Module):
-    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
+    """ShuffleNet V2 unit from maps (N, in, H, W) to maps (N, out, ceil(H / stride), ceil(W / stride)).
 
     Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
     https://arxiv.org/abs/1807.11164. With stride 1 the input is split; one half goes through a pointwise, a

@@ -9,7 +9,7 @@ from models.blocks.padded_conv import PaddedConv2d
 
 
 class SqueezeExcitation(nn.Module):
-    """(N, channels, H, W) -> the same shape, each channel multiplied by its gate.
+    """Module that multiplies each channel of a map (N, channels, H, W) by a gate.
 
     Hu et al., "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507. The map is averaged over
     its positions, reduced to `reduced` channels and expanded again; `gate` maps the result to 0 to 1. It

@@ -40,7 +40,9 @@ for name, command in {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status; errors that a user can act on are one line on stderr.
+    """Run one command and return the exit status.
+
+    An error whose cause the user can correct is printed as one line on stderr.
 
     Raises SystemExit with code 2, after a usage message on stderr, for unknown commands or arguments.
     """

@@ -42,9 +42,10 @@ def setting_of(
     limit: int | None,
     device: str = "cpu",
 ) -> Setting:
-    """Return the setting that all trainings with these options share; sets torch's number of threads.
+    """Return the images, the recipe and the folder that all trainings with these options share.
 
-    Raises ValueError for an unavailable device and for fewer than one epoch, DataError for missing images.
+    This also sets torch's number of threads. Raises ValueError for an unavailable device and for fewer than
+    one epoch, and DataError for missing images.
     """
     import torch
 

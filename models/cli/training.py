@@ -91,9 +91,10 @@ def prune(
 def _finished(
     runs: Path, name: str, seed: int, design: Design | None = None
 ) -> tuple[DesignedNetwork, Mapping[str, Any], str]:
-    """Return a finished training's network and identity, and a description with a digest of its weights.
+    """Return a finished training's network, its identity and one line that describes the training.
 
-    The digest shows when a parent was trained again. Raises as `load_trained` does.
+    The line has a digest of the weights, which shows whether the network was trained again since. The errors
+    are those of `load_trained`.
     """
     from models.train.family import load_trained, run_folder, weights_digest
 
@@ -293,5 +294,5 @@ def search(
 
 
 def _percent(accuracy: float | None) -> str:
-    """Return a share in percent; a dash for None."""
+    """Return an accuracy (0 to 1) as text in percent, or a dash if it is None."""
     return "–" if accuracy is None else f"{accuracy:.2%}"

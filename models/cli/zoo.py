@@ -83,7 +83,10 @@ def table(
 
 
 def card_table(zoo: Path, labels: str | None = None) -> str:
-    """Return a Markdown table of a zoo's cards, sorted by name; `labels` restricts it to a label set."""
+    """Return a Markdown table of a zoo's cards, sorted by name.
+
+    If `labels` is given, the table has only the models with this label set.
+    """
     columns = ("model", "input", "parameters", "MACs", "file", "top-1 accuracy", "agreement with parent")
     rows = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for path in sorted(zoo.glob("*/card.json")):

@@ -19,7 +19,7 @@ FLOAT_MODULES = ("stem", "blocks.0")
 
 
 def plans() -> Iterator[tuple[str, QuantizationPlan]]:
-    """Yield the variants to measure, each with its description."""
+    """Yield a description and the quantization plan of each variant to measure."""
     yield "everything in int8, biases not corrected", QuantizationPlan(correct_biases=False)
     yield "everything in int8", QuantizationPlan()
     yield "stem in float", QuantizationPlan(("stem",))

@@ -18,15 +18,15 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class FineTuning(Frozen):
-    """Fine-tuning of a trained network: fewer epochs, a lower learning rate, no warm-up."""
+    """Settings of fine-tuning a trained network, which replace those of the training recipe."""
 
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
 
     def of(self, config: TrainConfig, epochs: int | None = None) -> TrainConfig:
-        """Return `config` with this learning rate and number of epochs, without warm-up.
+        """Return the recipe `config` with the learning rate of this fine-tuning and without warm-up.
 
-        `epochs` overrides the number of epochs.
+        The number of epochs is `epochs`. If this is None, it is that of the fine-tuning.
         """
         optimizer = config.optimizer.model_copy(
             update={"learning_rate": self.learning_rate, "warm_up_epochs": 0.0}
@@ -35,18 +35,21 @@ class FineTuning(Frozen):
 
 
 class Pruning(FineTuning):
-    """Pruning, then fine-tuning. `shares`: shares of the multiply-accumulates to remove."""
+    """Settings of pruning and of the fine-tuning after it.
+
+    Each of `shares` is a share of the multiply-accumulates to remove, and gives a network of its own.
+    """
 
     shares: tuple[Share, ...]
 
 
 class Distillation(Frozen):
-    """Distillation.
+    """Settings of distillation.
 
-    `passes`: number of augmented passes over the images; the teacher's probabilities for all of them are
-    cached. `pass_seed`: seed of the augmentation in these passes.
-    `temperature`: softens the probabilities. `weight`: the teacher's share of the loss; the true classes have
-    the remaining share.
+    `passes` is the number of differently augmented passes over the training images for which the teacher's
+    probabilities are cached. `pass_seed` is the seed of the augmentation in these passes. `temperature`
+    softens the probabilities of teacher and student. `weight` is the share of the loss that compares the
+    student with the teacher. The rest of the loss compares the student with the true classes.
     """
 
     passes: int = Field(gt=0)
@@ -56,7 +59,10 @@ class Distillation(Frozen):
 
 
 class Search(Frozen):
-    """Architecture search over `candidates`, each trained for `epochs` on `images` training images.
+    """Settings of the architecture search.
+
+    The search judges `candidates` designs. It trains each of them for `epochs` epochs on `images` training
+    images.
 
     The winner is the most accurate candidate whose p50 is at most that of the network `no_slower_than`.
     """
@@ -78,5 +84,5 @@ class Compression(Frozen):
 
 
 def read_compression(path: Path = DEFAULTS) -> Compression:
-    """Read the settings from a TOML file. Raises ValueError (pydantic's) that names key and problem."""
+    """Read the settings from a TOML file. Raises ValueError, whose message names the key and the problem."""
     return Compression.model_validate(tomllib.loads(read_text(path)))

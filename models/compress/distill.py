@@ -23,7 +23,10 @@ from models.zoo.card import Card
 from models.zoo.files import write_whole
 
 Teacher = Callable[[Tensor], Tensor]
-"""Function of inputs, float32 (N, 1, 28, 28) on any device, to logits, float32 (N, classes) on the CPU."""
+"""Function that takes images and returns the teacher's logits.
+
+The images are float32 (N, 1, 28, 28) on any device; the logits are float32 (N, classes) on the CPU.
+"""
 
 
 def zoo_teacher(zoo: Path, card: Card, threads: int) -> Teacher:
@@ -46,8 +49,9 @@ def zoo_teacher(zoo: Path, card: Card, threads: int) -> Teacher:
 class TeacherCache:
     """Cached probabilities of a teacher for the training images in a fixed number of augmented passes.
 
-    The teacher is the mean of the probabilities of `teachers`; `identity` identifies it. `folder` has one
-    file per pass, written atomically, so a killed run loses one pass.
+    The teacher's probabilities are the mean of those of `teachers`. `identity` is a description that tells
+    this teacher from others. `folder` has one file for each pass, written atomically, so a killed run loses
+    the results of at most one pass.
     Raises ValueError if `folder` has the probabilities of another teacher.
     """
 
@@ -81,7 +85,8 @@ class TeacherCache:
     def log_probabilities(self, number: int) -> Tensor:
         """Return the log-probabilities of pass `number`, float32 (images, classes) on the CPU.
 
-        Computes and caches them first if needed. Raises ValueError for a file with another number of images.
+        If they are not cached yet, they are computed and cached. Raises ValueError if the cached file has
+        another number of images.
         """
         path = self._folder / f"pass-{number}.npy"
         if not path.exists():
@@ -109,11 +114,12 @@ class TeacherCache:
 
 
 def distillation_loss(cache: TeacherCache, config: TrainConfig, settings: Distillation) -> Objective:
-    """Return the loss of a student: divergence from the teacher and cross-entropy with the true classes.
+    """Return the loss function of a student.
 
-    The temperature softens both distributions of the divergence. Its square scales the divergence, so that
-    the gradients stay comparable: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
-    https://arxiv.org/abs/1503.02531.
+    The loss is a weighted sum of the student's divergence from the teacher and of the cross-entropy with the
+    true classes. The temperature softens both distributions of the divergence. Its square scales the
+    divergence, so that the gradients stay comparable: Hinton, Vinyals and Dean, "Distilling the Knowledge in
+    a Neural Network", https://arxiv.org/abs/1503.02531.
     """
     current: dict[int, Tensor] = {}
     temperature = settings.temperature

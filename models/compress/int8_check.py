@@ -19,12 +19,15 @@ from models.zoo.files import write_whole
 
 FILE = "int8-check.json"
 ALLOWED_POINTS = 0.5
-"""Largest acceptable loss of static int8, in percentage points; above it, use quantization-aware training."""
+"""Largest acceptable loss of accuracy by static int8, in percentage points.
+
+If the loss is larger, quantization-aware training is needed.
+"""
 
 
 @dataclass(frozen=True)
 class Int8Check:
-    """Accuracy (0 to 1) on `n` validation images in `fp32` and in static `int8`."""
+    """Accuracies (0 to 1) of a network in fp32 and in static int8, on the same `n` validation images."""
 
     fp32: float
     int8: float
@@ -32,7 +35,7 @@ class Int8Check:
 
     @property
     def lost_points(self) -> float:
-        """Percentage points that int8 loses; negative if it gains."""
+        """Loss of accuracy by int8, in percentage points. It is negative if int8 is more accurate."""
         return 100 * (self.fp32 - self.int8)
 
     @property
@@ -53,7 +56,10 @@ class Int8Check:
 
     @classmethod
     def load(cls, folder: Path) -> Int8Check | None:
-        """Read the check from a training's folder; None if missing. Raises ValueError for a damaged file."""
+        """Return the check stored in a training's folder, or None if no check is stored there.
+
+        Raises ValueError for a damaged file.
+        """
         path = folder / FILE
         if not path.exists():
             return None

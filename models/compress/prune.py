@@ -12,9 +12,9 @@ from models.architectures.designed import DesignedNetwork
 from models.cost.profiling import profile
 
 MULTIPLE = 8
-"""Remaining channels are multiples of this."""
+"""Pruning leaves each layer a number of channels that is a multiple of this."""
 UNPRUNABLE = {"grouped", "shuffle"}
-"""Blocks that shuffle channels: if some were removed, the others would get into other groups."""
+"""Blocks that shuffle channels. Without some channels, the remaining ones would get into other groups."""
 STEPS = 60
 """Number of pruning ratios that are tried, in equal steps."""
 
@@ -53,7 +53,7 @@ def pruned(network: DesignedNetwork, share: float) -> DesignedNetwork:
 
 
 def _without(network: DesignedNetwork, ratio: float) -> DesignedNetwork:
-    """Return a copy without the least important channels, a share of `ratio` of all channels."""
+    """Return a copy from which the share `ratio` of all channels was removed, the least important first."""
     smaller = copy.deepcopy(network).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,7 +12,10 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish)
 
 
 class _Rounding:
-    """Forward hook that rounds an activation to 256 steps between moving averages of its extremes."""
+    """Forward hook that rounds the output of a module to 256 equally spaced values.
+
+    The values range from the moving average of the output's minimum to that of its maximum.
+    """
 
     def __init__(self) -> None:
         self.low, self.high = 0.0, 0.0
@@ -31,10 +34,10 @@ class _Rounding:
 def fake_quantization(network: nn.Module) -> Iterator[None]:
     """Context in which `network` computes as its static int8 variant will.
 
-    Weights are rounded per output channel to int8, activations per tensor to uint8 with a zero point.
-    Gradients pass the rounding unchanged: Jacob et al., "Quantization and Training of Neural Networks for
-    Efficient Integer-Arithmetic-Only Inference", https://arxiv.org/abs/1712.05877. Batch norms must be folded
-    before (`models.architectures.folded`).
+    Weights are rounded to int8, with one scale for each output channel. Activations are rounded to uint8,
+    with one scale and one zero point for each tensor. Gradients pass the rounding unchanged: Jacob et al.,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+    https://arxiv.org/abs/1712.05877. Batch norms must be folded before (`models.architectures.folded`).
     """
     hooks = []
     for parent in network.modules():

@@ -25,21 +25,24 @@ STORAGE = "search.db"
 STUDY = "fashion"
 WIDENING = ("inverted-residual", "inverted-residual-se", "ghost")
 NARROWING = ("bottleneck", "fire")
-"""Blocks whose ratio makes them wider (WIDENING) or narrower (NARROWING) inside."""
+"""Blocks with a ratio. It makes those in WIDENING wider inside, and those in NARROWING narrower."""
 RATIOS = (2.0, 3.0, 4.0, 6.0)
 WIDTH_STEP = 0.95
-"""Width multiplier, applied repeatedly until the design fits the budget."""
+"""Factor by which a design is narrowed again and again until it fits the budget."""
 MIN_WIDTH = 0.01
 """Smallest width multiplier that is tried."""
 RANDOM_TRIALS = 20
-"""Number of random trials before the sampler uses their results."""
+"""Number of random trials at the start. After them, the sampler chooses designs by the results so far."""
 TRAINING = "training"
-"""Attribute of the study: a description of how its candidates are trained."""
+"""Name of the study's attribute that describes how its candidates are trained."""
 DUPLICATE = "same_as"
-"""Attribute of a trial: the number of the earlier trial with the same design, whose values it copies."""
+"""Name of an attribute of trials whose design was tried before.
+
+Its value is the number of the earlier trial, whose accuracy and latency such a trial copies.
+"""
 
 Judge = Callable[[Design], float]
-"""Trains a design briefly and returns its accuracy (0 to 1) on the validation images."""
+"""Function that trains a design briefly and returns its accuracy (0 to 1) on the validation images."""
 
 
 class OverBudgetError(Exception):
@@ -48,9 +51,10 @@ class OverBudgetError(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design with its validation accuracy after a short training and its measured p50.
+    """A design that the search tried, with its measured accuracy and p50.
 
-    `best`: whether it is on the Pareto front of accuracy and p50.
+    `number` is the number of its trial. `accuracy` (0 to 1) is that on the validation images after a short
+    training. `best` says whether the candidate is on the Pareto front of accuracy and p50.
     """
 
     number: int
@@ -62,7 +66,10 @@ class Candidate:
 
 
 def suggest(trial: optuna.Trial) -> Design:
-    """Return a design of the search space: one block, and width, depth and kernel of each stage."""
+    """Return a design from the search space, as the sampler of `trial` suggests it.
+
+    All stages have the same kind of block. Each stage has its own width, depth and kernel size.
+    """
     block = trial.suggest_categorical("block", BLOCKS)
     ratio = trial.suggest_categorical("ratio", RATIOS) if block in WIDENING + NARROWING else None
     stages = tuple(
@@ -79,7 +86,9 @@ def suggest(trial: optuna.Trial) -> Design:
 
 
 def p50_ms(design: Design, runs: int = 200) -> float:
-    """Return the p50 in milliseconds of a design with random weights, by `weighin bench` with one thread.
+    """Return the p50 in milliseconds of a design with random weights, on one thread.
+
+    It is measured by `weighin bench`.
 
     Raises ModelsError if the benchmark fails.
     """
@@ -101,7 +110,10 @@ def p50_ms(design: Design, runs: int = 200) -> float:
 
 
 def macs_of(design: Design) -> int:
-    """Return a design's multiply-accumulates of one image. Raises ValueError if it cannot be built."""
+    """Return a design's number of multiply-accumulates for one image.
+
+    Raises ValueError if the design cannot be built.
+    """
     return profile(DesignedNetwork(design, 10), 28, 1).macs
 
 
@@ -123,7 +135,10 @@ def fit_to_budget(design: Design, budget: int) -> Design:
 
 
 def _scaled(design: Design, width: float) -> Design:
-    """Multiply the channels by `width`; round them to the nearest numbers that the blocks support."""
+    """Return the design with its numbers of channels multiplied by `width`.
+
+    They are rounded to the nearest numbers that the blocks support.
+    """
     channels = stem = round_channels(width * design.stem)
     stages = []
     for stage in design.stages:
@@ -150,12 +165,12 @@ def search(
     report: Callable[[str], None] = print,
     measure_p50_ms: Callable[[Design], float] = p50_ms,
 ) -> list[Candidate]:
-    """Search, or resume the search in `folder`, until it has `candidates` candidates; return all of them.
+    """Search until `folder` has `candidates` candidates, and return all candidates in `folder`.
 
-    A killed search loses one candidate. Designs over the budget are narrowed to fit it; a design that was
-    judged before keeps its values and does not count as a candidate. `training` describes what `judge`
-    does; `report` receives one line per candidate. Latency is measured here, so nothing else should run on
-    the machine meanwhile.
+    A search that was killed is resumed and loses at most one candidate. Designs over the budget are narrowed
+    to fit it. A design that was judged before keeps its values and does not count as a candidate. `training`
+    describes what `judge` does, and `report` receives one line for each candidate. Latency is measured here,
+    so nothing else should run on the machine meanwhile.
     Raises ValueError if the search in `folder` has another `training`, and RuntimeError if the sampler
     suggests too few new designs.
     """
@@ -196,7 +211,10 @@ def search(
 
 
 def read_candidates(folder: Path) -> list[Candidate]:
-    """Return all judged candidates of the search in `folder`. Raises FileNotFoundError if there is none."""
+    """Return all judged candidates of the search in `folder`.
+
+    Raises FileNotFoundError if `folder` has no search.
+    """
     if not (folder / STORAGE).exists():
         raise FileNotFoundError(f"{folder}: no search")
     return _with_front(
@@ -247,7 +265,7 @@ def measured_again(
 
 
 def _with_front(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates with `best` filled in."""
+    """Return the candidates, with `best` set for those on the Pareto front of accuracy and p50."""
     listed = list(candidates)
     return [
         replace(candidate, best=not any(_dominates(other, candidate) for other in listed))
@@ -256,16 +274,16 @@ def _with_front(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _dominates(first: Candidate, second: Candidate) -> bool:
-    """Return whether the first is better in accuracy or latency and not worse in the other."""
+    """Return whether `first` has better accuracy or latency than `second`, and neither of them is worse."""
     ours, theirs = (first.accuracy, first.p50_ms), (second.accuracy, second.p50_ms)
     return first.accuracy >= second.accuracy and first.p50_ms <= second.p50_ms and ours != theirs
 
 
 def winner(candidates: Sequence[Candidate], limit_ms: float) -> Candidate:
-    """Return the most accurate candidate whose p50 is at most `limit_ms`, to be trained fully.
+    """Return the most accurate candidate whose p50 is at most `limit_ms` milliseconds.
 
-    Latency is a hard target, as in MnasNet's search (Tan et al., https://arxiv.org/abs/1807.11626).
-    Raises ValueError if no candidate is fast enough.
+    Latency is a hard target, as in MnasNet's search (Tan et al., https://arxiv.org/abs/1807.11626). Raises
+    ValueError if no candidate is fast enough.
     """
     fast = [candidate for candidate in candidates if candidate.p50_ms <= limit_ms]
     if not fast:
@@ -274,7 +292,7 @@ def winner(candidates: Sequence[Candidate], limit_ms: float) -> Candidate:
 
 
 def _judged(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that were trained and measured, without duplicates."""
+    """Return the trials whose design was trained and measured, without repetitions of earlier designs."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in trials if DUPLICATE not in trial.user_attrs]
 

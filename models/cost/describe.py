@@ -1,4 +1,4 @@
-"""Describe a block's cost: its formula in numbers and its latency, beside those of a standard convolution."""
+"""Describe the cost and the latency of a block, beside the cost and the latency of a standard convolution."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BASELINE = "standard"
 
 
 def explain(block: str, shape: Shape, effort: Effort) -> str:
-    """Return text with formula, cost and measured latency of a block and of the standard convolution.
+    """Return a text about the formula, the cost and the measured latency of a block.
 
-    The text states that the weights are random.
+    The standard convolution is described beside it. The text states that the weights are random.
     Raises ValueError for an unknown block or an invalid shape, and ModelsError if the benchmark fails.
     """
     names = list(dict.fromkeys((block, BASELINE)))
@@ -69,7 +69,10 @@ def _cost_lines(name: str, parts: tuple[Convolution, ...]) -> list[str]:
 
 
 def _textbook_ratio(block: str, shape: Shape) -> str:
-    """Return the textbook formula of the ratio to the standard convolution, or "" if there is none."""
+    """Return the textbook formula for the block's cost divided by that of the standard convolution.
+
+    Return an empty text for blocks without such a formula.
+    """
     if block == "depthwise-separable":
         return f" (1/N + 1/D_K² = 1/{shape.outputs} + 1/{shape.kernel**2})"
     if block == "grouped":
@@ -136,11 +139,14 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("fire, squeezed to 1/8", "fire", {}),
     ("ghost, inner width 2 times the outer", "ghost", {}),
 )
-"""Rows of the table: description, block, changes to the given shape."""
+"""The rows of the table.
+
+Each has a description, the block's name, and the fields of the given shape that are changed for this row.
+"""
 
 
 def table(shape: Shape) -> str:
-    """Return a Markdown table of every block's cost at one shape, by the formulas."""
+    """Return a Markdown table of what every block costs at the given shape, according to the formulas."""
     baseline = total(convolutions_of(BASELINE, shape))
     rows = [
         "| block | formula | parameters | multiply-accumulates | relative to the standard convolution |",

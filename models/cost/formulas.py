@@ -1,4 +1,9 @@
-"""Cost of blocks by the formulas of their papers, without building them."""
+"""Cost of blocks by the formulas of their papers, without building them.
+
+In the formulas, a block has M input channels, N output channels, W or S inner channels, G groups, and a
+kernel of D_K x D_K. The formulas give the multiply-accumulates for one position of the map that a convolution
+computes.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,8 @@ from models.blocks.shape import Shape
 class Cost:
     """Cost of a block or network.
 
-    `parameters`: trainable parameters, with batch norm unfolded. `macs`: multiply-accumulates of one image,
-    in convolutions and linear layers only, as papers count them.
+    `parameters` counts the trainable parameters, including those of batch norms that are folded later. `macs`
+    counts the multiply-accumulates for one image. As in papers, only convolutions and linear layers count.
     """
 
     parameters: int
@@ -26,10 +31,11 @@ class Convolution:
     """One `kernel` x `kernel` convolution from `inputs` to `outputs` channels, with `size` x `size` outputs.
 
     It costs D_K² M N / G multiply-accumulates per output position: a standard convolution has G = 1 group, a
-    depthwise convolution has as many groups as channels (D_K² M), and a pointwise one has D_K = 1 (M N).
-    `normalised`: batch norm follows. It adds two parameters per channel, but no multiply-accumulates, since
-    it is folded into the weights. `biased`: adds one parameter per channel. Raises ValueError for numbers
-    below 1, and for groups that do not divide the channels.
+    depthwise convolution has as many groups as channels (D_K² M), and a pointwise one has D_K = 1 (M N). If
+    `normalised` is true, batch norm follows. It adds two parameters per channel, but no multiply-accumulates,
+    since it is folded into the weights. If `biased` is true, the convolution has a bias, which adds one
+    parameter per channel. Raises ValueError for numbers below 1, and for groups that do not divide the
+    channels.
     """
 
     role: str
@@ -77,12 +83,12 @@ def total(convolutions: tuple[Convolution, ...]) -> Cost:
 
 
 def standard(shape: Shape) -> tuple[Convolution, ...]:
-    """Standard convolution, the baseline: D_K² M N."""
+    """Return the standard convolution, the baseline, with D_K² M N multiply-accumulates."""
     return (Convolution("standard", shape.kernel, shape.inputs, shape.outputs, shape.output_size),)
 
 
 def depthwise_separable(shape: Shape) -> tuple[Convolution, ...]:
-    """Depthwise, then pointwise: D_K² M + M N."""
+    """Return a depthwise and a pointwise convolution, with D_K² M + M N multiply-accumulates."""
     return (
         _depthwise("depthwise", shape, shape.inputs),
         _pointwise("pointwise", shape.inputs, shape.outputs, shape.output_size),
@@ -90,13 +96,17 @@ def depthwise_separable(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def grouped(shape: Shape) -> tuple[Convolution, ...]:
-    """Grouped convolution: D_K² M N / G."""
+    """Return the grouped convolution, with D_K² M N / G multiply-accumulates."""
     (convolution,) = standard(shape)
     return (replace(convolution, role="grouped", groups=shape.groups_of(shape.inputs)),)
 
 
 def bottleneck(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise M W, D_K² W² / G, pointwise W N; a pointwise shortcut M N if the shape changes."""
+    """Return the convolutions of a bottleneck with W inner channels.
+
+    They are a pointwise convolution (M W), one with a larger kernel (D_K² W² / G) and another pointwise one
+    (W N). If the block changes the shape, there is also a pointwise shortcut (M N).
+    """
     width = share_of(shape.outputs, shape.ratio_or(0.25), name="ratio", of="outputs")
     groups = shape.groups_of(width)
     parts = [
@@ -110,7 +120,11 @@ def bottleneck(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise M W (none if W = M), depthwise D_K² W, squeeze-and-excitation, pointwise W N."""
+    """Return the convolutions of an inverted residual with W inner channels.
+
+    They are a pointwise convolution (M W; left out if W = M), a depthwise one (D_K² W), those of
+    squeeze-and-excitation (if the block has it), and another pointwise one (W N).
+    """
     width = share_of(shape.inputs, shape.ratio_or(6), name="ratio", of="inputs")
     widening = () if width == shape.inputs else (_pointwise("expand", shape.inputs, width, shape.size),)
     return (
@@ -122,7 +136,11 @@ def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def shuffle(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise, depthwise, pointwise on half of the channels; if stride > 1, two branches on all of them."""
+    """Return the convolutions of a ShuffleNet V2 unit.
+
+    With stride 1, half of the channels go through a pointwise, a depthwise and a pointwise convolution. With
+    stride 2, all channels do, and they also go through a shortcut of a depthwise and a pointwise convolution.
+    """
     half = shape.outputs // 2
     entering = half if shape.stride == 1 else shape.inputs
     shortcut = (
@@ -142,7 +160,11 @@ def shuffle(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def fire(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise M S, then pointwise S N/2 and D_K² S N/2 side by side; biases instead of batch norm."""
+    """Return the convolutions of a Fire module with S squeezed channels.
+
+    They are a pointwise convolution (M S) and then, side by side, a pointwise one (S N/2) and one with a
+    larger kernel (D_K² S N/2). They have biases instead of batch norm.
+    """
     squeezed = share_of(shape.outputs, shape.ratio_or(0.125), name="ratio", of="outputs")
     half, size = shape.outputs // 2, shape.output_size
     return tuple(
@@ -156,7 +178,11 @@ def fire(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def ghost(shape: Shape) -> tuple[Convolution, ...]:
-    """Two Ghost modules: the first from M to W channels, the second from W to N.
+    """Return the convolutions of a Ghost bottleneck with W inner channels.
+
+    It has two Ghost modules, the first from M to W channels, the second from W to N. Between them are a
+    depthwise convolution if the stride is not 1, and squeeze-and-excitation if the block has it. If the block
+    changes the shape, there is also a shortcut of a depthwise and a pointwise convolution.
 
     In a module from P to Q channels, a pointwise convolution computes half of the outputs (P Q/2). A 3 x 3
     depthwise convolution computes the other half from the first half (9 Q/2).
@@ -193,7 +219,10 @@ def _depthwise(role: str, shape: Shape, channels: int) -> Convolution:
 
 
 def _gates(width: int, squeezed: int | None) -> tuple[Convolution, ...]:
-    """Squeeze-and-excitation: two pointwise convolutions with biases on a pooled 1 x 1 map."""
+    """Return the convolutions of squeeze-and-excitation: two pointwise ones with biases, on a map of 1 x 1.
+
+    Return none if `squeezed` is None.
+    """
     if squeezed is None:
         return ()
     return tuple(
@@ -223,11 +252,11 @@ FORMULAS: dict[str, Callable[[Shape], tuple[Convolution, ...]]] = {
     "fire": fire,
     "ghost": ghost,
 }
-"""Formula of each block, by the block's name."""
+"""Function that returns a block's convolutions, by the block's name."""
 
 
 def convolutions_of(block: str, shape: Shape) -> tuple[Convolution, ...]:
-    """Return the convolutions of a block by its formula, without building it.
+    """Return the convolutions of a block, without building the block.
 
     Raises ValueError for an unknown block, and for a shape that the block does not support.
     """

@@ -28,9 +28,10 @@ UNTRAINED = "random, He-scaled"
 
 @dataclass(frozen=True)
 class Effort:
-    """Amount of measurement: `rounds` in all, split over `launches` processes; `runs` per model and round.
+    """How much to measure: the number of rounds, and the number of runs of each model in a round.
 
-    Raises ValueError for fewer than one round or run.
+    `rounds` is the number of rounds in all launches together. `launches` is the number of processes over
+    which they are split. Raises ValueError for fewer than one round or run.
     """
 
     rounds: int
@@ -45,13 +46,20 @@ class Effort:
 
     @classmethod
     def in_launches(cls, rounds: int, runs: int) -> Effort:
-        """Return the effort split over LAUNCHES processes, or fewer if LAUNCHES does not divide `rounds`."""
+        """Return an effort of `rounds` rounds, split over LAUNCHES processes.
+
+        If LAUNCHES does not divide `rounds`, there are fewer processes, so that all have equally many rounds.
+        """
         return cls(rounds, runs, math.gcd(rounds, LAUNCHES) if rounds > 0 else 1)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """`p50_ms`: median of all runs. `low_ms`, `high_ms`: lowest and highest of the medians of the rounds."""
+    """Measured latency of one model.
+
+    `p50_ms` is the median of all runs. `low_ms` and `high_ms` are the lowest and the highest of the medians
+    of the rounds.
+    """
 
     p50_ms: float
     low_ms: float
@@ -60,11 +68,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Summary of a bundle of `weighin bench`: `latency` by entry, `models`: the cards' facts by model name.
+    """Summary of a bundle of `weighin bench`.
 
-    `rounds`: number in all launches. `runs`: number per entry and round. `control_ratio`: the control's p50
-    divided by the baseline's. `medians`: nanoseconds by entry, launch and round. `doubts`: reasons why the
-    whole measurement is unreliable.
+    An entry of the benchmark is a model or the control. `rounds` is the number of rounds in all launches
+    together, `runs` the number of runs of an entry in a round. `latency` is stated by entry, and `models` has
+    facts of each model's card by the model's name. `control_ratio` is the control's p50 divided by the
+    baseline's p50. `medians` has the median in nanoseconds by entry, and then by launch and round. `doubts`
+    are reasons why the whole measurement is unreliable.
     """
 
     machine: str
@@ -78,7 +88,7 @@ class Measurement:
     doubts: tuple[str, ...] = ()
 
     def ratio(self, entry: str, other: str) -> Estimate:
-        """Return the logarithm of the ratio of the times of `entry` and `other`, from all rounds."""
+        """Estimate, from all rounds, the logarithm of the time of `entry` divided by the time of `other`."""
         ratios: defaultdict[int, list[float]] = defaultdict(list)
         for at, median in self.medians[entry].items():
             ratios[at[0]].append(math.log(median / self.medians[other][at]))
@@ -88,7 +98,7 @@ class Measurement:
 def measure(zoo: Path, names: Sequence[str], effort: Effort) -> dict[str, Any]:
     """Run `weighin bench` with one thread on the models `names` of `zoo`; return its bundle as decoded JSON.
 
-    The first of `names` is the baseline, measured a second time as the control.
+    The first of `names` is the baseline. It is measured a second time as the control.
     Raises ModelsError, with the message of `weighin bench`, if the benchmark fails.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-bench-") as work:
@@ -114,7 +124,10 @@ def measure(zoo: Path, names: Sequence[str], effort: Effort) -> dict[str, Any]:
 
 
 def read_bundle(path: Path) -> Measurement:
-    """Read a file that `weighin bench --json` wrote. Raises OSError, and ValueError for other content."""
+    """Return the summary of a bundle that `weighin bench --json` wrote to `path`.
+
+    Raises OSError if the file cannot be read, and ValueError if it is not such a bundle.
+    """
     try:
         return measurement(json.loads(path.read_bytes()))
     except ValueError as error:
@@ -122,7 +135,7 @@ def read_bundle(path: Path) -> Measurement:
 
 
 def measurement(bundle: Mapping[str, Any]) -> Measurement:
-    """Summarise a bundle. Raises ValueError if it is damaged or its digest does not match."""
+    """Return the summary of a bundle. Raises ValueError if it is damaged or its digest does not match."""
     try:
         content = {key: value for key, value in bundle.items() if key != "digest"}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -160,7 +173,10 @@ def _measurement(bundle: Mapping[str, Any]) -> Measurement:
 
 
 def _latency(rounds: Iterable[Sequence[int]], medians: Collection[float]) -> Latency:
-    """Return median and range. `rounds`: nanoseconds of each run, by round; `medians`: one per round."""
+    """Return the latency from the duration of each run in nanoseconds, grouped by round in `rounds`.
+
+    `medians` has the median of each round.
+    """
     p50 = statistics.median(duration for durations in rounds for duration in durations)
     low, high = min(medians), max(medians)
     return Latency(*(round(nanoseconds / 1e6, 4) for nanoseconds in (p50, low, high)))
@@ -203,7 +219,7 @@ def write_untrained(
 
 
 def normalised(channels: Literal[1, 3], height: int, width: int) -> InputSpec:
-    """Return an input specification that gives photographs roughly mean 0 and standard deviation 1."""
+    """Return an input specification by which photographs get about mean 0 and standard deviation 1."""
     return InputSpec(
         height=height,
         width=width,

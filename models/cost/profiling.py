@@ -13,7 +13,7 @@ from models.cost.formulas import Cost
 def profile(network: nn.Module, input_size: int | tuple[int, int], channels: int = 3) -> Cost:
     """Return the cost of a network or block for one input of `channels` x height x width.
 
-    `input_size` is (height, width), or the side of a square.
+    `input_size` is (height, width), or one number if the input is square.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     macs = 0

@@ -1,4 +1,4 @@
-"""Load Fashion-MNIST from its four IDX files, verify SHA-256, and split off validation images by a seed."""
+"""Load Fashion-MNIST from its four IDX files, verify their SHA-256, and split off validation images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ SPEC = InputSpec(
     interpolation="bilinear",
     polarity="light-on-dark",
 )
-"""Mean and standard deviation of the 60 000 training images, to two digits."""
+"""Preprocessing of Fashion-MNIST.
+
+`mean` and `std` are the mean and the standard deviation of the 60 000 training images, to two decimals.
+"""
 
 
 class DataError(ValueError):
@@ -46,7 +49,11 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set and the expected SHA-256 of each file's content after gunzip, by file name."""
+    """A data set of images in classes.
+
+    `labels` is the name of its label set. `sha256` has the expected SHA-256 of each file's decompressed
+    content, by file name.
+    """
 
     name: str
     labels: str
@@ -69,7 +76,7 @@ FASHION_MNIST = Dataset(
 
 @dataclass(frozen=True)
 class Images:
-    """Grey images uint8 (N, height, width) and the class of each, int64 (N,)."""
+    """Grey images, uint8 (N, height, width), and the class of each image, int64 (N,)."""
 
     pixels: NDArray[np.uint8]
     classes: NDArray[np.int64]
@@ -78,27 +85,35 @@ class Images:
         return len(self.pixels)
 
     def take(self, indices: NDArray[np.int64]) -> Images:
-        """Return the images at `indices`, int64 (n,), in that order."""
+        """Return the images at `indices`, int64 (n,), in the order of `indices`."""
         return Images(self.pixels[indices], self.classes[indices])
 
 
 def default_folder() -> Path:
-    """Return the default data set folder: FETCHED if it exists, else DEBIAN."""
+    """Return the default folder of the data set: FETCHED if this folder exists, otherwise DEBIAN."""
     return FETCHED if FETCHED.is_dir() else DEBIAN
 
 
 def load_train(folder: Path, dataset: Dataset = FASHION_MNIST) -> Images:
-    """Load the training images, validation images included. Raises DataError, with the file's name."""
+    """Load the training images, including those that are later split off for validation.
+
+    Raises DataError, whose message names the file, if a file is missing or damaged.
+    """
     return _load(folder, TRAIN, dataset)
 
 
 def load_test(folder: Path, dataset: Dataset = FASHION_MNIST) -> Images:
-    """Load the test images, for final evaluation only. Raises DataError, with the file's name."""
+    """Load the test images, which are for final evaluation only.
+
+    Raises DataError, whose message names the file, if a file is missing or damaged.
+    """
     return _load(folder, TEST, dataset)
 
 
 def split(images: Images, validation: int, seed: int) -> tuple[Images, Images]:
-    """Split off `validation` validation images, equally many of each class, drawn by `seed`.
+    """Return the remaining training images and `validation` validation images.
+
+    The validation images are drawn by `seed`, equally many of each class.
 
     Raises ValueError if `validation` is not a multiple of the number of classes, or if a class would have no
     training images left.
@@ -118,7 +133,7 @@ def split(images: Images, validation: int, seed: int) -> tuple[Images, Images]:
 
 
 def tensors(pixels: NDArray[np.uint8], spec: InputSpec = SPEC) -> NDArray[np.float32]:
-    """Preprocess grey images, uint8 (N, H, W), as the service does: float32 (N, 1, height, width)."""
+    """Return grey images, uint8 (N, H, W), preprocessed as in the service, float32 (N, 1, height, width)."""
     out = np.empty((len(pixels), 1, spec.height, spec.width), dtype=np.float32)
     for index, image in enumerate(pixels):
         preprocess(np.broadcast_to(image[..., None], (*image.shape, 3)), spec, out[index : index + 1])
@@ -140,7 +155,11 @@ def _load(folder: Path, files: tuple[str, str], dataset: Dataset) -> Images:
 
 
 def _read(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
-    """Read an IDX file of bytes: two zeros, type, number of dimensions, 32-bit size of each, values."""
+    """Read a compressed IDX file whose values are bytes, and check its SHA-256.
+
+    An IDX file begins with two zero bytes, the type of the values, the number of dimensions, and the size of
+    each dimension in 32 bits. The values follow.
+    """
     try:
         content = gzip.decompress(path.read_bytes())  # twice as fast as reading through gzip.open
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from models.errors import ModelsError
 
 SHARES = (1.0, 0.75, 0.5, 0.35)
-"""Sides of the crops as shares of the photograph's shorter side, used in turn."""
+"""Sides of successive crops, as shares of the photograph's shorter side."""
 SMALLEST = 320
 """Minimum side of a crop in pixels, larger than every network's input."""
 

@@ -19,7 +19,10 @@ from models.zoo.preprocess import preprocess
 TEST = "Fashion-MNIST test"
 COMMAND = "python -m models evaluate"
 TOLERATED = 5
-"""Images of 10 000 that another processor may classify differently, because it sums in another order."""
+"""Number of images in 10 000 that another processor may classify differently.
+
+It may sum in another order, so its rounding errors differ.
+"""
 PHOTO_SIDE = 256
 """Side in pixels to which photographs are scaled before corruption, as ImageNet-C scales the shorter side."""
 
@@ -27,7 +30,7 @@ Progress = Callable[[Iterable[str]], Iterable[str]]
 
 
 class ZooClassifier:
-    """Runs one model of the zoo on one image at a time, as the service does."""
+    """A classifier of the zoo, which runs on one image at a time, as in the service."""
 
     def __init__(self, folder: Path) -> None:
         self.card: Card = read_card(folder)
@@ -50,7 +53,10 @@ class ZooClassifier:
 
 
 def accuracy_of(correct: NDArray[np.bool_]) -> Accuracy:
-    """Return the accuracy for a card; `correct`, bool (n,): which test images are classified correctly."""
+    """Return the accuracy in the form in which a card states it.
+
+    `correct`, bool (n,), says for each image of the test set whether it is classified correctly.
+    """
     count = int(correct.sum())
     return Accuracy(
         value=round(count / len(correct), 5),
@@ -72,16 +78,19 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def mean_probabilities(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Return the mean of several networks' softmax for the same images, float64 (n, classes)."""
+    """Return the mean of several networks' probabilities for the same images, float64 (n, classes).
+
+    `logits` has the logits (n, classes) of each network.
+    """
     mean: NDArray[np.float64] = np.mean([probabilities(network) for network in logits], axis=0)
     return mean
 
 
 def disagreement(stated: Card, measured: Card) -> list[str]:
-    """Return one message for each figure of the card `stated` that differs from `measured`.
+    """Return one message for each figure of the card `stated` that differs from the card `measured`.
 
-    Accuracy may differ by TOLERATED images of 10 000. The mean share under corruption may differ by the same
-    share, or by one of its `n` images if this is more.
+    Accuracy may differ by TOLERATED images of 10 000. The mean share under corruption may also differ by this
+    proportion. If one of its `n` images is a larger proportion, it may differ by one image.
     """
     differences = []
     if measured.accuracy is not None and measured.accuracy.correct is not None:
@@ -107,7 +116,11 @@ def disagreement(stated: Card, measured: Card) -> list[str]:
 
 
 def corrupted_accuracy(classifier: ZooClassifier, images: Images, progress: Progress = iter) -> Robustness:
-    """Measure the accuracy on corrupted images; `progress` wraps the iteration over corruptions."""
+    """Measure the accuracy on corrupted images.
+
+    `progress` is called with the names of the corruptions and returns them one by one, so that it can show
+    how far the measurement is.
+    """
 
     def share(corruption: str, severity: int) -> float:
         corrupted = _corrupted(images.pixels, corruption, severity, SMALL)

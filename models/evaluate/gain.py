@@ -12,7 +12,9 @@ BOOTSTRAPS = 10_000
 
 @dataclass(frozen=True)
 class Gain:
-    """Effect of a change on accuracy: `seeds` pairs of trainings, with and without it, tested on `n` images.
+    """Effect of a change on accuracy, from `seeds` trainings with the change and as many without it.
+
+    The networks are tested on the same `n` images.
 
     `difference`: mean accuracy with the change, minus mean accuracy without it. `low`, `high`: 95 % bootstrap
     interval over images and seeds. `by_seed`: difference for each seed. `p`: two-sided p-value of Student's t

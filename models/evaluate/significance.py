@@ -13,15 +13,19 @@ from models.zoo.frozen import Frozen
 
 PAIRS = "zoo-pairs.json"
 GAIN = "zoo-gain.json"
-"""Files beside docs/zoo.md; either may be missing."""
+"""PAIRS and GAIN are the names of two result files beside docs/zoo.md. Each of them may be missing."""
 LEVEL = 0.05
-"""Significance level."""
+"""Significance level: a p-value below it is called significant."""
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class JudgedPair(Frozen):
-    """Comparison of two networks. `difference`: first accuracy minus second; `p`: p-value, Holm-corrected."""
+    """Comparison of the accuracies of two networks.
+
+    `difference` is the accuracy of the network `first` minus that of `second`. `low` and `high` are the ends
+    of its 95 % interval. `p` is the p-value with Holm's correction for the number of comparisons.
+    """
 
     first: str
     second: str
@@ -32,7 +36,7 @@ class JudgedPair(Frozen):
 
 
 class JudgedMean(Frozen):
-    """Accuracy (0 to 1) of the mean of several networks' probabilities."""
+    """Accuracy (0 to 1) of an ensemble, which averages the probabilities of several networks."""
 
     networks: tuple[str, ...]
     accuracy: float = Field(ge=0, le=1)
@@ -41,7 +45,7 @@ class JudgedMean(Frozen):
 class Pairs(Frozen):
     """Comparisons of all pairs of several networks on `n` images, with the SHA-256 of each network's file.
 
-    `averaged`: the ensemble of the networks without a parent, if it was evaluated.
+    `averaged` is the ensemble of the networks without a parent. It is None if it was not evaluated.
     """
 
     n: int = Field(gt=0)
@@ -50,15 +54,19 @@ class Pairs(Frozen):
     averaged: JudgedMean | None = None
 
     def p(self, first: str, second: str) -> float | None:
-        """Return the p-value of a pair of networks, in either order; None if the pair was not compared."""
+        """Return the p-value of a pair of networks, or None if the pair was not compared.
+
+        The order of the two networks does not matter.
+        """
         return next((pair.p for pair in self.pairs if {pair.first, pair.second} == {first, second}), None)
 
 
 class JudgedFurther(Frozen):
-    """Accuracy of the trained student, fine-tuned for `epochs` epochs with and without the teacher.
+    """Accuracy of a trained student after fine-tuning for `epochs` epochs with and without the teacher.
 
-    There is one training with the teacher and one without, both evaluated on the same images. `p`: p-value of
-    McNemar's test (models/zoo/paired.py).
+    There is one fine-tuning with the teacher (accuracy `distilled`) and one without it (accuracy `alone`),
+    both evaluated on the same images. `difference` is `distilled` minus `alone`, with its 95 % interval `low`
+    to `high`. `p` is the p-value of McNemar's test (models/zoo/paired.py).
     """
 
     epochs: int = Field(gt=0)
@@ -84,10 +92,12 @@ class JudgedFurther(Frozen):
 
 
 class JudgedGain(Frozen):
-    """Gain of `student` from the averaged probabilities of `teachers`, whose accuracy is `teacher`.
+    """Gain of `student` from the averaged probabilities of `teachers`.
 
-    Measured on `n` images over `seeds` pairs of trainings, each of `epochs` epochs from random weights
-    (models/evaluate/gain.py). `further`: fine-tuning of a trained student with and without the teacher.
+    `teacher` is the accuracy of these probabilities. For each of `seeds` seeds, the student was trained with
+    and without them for `epochs` epochs from random weights, and tested on `n` images
+    (models/evaluate/gain.py). `distilled` and `alone` are its mean accuracies with and without them.
+    `further` compares fine-tuning of the trained student with and without them, if this was done.
     """
 
     student: str
@@ -118,7 +128,7 @@ class JudgedGain(Frozen):
 
 
 def read_judgements(page: Path) -> tuple[Pairs | None, JudgedGain | None]:
-    """Read the files PAIRS and GAIN beside the page; return None for a missing file.
+    """Return the content of the files PAIRS and GAIN beside the page, or None for a missing file.
 
     Raises ValueError for a damaged file.
     """
@@ -139,8 +149,8 @@ def _read(path: Path, kind: type[Kind]) -> Kind | None:
 def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of Markdown about significance and distillation.
 
-    `sha256`: digests of the models' files by name. Raises ValueError if a model has changed since it was
-    compared.
+    `sha256` has the SHA-256 of each model's file, by the model's name. Raises ValueError if a model has
+    changed since it was compared.
     """
     if pairs is not None:
         changed = sorted(name for name, digest in pairs.sha256.items() if sha256.get(name) != digest)
@@ -181,7 +191,10 @@ def _paired(pairs: Pairs) -> Iterator[str]:
 
 
 def _matrix(pairs: Pairs) -> Iterator[str]:
-    """Yield a table with a row per network, most accurate first; columns are numbered in the same order."""
+    """Yield the lines of a table that compares each network with each other network.
+
+    The rows are sorted by accuracy, the highest first. A column has the number of the row with its network.
+    """
     lead: dict[str, float] = dict.fromkeys(pairs.sha256, 0.0)
     cells = {}
     for pair in pairs.pairs:
@@ -205,7 +218,10 @@ def pairs_of(
     adjusted_p: Sequence[float],
     averaged: JudgedMean | None,
 ) -> Pairs:
-    """Combine comparisons (first, second, Paired) on `n` images with their Holm-corrected p-values."""
+    """Combine comparisons of networks with their Holm-corrected p-values.
+
+    Each comparison is (first network, second network, Paired), on the same `n` images.
+    """
     return Pairs(
         n=n,
         averaged=averaged,

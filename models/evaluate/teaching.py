@@ -1,4 +1,4 @@
-"""Gain of a student from its teacher: test accuracy with and without the teacher, all else equal."""
+"""Compare the test accuracies of students that were trained alike with and without a teacher."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from models.zoo.card import read_cards
 from models.zoo.paired import compare
 
 DISTILLED, ALONE = "distilled", "alone"
-"""Suffixes of the names of a student's trainings with and without a teacher."""
+"""Suffixes of the names of a student's trainings: DISTILLED with a teacher, ALONE without one."""
 FINE_TUNED = "-on"
 """Suffix of the names of trainings that start from a trained student."""
 TEACHER_KEYS = ("teacher", "distillation")
-"""Keys that a training's identity has only if the training had a teacher."""
+"""Fields of a training's identity that are there only if the training had a teacher."""
 
 
 def judge(
@@ -34,10 +34,11 @@ def judge(
 ) -> JudgedGain:
     """Compare the trainings of `models distill` with and without the teacher, for seeds 0 to `seeds` - 1.
 
-    The fine-tuned student is compared too, if it was trained both with and without the teacher. The teachers
-    are models of `zoo`, and the mean of their probabilities is evaluated. `report` receives one line per
-    result. Raises FileNotFoundError for a missing training, CheckpointError for trainings that differ in more
-    than seed and teacher, and ValueError if the models of `zoo` are not the teachers.
+    If the student was also fine-tuned both with and without the teacher, these two trainings are compared
+    too. The teachers are models of `zoo`, and the mean of their probabilities is evaluated. `report` receives
+    one line for each result. Raises FileNotFoundError for a missing training, CheckpointError for trainings
+    that differ in more than seed and teacher, and ValueError if the models of `zoo` have changed since they
+    were teachers.
     """
     networks, identities = _load_pairs(student, runs, range(seeds))
     prepared = Prepared.of(test)
@@ -72,7 +73,11 @@ def judge(
 def _judge_fine_tuned(
     student: str, runs: Path, distilled: Mapping[str, Any], test: Prepared, report: Callable[[str], None]
 ) -> JudgedFurther | None:
-    """Compare the students fine-tuned with and without the teacher of `distilled`; None if one is missing."""
+    """Compare the students that were fine-tuned with and without the teacher.
+
+    `distilled` is the identity of a training with the same teacher. Return None if one of the two fine-tuned
+    students is missing.
+    """
     names = [f"{student}-{kind}{FINE_TUNED}" for kind in (DISTILLED, ALONE)]
     if not all((run_folder(runs, name, 0) / CHECKPOINT).exists() for name in names):
         return None
@@ -99,7 +104,10 @@ def _judge_fine_tuned(
 def _load_pairs(
     student: str, runs: Path, seeds: Sequence[int], suffix: str = ""
 ) -> tuple[dict[str, list[Any]], dict[str, list[Mapping[str, Any]]]]:
-    """Load networks and identities of the trainings with and without a teacher; all else must be equal."""
+    """Load the networks and the identities of the trainings with and without a teacher.
+
+    Raises CheckpointError if the trainings differ in anything but seed and teacher.
+    """
     networks: dict[str, list[Any]] = {DISTILLED: [], ALONE: []}
     identities: dict[str, list[Mapping[str, Any]]] = {DISTILLED: [], ALONE: []}
     for kind in (DISTILLED, ALONE):
@@ -141,5 +149,5 @@ def _teacher_accuracy(teachers: Sequence[str], zoo: Path, test: Images) -> float
 
 
 def _name(teacher: str) -> str:
-    """Return NAME from `NAME SHA256`, the form in which a training's identity states a teacher."""
+    """Return the name of a teacher, which a training's identity states as `NAME SHA256`."""
     return teacher.split()[0]

@@ -1,4 +1,4 @@
-"""Export a network to an ONNX file and check that both compute the same."""
+"""Export a network to an ONNX file, and check that the network and the file compute the same outputs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ from models.zoo.files import write_whole
 OUTPUTS = ("logits", "embedding", "features")
 OPSET = 20
 TOLERANCE = 1e-4
-"""Largest allowed difference between the file's and the network's outputs, divided by the output's largest
-value if this value is over 1. Only the order of summation may differ."""
+"""Largest allowed difference between an output of the file and the same output of the network.
+
+If the largest value of the output is over 1, the difference is divided by it. Differences arise because the
+two sum in different orders.
+"""
 
 
 class ExportMismatchError(ModelsError):
@@ -38,7 +41,7 @@ class ExportMismatchError(ModelsError):
 
 
 class _Outputs(nn.Module):
-    """A network that returns the three outputs of a zoo model in one pass."""
+    """A classifier wrapped so that one call returns its logits, its embedding and its last feature map."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -53,7 +56,11 @@ class _Outputs(nn.Module):
 
 
 class _BlockClassifier(nn.Module):
-    """A block wrapped as a classifier of grey images: reshapes the input, returns one output value twice."""
+    """A block wrapped as a classifier of grey images with two classes.
+
+    It reshapes the image to the block's input and returns the first value of the block's output as both
+    logits.
+    """
 
     def __init__(self, block: nn.Module, channels: int, size: int) -> None:
         super().__init__()
@@ -69,12 +76,11 @@ class _BlockClassifier(nn.Module):
 def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None:
     """Write `network`, in evaluation mode, to the ONNX file `path`, atomically.
 
-    The file takes `image`, float32 (N, input_channels, height, width). The file of a classifier
-    returns `logits` (N, classes), `embedding` and `features`; that of a detector returns its `outputs`. Batch
-    norm and padding are folded into the convolutions.
-    The outputs for `samples` (N, input_channels, height, width), and for the first sample alone, are compared
-    with the network's. If they differ by more than TOLERANCE, this raises ExportMismatchError and writes
-    nothing.
+    The file's input is `image`, float32 (N, input_channels, height, width). The file of a classifier returns
+    `logits` (N, classes), `embedding` and `features`. The file of a detector returns the detector's
+    `outputs`. Batch norm and padding are folded into the convolutions. File and network are compared on
+    `samples` (N, input_channels, height, width), and on the first sample alone. If their outputs differ by
+    more than TOLERANCE, this raises ExportMismatchError and writes nothing.
     """
     model = to_onnx(network)
     content = model.SerializeToString()
@@ -192,7 +198,10 @@ def _expected(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def write_classifier(network: Network, path: Path) -> None:
-    """Write the classifier's `weight` (classes, embedding) and `bias` (classes,), float32, to an .npz."""
+    """Write the weights of the network's classifier to an .npz file.
+
+    It has the arrays `weight` (classes, embedding) and `bias` (classes,), both float32.
+    """
     layer = network.classifier
     arrays = {"weight": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
     with tempfile.TemporaryFile() as file:
@@ -202,13 +211,16 @@ def write_classifier(network: Network, path: Path) -> None:
 
 
 def plain_file(path: Path) -> File:
-    """Return a card's entry for a file: name, size in bytes, SHA-256."""
+    """Return what a card states about a file: its name, its size in bytes and its SHA-256."""
     content = path.read_bytes()
     return File(name=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def model_file(path: Path) -> ModelFile:
-    """Return a card's entry for an ONNX file: `plain_file`'s facts, opset, number of initializer elements."""
+    """Return what a card states about an ONNX file.
+
+    This is its name, its size, its SHA-256, its opset, and the number of values in its initializers.
+    """
     model = onnx.load(path)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)

@@ -24,16 +24,16 @@ def correct_biases(
 ) -> None:
     """Correct the int32 biases of `quantized` in place, using activation means measured on `images`.
 
-    Each image is an array as the network takes it. `expected`: the result of `activation_means` for
-    `floating` and `images`, which callers that correct several networks can compute once. By default it is
-    computed here.
+    Each image is an array as the network takes it. `expected` is the result of `activation_means` for
+    `floating` and `images`. It is computed here unless it is given. A caller that corrects several networks
+    can compute it once and give it.
 
     Rounding weights to 8 bits shifts the mean of each output channel of a convolution, and the shifts add up
     over the layers. This function corrects the convolutions in order from the input. For each channel, it
     compares the means after the activation in `floating` and in `quantized`, whose earlier layers are already
-    corrected. It adds the difference to the channel's bias.
-    This is the empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", https://arxiv.org/abs/1906.04721. It costs nothing at run time.
+    corrected. It adds the difference to the channel's bias. This is the empirical form of Nagel et al.,
+    "Data-Free Quantization Through Weight Equalization and Bias Correction",
+    https://arxiv.org/abs/1906.04721. It costs nothing at run time.
     """
     from onnx import numpy_helper
 
@@ -53,7 +53,10 @@ def correct_biases(
 def activation_means(
     model: onnx.ModelProto, images: Sequence[NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the `channel_means` after the activation of each convolution, by the convolution's name."""
+    """Return the mean of each channel after the activation of each convolution, by the convolution's name.
+
+    The means are over `images` and all positions.
+    """
     consumers = _consumers(model.graph)
     activated = {
         node.name: _activated_output(node, consumers) for node in model.graph.node if node.op_type == "Conv"
@@ -65,7 +68,7 @@ def activation_means(
 def channel_means(
     model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the channels' means over images and positions, float64 (channels,), for the maps `values`."""
+    """Return the channels' means over images and positions, float64 (channels,), of each map in `values`."""
     name = image_input(model.graph)
     nodes = _needed([_Node.of(node) for node in model.graph.node], values)
     session = open_session(_part(model, nodes, {name: images[0]}, values))
@@ -82,10 +85,10 @@ def _means_in_turn(
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield the name of each node in `outputs`, in order, with the channel means of its output.
 
-    `outputs`: by node name, the value of `model` that has the node's channels. The caller may change a node's
-    weights right after its means were yielded, but not later. Values are kept for the next run if no weights
-    on which they depend can change any more. A layer is therefore run at most twice, however many layers
-    follow it.
+    `outputs` has, for each node's name, the name of the value in `model` whose channels are averaged. The
+    caller may change a node's weights right after its means were yielded, but not later. Values are kept for
+    the next run if no weights on which they depend can change any more. A layer is therefore run at most
+    twice, however many layers follow it.
     """
     rest = _needed([_Node.of(node) for node in model.graph.node], list(outputs.values()))
     to_come = dict(outputs)
@@ -115,7 +118,7 @@ def _means_in_turn(
 
 
 class _Mean:
-    """The mean of each channel over feature maps (batch, channels, ...) and their positions."""
+    """Accumulates feature maps (batch, channels, ...) and gives the mean of each channel over all of them."""
 
     def __init__(self) -> None:
         self._sum: NDArray[np.float64] | float = 0.0
@@ -131,18 +134,18 @@ class _Mean:
 
 
 def image_input(graph: onnx.GraphProto) -> str:
-    """Return the name of a graph's first input, weights excluded."""
+    """Return the name of a graph's first input that is not a weight."""
     weights = {tensor.name for tensor in graph.initializer}
     return str(next(value.name for value in graph.input if value.name not in weights))
 
 
 @dataclass(frozen=True, eq=False)
 class _Node:
-    """A node's name, and the values that it reads and computes.
+    """A node with its name and the names of the values that it reads and computes.
 
-    `repeated`: whether the node is run again and its result not kept. This is so for conversions from
-    integers to floats. Only the integers are kept: they take a quarter of the memory, and integer operators
-    read them.
+    If `repeated` is true, the node's result is not kept, and the node is run again when the result is needed.
+    This is so for conversions from integers to floats. Only the integers are kept: they take a quarter of the
+    memory, and integer operators read them.
     """
 
     proto: onnx.NodeProto
@@ -158,7 +161,7 @@ class _Node:
 
 
 def _needed(nodes: Sequence[_Node], values: Iterable[str]) -> list[_Node]:
-    """Return the nodes that are needed to compute `values`, in the same order."""
+    """Return those of `nodes` that are needed to compute `values`, in the order of `nodes`."""
     wanted, found = set(values), []
     for node in reversed(nodes):
         if not wanted.isdisjoint(node.outputs):
@@ -168,7 +171,7 @@ def _needed(nodes: Sequence[_Node], values: Iterable[str]) -> list[_Node]:
 
 
 def _wanted(nodes: Sequence[_Node], values: Iterable[str]) -> set[str]:
-    """Return the names of the values to keep, so that a later run of the nodes can compute `values`."""
+    """Return the names of the values to keep so that `nodes` can be run later to compute `values`."""
     wanted = set(values)
     for node in reversed(nodes):
         if not node.repeated or not wanted.isdisjoint(node.outputs):
@@ -179,7 +182,10 @@ def _wanted(nodes: Sequence[_Node], values: Iterable[str]) -> set[str]:
 def _part(
     model: onnx.ModelProto, nodes: Sequence[_Node], inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
 ) -> bytes:
-    """Return a model of `nodes` that computes `outputs` from inputs of the same types as `inputs`."""
+    """Return a model that consists of `nodes` and computes `outputs`.
+
+    Its inputs have the names and the types of the arrays in `inputs`.
+    """
     import onnx
     from onnx import helper
 
@@ -211,16 +217,20 @@ def _consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]) -> str:
-    """Return the output that quantization rounds: of the activation or, if there is none, of `node`."""
+    """Return the name of the value after `node` that quantization rounds.
+
+    It is the output of the activation that follows `node`. If no activation follows, it is the output of
+    `node`.
+    """
     after = consumers[node.output[0]]
     has_activation = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
     return str(after[0].output[0] if has_activation else node.output[0])
 
 
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:
-    """Return the names of a convolution's int32 bias, of its scale and of the rounded output.
+    """Return the names of a convolution's int32 bias, of the bias's scale and of the rounded output.
 
-    None if the bias is float, or if it is missing because all of it is zero.
+    Return None if the bias is float, or if the convolution has no bias because all of it is zero.
     """
     producers = {value: node for node in graph.node for value in node.output}
     consumers = _consumers(graph)

@@ -1,4 +1,7 @@
-"""Choose the layers of a network that stay in float, by the divergence that this removes."""
+"""Choose which layers of a network stay in float when the other layers are quantized to int8.
+
+The choice depends on how much a layer in float reduces the divergence from the float network.
+"""
 
 from __future__ import annotations
 
@@ -27,26 +30,37 @@ if TYPE_CHECKING:
     import onnx
 
 TRIAL_IMAGES = 64
-"""Maximum number of images, evenly spread, on which a trial is compared with the network."""
+"""Maximum number of evenly spread images on which a trial is compared with the float network."""
 _BIAS_IMAGES = 16
 ENOUGH = 0.001
-"""Divergence in nats at which the search stops."""
+"""Divergence in nats that is low enough: the search stops when it is reached."""
 GAIN = 0.2
-"""Minimum share of the divergence that a group must remove to stay in float."""
+"""A group stays in float only if it thereby removes at least this share of the divergence."""
 CERTAIN = 2.5
-"""Minimum mean log-ratio of the divergences without and with a group in float, in standard errors."""
+"""A group stays in float only if the reduction of the divergence is this certain.
+
+The log-ratio of the divergences without and with the group in float is computed for each image. Its mean must
+be at least this many standard errors.
+"""
 _TINY = 1e-6
 WORTH = 5.0
-"""Minimum ratio of the share of the divergence that a group removes to its share of the MACs."""
+"""A group stays in float only if it is worth its cost.
+
+The share of the divergence that it removes must be at least this many times its share of the
+multiply-accumulates.
+"""
 LARGEST = 0.2
-"""Maximum share of the multiply-accumulates that stays in float before the last pooling."""
+"""Maximum share of the multiply-accumulates before the last pooling that may stay in float."""
 _FIRST, _PARTS, _FINE = 4, 6, 6
-"""Maximum numbers of first groups, of parts, and of groups of the best part that are tried."""
+"""Maximum numbers of trials: of the first groups, of parts of the rest, and of groups in the best part."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Consecutive operators that stay in float together: their names, and their share of the MACs."""
+    """Consecutive operators that stay in float together.
+
+    `nodes` are their names, and `share` is their share of the network's multiply-accumulates.
+    """
 
     nodes: frozenset[str]
     share: float
@@ -54,18 +68,21 @@ class Group:
 
 @dataclass(frozen=True)
 class _Trial:
-    """A variant with the operators of `kept` in float, and its divergence on each image."""
+    """A quantized variant in which the operators of `kept` are float, with its divergence on each image."""
 
     kept: Group
     divergences: NDArray[np.float64]
 
     @property
     def mean(self) -> float:
-        """Mean divergence over the images, in nats."""
+        """The mean of the divergences on all images, in nats."""
         return float(self.divergences.mean())
 
     def pays(self, other: _Trial, share: float) -> bool:
-        """Return whether `other` removes enough divergence to keep `share` more of the network in float."""
+        """Return whether the trial `other` is so much better than this one that it is worth its cost.
+
+        The cost is `share`, the share of the multiply-accumulates that `other` has in float in addition.
+        """
         gain = 1 - other.mean / self.mean
         # Compare ratios, because a few images have most of the divergence.
         ratios = np.log(self.divergences + _TINY) - np.log(other.divergences + _TINY)
@@ -75,13 +92,13 @@ class _Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """An int8 network.
+    """The int8 network that was chosen, and how it was found.
 
-    `content`: the file. `kept`: the convolutions and linear layers before the last pooling that stay in
-    float. `layers`: number of all such layers, in float or int8. `divergence`: mean Kullback-Leibler
-    divergence of this network's probabilities from the float network's, in nats, on the images of the trials.
-    `everything`: the same divergence with all layers in int8. `trials`: number of variants that were made and
-    run.
+    `content` is the ONNX file. `kept` has the names of the convolutions and linear layers before the last
+    pooling that stay in float, and `layers` is the number of all convolutions and linear layers before the
+    last pooling. `divergence` is the mean Kullback-Leibler divergence of this network's probabilities from
+    the float network's, in nats, on the images of the trials. `everything` is the mean divergence of the
+    variant with all layers in int8. `trials` is the number of variants that were made and run.
     """
 
     content: bytes
@@ -104,8 +121,8 @@ def choose_plan(
 ) -> Choice:
     """Return the best int8 variant of `content`, an ONNX file as `simplify` returns it.
 
-    `images`: input tensors of the network. `activation`: applied by the network to its `output`. `size`:
-    (height, width) of an image if the file leaves them free.
+    `images` are input tensors of the network. `output` is the name of the output with the scores, to which
+    the network has applied `activation`. `size` is (height, width) of an image if the file leaves them free.
 
     Tries at most 20 variants: all layers in int8, then the first layers in float, then parts of the rest,
     then the groups of the part that removes most divergence. Groups that remove most divergence are
@@ -171,17 +188,17 @@ class _Search:
         )
 
     def _find_ranges(self) -> None:
-        """Calibrate on all images; every trial uses these ranges."""
+        """Find the ranges of the activations on all images. Every trial uses these ranges."""
         self._progress(f"calibrating on {len(self._images)} images")
         plan = QuantizationPlan(correct_biases=False)
         with contextlib.suppress(ValueError):  # the ranges are saved even if the plan is refused
             quantized(self._content, self._images, plan, output=self._output, ranges=self._ranges)
 
     def _first_layers(self, everything: _Trial) -> _Trial:
-        """Keep the first groups in float, as many as are worth it.
+        """Return the best trial in which the first one or more groups are in float.
 
-        Rounding in one layer hides the loss in the next, so more groups may be worth it even if fewer are
-        not.
+        If no such trial is worth it, return `everything`, the trial with all layers in int8. Rounding in one
+        layer hides the loss in the next. Therefore more groups are tried even if fewer are not worth it.
         """
         best, beginning = everything, Group(frozenset(), 0.0)
         for number, group in enumerate(self._groups[:_FIRST]):
@@ -195,9 +212,10 @@ class _Search:
         return best
 
     def _alternatives(self, start: _Trial) -> list[tuple[_Trial, Group]]:
-        """Try parts of the network in float in addition to those of `start`, then groups of the best part.
+        """Try the parts of the network in float, one at a time, and then the groups of the best part.
 
-        Return the trials that are worth it, each with the operators that it adds, the best first.
+        The operators that are float in `start` stay float in each trial. Return the trials that are worth it,
+        the best first, each with the operators that it has in float in addition to those of `start`.
         """
         if start.mean <= ENOUGH:
             return []
@@ -221,7 +239,10 @@ class _Search:
         return sorted(paying, key=lambda pair: pair[0].mean)
 
     def _greedy(self, start: _Trial, alternatives: Sequence[tuple[_Trial, Group]]) -> _Trial:
-        """Add, one by one, the groups that are still worth it after the groups added before."""
+        """Return the trial that results when alternatives are added to `start` one by one.
+
+        An alternative is added if it is still worth it after those that were added before.
+        """
         best = start
         for alone, group in alternatives:
             joined = _joined([best.kept, group])
@@ -236,7 +257,10 @@ class _Search:
         return best
 
     def _try(self, kept: Group) -> _Trial | None:
-        """Quantize all but `kept`; None if onnxruntime would quantize a part of `kept` itself."""
+        """Quantize all operators except those of `kept`, and measure the divergence.
+
+        Return None if onnxruntime would quantize an operator of `kept` itself.
+        """
         plan = QuantizationPlan(keep_nodes=kept.nodes)
         try:
             content = quantized(
@@ -259,8 +283,8 @@ class _Search:
 def groups_of(model: onnx.ModelProto, output: str, size: tuple[int, int] | None = None) -> list[Group]:
     """Return the network before its last pooling as groups of consecutive operators, in order.
 
-    The first group has one convolution or linear layer, every other at least two, because onnxruntime
-    quantizes a single float layer between integer operators.
+    The first group has one convolution or linear layer. Every other group has at least two, because
+    onnxruntime would quantize a single float layer between integer operators.
     """
     behind = {node.name for node in classifier_nodes(model.graph, output)}
     macs = _macs(model, size)
@@ -299,7 +323,7 @@ def _parts(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def _macs(model: onnx.ModelProto, size: tuple[int, int] | None) -> dict[str, int]:
-    """Return the multiply-accumulates of each node of one run."""
+    """Return the number of multiply-accumulates of each node in one run, by the node's name."""
     outlined = outline(model, size)
     found = {}
     for node in outlined.graph.node:

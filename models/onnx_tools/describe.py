@@ -53,9 +53,9 @@ _PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "GRU": (1, 2, 3),
     "RNN": (1, 2, 3),
 }
-"""Indices of the trained inputs of each operator."""
+"""For each operator, the indices of the inputs whose values are trained."""
 _ALSO_PARAMETERS = frozenset({"Add", "Mul", "Concat"})
-"""Operators whose constants are trained if they have several values, e.g. biases, scales, positions."""
+"""Operators whose constants count as trained if they have several values, e.g. biases or scales."""
 _PASSED = frozenset(
     {
         "Cast",
@@ -70,7 +70,7 @@ _PASSED = frozenset(
         "Unsqueeze",
     }
 )
-"""Operators that may be between a constant and the layer whose weight it is."""
+"""Operators that may convert or reshape a constant before a layer uses it as its weight."""
 _NOT_COUNTED = frozenset(
     {
         "Attention",
@@ -86,7 +86,7 @@ _NOT_COUNTED = frozenset(
         "RNN",
     }
 )
-"""Operators with multiply-accumulates that `multiply_accumulates` does not count."""
+"""Operators that have multiply-accumulates, but whose number `multiply_accumulates` cannot tell."""
 _IN_INTEGERS = frozenset(
     {
         "ConvInteger",
@@ -104,9 +104,9 @@ _IN_INTEGERS = frozenset(
 class TensorInfo:
     """An input or output of a graph.
 
-    `dtype` is NumPy's name, e.g. float32; `string`, `bfloat16` and the like for types that NumPy lacks, and
-    `sequence`, `map`, `optional` or `sparse` for values that are not tensors. In `shape`, text is a symbolic
-    size and None an unknown size; `()` means that there is no shape.
+    `dtype` is NumPy's name of the type, e.g. float32. For types that NumPy lacks, it is ONNX's name, e.g.
+    `string` or `bfloat16`. For values that are not tensors, it is `sequence`, `map`, `optional` or `sparse`.
+    In `shape`, a text is a symbolic size, and None an unknown size. `()` means that the file states no shape.
     """
 
     name: str
@@ -145,11 +145,12 @@ class GraphFacts:
 
 
 def describe(content: bytes, size: tuple[int, ...] | None = None) -> GraphFacts:
-    """Return the facts of an ONNX file; `size` is (height, width) if its input leaves them free.
+    """Return the facts of an ONNX file.
 
-    If the input leaves the channels free too, `size` is all three sides of an image, in the input's order.
-    Free sides of all outputs but the first are inferred for that size. Raises UnreadableModel for content
-    that is not an ONNX file.
+    If the input leaves height and width free, `size` states them as (height, width). If the input leaves the
+    channels free too, `size` states all three sides of an image, in the input's order. Free sides of the
+    outputs, except the first side, are inferred for this size. Raises UnreadableModel for content that is not
+    an ONNX file.
     """
     model = parse_model(content)
     outlined = outline(model, size)
@@ -172,7 +173,7 @@ def describe(content: bytes, size: tuple[int, ...] | None = None) -> GraphFacts:
 
 
 def info(value: onnx.ValueInfoProto) -> TensorInfo:
-    """Return type and shape of an input or output."""
+    """Return the name, the type and the shape of an input or output of a graph."""
     kind = (value.type.WhichOneof("value") or "undefined").removesuffix("_type").removesuffix("_tensor")
     if kind != "tensor":
         return TensorInfo(value.name, kind, ())
@@ -181,7 +182,7 @@ def info(value: onnx.ValueInfoProto) -> TensorInfo:
 
 
 def dtype_name(kind: int) -> str:
-    """Return NumPy's name of a tensor type, or ONNX's in lower case if NumPy has none."""
+    """Return NumPy's name of a tensor type. For a type that NumPy lacks, return ONNX's name in lower case."""
     from onnx import TensorProto
 
     try:
@@ -192,7 +193,7 @@ def dtype_name(kind: int) -> str:
 
 
 def _filled(output: TensorInfo, outlined: Outline) -> TensorInfo:
-    """Return the output with its free sides inferred, except the batch."""
+    """Return the output with inferred sizes for its free sides, except for the batch."""
     value = outlined.values.get(output.name)
     if value is None or not value.shape or output.dtype in ("sequence", "map", "optional", "sparse"):
         return output
@@ -224,7 +225,7 @@ def _custom_domains(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _macs(outlined: Outline) -> int | None:
-    """Return the multiply-accumulates of one image; None if they are unknown."""
+    """Return the number of multiply-accumulates for one image, or None if it is unknown."""
     total = 0
     for node in outlined.graph.node:
         counted = node.op_type in WEIGHT_INPUT
@@ -249,7 +250,7 @@ def _sizes(outlined: Outline, name: str) -> tuple[int, ...] | None:
 
 
 class _Constant(NamedTuple):
-    """Type (a number of TensorProto.DataType) and number of values of a constant."""
+    """The type of a constant (a number of TensorProto.DataType), and the number of its values."""
 
     kind: int
     elements: int
@@ -276,7 +277,10 @@ class _Weights:
         self._made: dict[str, dict[str, bool]] = {}
 
     def parameters(self) -> Iterator[tuple[str, int]]:
-        """Yield name and number of values of each trained constant, once for each time that it is read."""
+        """Yield the name and the number of values of each trained constant.
+
+        A constant that several layers read is yielded once for each of them.
+        """
         from onnx import TensorProto
 
         floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -294,7 +298,10 @@ class _Weights:
                     yield source, elements
 
     def precision(self) -> Precision:
-        """Return int8 if any layer computes in int8, else the precision of most weights."""
+        """Return `int8` if any layer computes in int8.
+
+        Otherwise return the precision of most weights, `fp16` or `fp32`.
+        """
         from onnx import TensorProto
 
         bytes_ = (TensorProto.INT8, TensorProto.UINT8)
@@ -315,7 +322,11 @@ class _Weights:
         return "fp16" if kinds.get(TensorProto.FLOAT16, 0) > kinds.get(TensorProto.FLOAT, 0) else "fp32"
 
     def _source(self, name: str) -> tuple[str | None, bool]:
-        """Return the constant from which a value is converted or reshaped, and whether it is dequantized."""
+        """Return the name of the constant from which a value comes, and whether it is dequantized on the way.
+
+        Between them may be only operators that convert or reshape. If the value does not come from a constant
+        in this way, the name is None.
+        """
         passed: list[tuple[str, bool]] = []  # values on the way, and whether their operator dequantizes
         seen: set[str] = set()  # a damaged graph may have a cycle
         while name not in self._sources:
@@ -352,7 +363,10 @@ class _Weights:
 
 
 def _constant(attribute: onnx.AttributeProto) -> _Constant | None:
-    """Return the value of an attribute of a `Constant`; None for text."""
+    """Return the type and the number of values that an attribute of a `Constant` operator holds.
+
+    Return None for an attribute with text.
+    """
     from onnx import TensorProto
 
     match attribute.name:

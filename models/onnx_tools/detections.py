@@ -17,9 +17,11 @@ _SAME = frozenset({"Identity", "Cast"})
 
 @dataclass(frozen=True)
 class Suppression:
-    """A NonMaxSuppression of the main graph: names of its inputs, and of the output with selected indices.
+    """A NonMaxSuppression operator of the main graph.
 
-    `centre`: boxes are centre, width and height; otherwise two opposite corners.
+    `boxes` and `scores` are the names of its inputs, and `selected` is the name of its output, which has the
+    indices of the selected boxes. If `centre` is true, a box is given by its centre, width and height.
+    Otherwise it is given by two opposite corners.
     """
 
     boxes: str
@@ -30,11 +32,12 @@ class Suppression:
 
 @dataclass(frozen=True)
 class Part:
-    """A slice of a tensor along `axis`, from `start` to `stop`; the whole tensor if `start` is None.
+    """A part of the tensor named `value`: a slice along `axis` from index `start` to index `stop`.
 
-    If `stop` is None, the slice reaches to the end of the axis. `times`: index on the axis; the slice is
-    multiplied by the slice of length 1 at this index. `one`: the slice has length 1, and the axis is removed.
-    `turned`: the last two axes are exchanged.
+    If `start` is None, the part is the whole tensor. If `stop` is None, the slice reaches to the end of the
+    axis. If `times` is an index, the slice is multiplied by the values at this index of the axis. If `one` is
+    true, the slice has length 1, and the axis is removed. If `turned` is true, the last two axes are
+    exchanged.
     """
 
     value: str
@@ -52,9 +55,10 @@ class Part:
 
 
 def find_suppression(content: bytes) -> Suppression | None:
-    """Return the NonMaxSuppression whose indices are an output; None unless there is exactly one.
+    """Return the NonMaxSuppression whose indices are an output of the graph.
 
-    Raises UnreadableModel if `content` is not a valid ONNX file.
+    Return None if there is no such operator, or more than one. Raises UnreadableModel if `content` is not a
+    valid ONNX file.
     """
     model = parse_model(content)
     producers = {output: node for node in model.graph.node for output in node.output}
@@ -101,7 +105,10 @@ def with_outputs(content: bytes, parts: Mapping[str, Part]) -> tuple[bytes, tupl
 
 
 def _kinds(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the type of each value of the main graph; float if the file does not state it."""
+    """Return the type of each value that the main graph computes, by the value's name.
+
+    If the file does not state the type, it is taken to be float, or int64 for NonMaxSuppression's output.
+    """
     from onnx import TensorProto
 
     kinds = {output: int(TensorProto.FLOAT) for node in model.graph.node for output in node.output if output}
@@ -115,7 +122,7 @@ def _kinds(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _add(model: onnx.ModelProto, name: str, part: Part, kind: int) -> None:
-    """Add the operators that compute a part, and the output."""
+    """Add the operators that compute `part`, and an output `name` with its values."""
     from onnx import helper
 
     opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
@@ -136,7 +143,11 @@ def _add(model: onnx.ModelProto, name: str, part: Part, kind: int) -> None:
 
 
 class _Builder:
-    """Adds operators to a graph, with inputs or attributes as its opset requires."""
+    """Adds operators to a graph.
+
+    In some opsets, an operator takes a setting as an attribute, in others as an input. The builder does what
+    the graph's opset requires.
+    """
 
     def __init__(self, model: onnx.ModelProto, prefix: str, opset: int) -> None:
         self._graph = model.graph

@@ -31,7 +31,10 @@ _ONNX_FIRST = b"\x08"  # the field `ir_version`, which every writer of ONNX file
 
 
 def file_kind(content: bytes) -> str | None:
-    """Return the kind of file of `content`, with advice; None for an ONNX file and for unknown content."""
+    """Return, in words, what kind of file `content` is, with advice on what to do.
+
+    Return None if `content` is an ONNX file or of an unknown kind.
+    """
     if not content:
         return f"empty: {_AGAIN}"
     if content.startswith(_ONNX_FIRST) and content[4:8] != b"ORTM":
@@ -45,7 +48,10 @@ def file_kind(content: bytes) -> str | None:
 
 
 def what_it_is(content: bytes) -> str | None:
-    """Return why a file cannot be loaded: it is of another kind, or truncated. None if unknown."""
+    """Return, in words, why a file cannot be loaded: it is of another kind, or it is truncated.
+
+    Return None if the reason is unknown.
+    """
     kind = file_kind(content)
     if kind is not None:
         return f"its file is not an ONNX file, it is {kind}"
@@ -91,7 +97,10 @@ def looks_truncated(content: bytes) -> bool:
 
 
 def read_varint(content: bytes, offset: int) -> tuple[int, int]:
-    """Return the number at `offset` and the offset after it, past the end if the number is truncated."""
+    """Return the number that begins at `offset`, and the offset after it.
+
+    If the number is truncated, the returned offset is greater than the length of `content`.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if offset >= len(content):

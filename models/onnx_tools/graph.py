@@ -1,4 +1,4 @@
-"""Read nodes and weights of an ONNX file, change its weights, build a chain of convolutions to measure."""
+"""Read the nodes and weights of an ONNX file, change its weights, and build a small network to measure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAIN_CHANNELS, CHAIN_SIZE, CHAIN_LAYERS = 256, 28, 4
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant tensor. `values` is None if they are in another file or of a type that NumPy lacks."""
+    """A constant tensor. If its values are in another file or of a type not read here, `values` is None."""
 
     name: str
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Node:
-    """An operator. `ints`: its integer attributes, e.g. `group`."""
+    """An operator of a graph. `ints` has the values of its integer attributes, e.g. `group`, by name."""
 
     name: str
     op: str
@@ -41,19 +41,23 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The main graph of a model: nodes in the order of the file, weights (`Constant` nodes too) by name."""
+    """The main graph of an ONNX file.
+
+    `nodes` are in the order of the file. `weights` has the constant tensors by name, including those of
+    `Constant` nodes.
+    """
 
     nodes: tuple[Node, ...]
     weights: Mapping[str, Weight]
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:
-        """Node that computes each tensor, by the tensor's name."""
+        """The node that computes a tensor, by the tensor's name."""
         return {output: node for node in self.nodes for output in node.outputs}
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[Node, ...]]:
-        """Nodes that read each tensor, by the tensor's name."""
+        """The nodes that read a tensor, by the tensor's name."""
         consumers: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in node.inputs:
@@ -62,7 +66,7 @@ class Graph:
 
 
 def read_graph(content: bytes) -> Graph:
-    """Return the main graph of an ONNX file. Raises UnreadableModel for other content."""
+    """Return the main graph of an ONNX file. Raises UnreadableModel if `content` is not an ONNX file."""
     model = parse(content)
     if not model.HasField("graph"):
         raise UnreadableModel("not an ONNX file: no graph")
@@ -77,7 +81,7 @@ def change_weights(content: bytes, change: Callable[[str, NDArray[np.generic]], 
     """Return the ONNX file `content` after `change(name, values)` has changed its weights in place.
 
     `change` is called for each weight of the main graph whose values `read_graph` returns. Raises
-    UnreadableModel for other content.
+    UnreadableModel if `content` is not an ONNX file.
     """
     from onnx import numpy_helper
 
@@ -131,7 +135,7 @@ def convolution_chain(arithmetic: Literal["fp32", "int8"]) -> bytes:
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return the constant tensors by name, as nodes refer to them."""
+    """Return the constant tensors of a graph, by the names by which its nodes refer to them."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
@@ -145,7 +149,10 @@ def _node(node: onnx.NodeProto) -> Node:
 
 
 def weight_of(name: str, tensor: onnx.TensorProto) -> Weight:
-    """Return a constant tensor with its values. Raises UnreadableModel if they do not fit its shape."""
+    """Return a constant tensor as a Weight with its values.
+
+    Raises UnreadableModel if the number of values does not fit the tensor's shape.
+    """
     from onnx import TensorProto, numpy_helper
 
     shape = tuple(tensor.dims)

@@ -1,4 +1,4 @@
-"""Inspect an ONNX file without running it or reading other files: external data, activation of an output."""
+"""Find external files and the last activation of an ONNX file; run nothing and open no other files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _VALUE_PRESERVING = frozenset(
 MAX_BYTES = 2**31 - 1
 """Maximum size of a protocol buffers message."""
 IN_MEMORY = "_ORT_MEM_ADDR_"
-"""If a tensor's location contains this, ONNX Runtime reads the tensor from an address in its own memory."""
+"""Mark in a tensor's location that makes ONNX Runtime read the tensor from an address in its own memory."""
 MAX_NODES = 200_000
 """Maximum number of operators in a file, after its functions are inlined."""
 TOO_MANY_NODES = f"it has more than {MAX_NODES} operators"
@@ -53,10 +53,11 @@ def import_onnx() -> None:
 
 
 def external_files(content: bytes) -> tuple[str, ...]:
-    """Return the sorted base names of the other files with tensors of the ONNX file `content`; () for none.
+    """Return the sorted base names of the external files that hold tensors of the ONNX file `content`.
 
-    Covers all tensors: of initializers, sparse initializers, attributes, subgraphs, functions, training.
-    Raises UnreadableModel for content that cannot be parsed.
+    If there are no such files, return (). All tensors are considered: those of initializers, sparse
+    initializers, attributes, subgraphs, functions and training. Raises UnreadableModel for content that
+    cannot be parsed.
     """
     if b"location" not in without_weights(content):  # a key that every external tensor must have
         return ()
@@ -66,7 +67,8 @@ def external_files(content: bytes) -> tuple[str, ...]:
 def output_activation(content: bytes, output: str) -> Activation:
     """Return the activation that computes `output`: "softmax", "sigmoid" or "none".
 
-    Skips operators that preserve values, e.g. Reshape and QuantizeLinear, and searches the file's functions.
+    Operators after the activation that preserve its values, e.g. Reshape and QuantizeLinear, are skipped. The
+    file's functions are searched too.
     Raises UnreadableModel for content that cannot be parsed.
     """
     rest = without_weights(content)
@@ -107,7 +109,7 @@ def output_activation(content: bytes, output: str) -> Activation:
 
 
 def _producers(nodes: Sequence[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
-    """Return the first node that makes each value."""
+    """Return the first node that computes each value, by the value's name."""
     made: dict[str, onnx.NodeProto] = {}
     for node in nodes:
         for output in node.output:
@@ -116,21 +118,24 @@ def _producers(nodes: Sequence[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
 
 
 def _operator_field(name: str) -> bytes:
-    """Return the encoded field of a node with its operator: field number 4, length, name."""
+    """Return the bytes by which a node of an ONNX file states that its operator is `name`.
+
+    They are the number of the field (4), the length of the name, and the name.
+    """
     return bytes((0x22, len(name))) + name.encode()
 
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 """Numbers of the fields `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data`."""
 _LARGE = 1024
-"""Minimum size in bytes of an initializer whose values are left out."""
+"""Minimum size in bytes of an initializer whose values `without_weights` leaves out."""
 
 
 def without_weights(content: bytes) -> bytes:
-    """Return an ONNX file's bytes without the values of large initializers, to search for names.
+    """Return an ONNX file's bytes without the values of large initializers.
 
-    Only `raw_data` of initializers of the outermost graph is left out, since it holds no names. Content that
-    cannot be parsed down to there is returned unchanged.
+    In the result, names can be searched fast. Only `raw_data` of initializers of the outermost graph is left
+    out, since it holds no names. Content in which these initializers cannot be found is returned unchanged.
     """
     kept: list[bytes] = []
     copied = 0
@@ -150,7 +155,7 @@ def without_weights(content: bytes) -> bytes:
 def _fields(content: bytes, offset: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
     """Yield start and end of each field with number `wanted` in the message `content[offset:end]`.
 
-    Raises ValueError if it is not a valid message, or has groups, which ONNX does not use.
+    Raises ValueError if these bytes are not a valid message, or have groups, which ONNX does not use.
     """
     while offset < end:
         key, offset = read_varint(content, offset)
@@ -172,7 +177,7 @@ def _fields(content: bytes, offset: int, end: int, wanted: int) -> Iterator[tupl
 
 
 def parse(content: bytes) -> onnx.ModelProto:
-    """Parse an ONNX file. Raises UnreadableModel for other content, and for files over 2 GiB."""
+    """Parse an ONNX file. Raises UnreadableModel for content that is not an ONNX file, or is over 2 GiB."""
     import onnx
 
     if len(content) > MAX_BYTES:
@@ -187,9 +192,9 @@ def parse(content: bytes) -> onnx.ModelProto:
 
 
 def parse_model(content: bytes) -> onnx.ModelProto:
-    """Return an ONNX file's protobuf message, checked: it has a graph, and strings outside tensors are UTF-8.
+    """Return the protobuf message of an ONNX file that has a graph and whose texts outside tensors are UTF-8.
 
-    Raises UnreadableModel for anything else, and for more than `MAX_NODES` operators.
+    Raises UnreadableModel for any other content, and for more than `MAX_NODES` operators.
     """
     import onnx
 
@@ -221,7 +226,7 @@ def parse_model(content: bytes) -> onnx.ModelProto:
 
 
 def tensors(root: Any) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor of a message, also in fields that later versions of ONNX add."""
+    """Yield every tensor of a message, including those in fields that later versions of ONNX may add."""
     import onnx
 
     pending = [root]

@@ -21,9 +21,9 @@ _SAME = frozenset({"Dropout", "Identity"})
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _CONSTANT = _QUANTIZING | {"Cast", "Identity", "Reshape", "Transpose"}
-"""Operators that may be between a constant and the layer that uses it."""
+"""Operators that may convert or reshape a constant before a layer uses it."""
 _IN_INTEGERS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
-"""Linear layers with integer weights, with the index of the weight input."""
+"""Operators with integer weights, each with the index of the weight among its inputs."""
 _LONGEST = 20  # maximum number of operators in a row that do not change values
 
 
@@ -35,7 +35,7 @@ class NoLinearLayer(Exception):
 class Head:
     """The last linear layer: `weight` float32 (classes, channels) and `bias` float32 (classes,).
 
-    A background class has its row in both.
+    If the network has a background class, both arrays have a row for it.
     """
 
     weight: NDArray[np.float32]
@@ -46,10 +46,11 @@ class Head:
 class LastLinear:
     """The last linear layer of a graph, with the values that it reads.
 
-    `embedding` is the name of its input, whose element type is `kind` and whose shape, batch first, is
-    `shape`. `quantized` has the names of the scale and the zero point of a quantized input; it is empty for
-    other inputs. `features` is the feature map (N, channels, height, width) whose mean over all positions is
-    the embedding. If exact class maps are impossible, `head` or `features` is None and `no_maps` says why.
+    `embedding` is the name of the layer's input. `kind` is the type of this input's values (a number of
+    TensorProto.DataType), and `shape` its shape, batch first. If the input is quantized, `quantized` has the
+    names of its scale and its zero point; otherwise it is empty. `features` is the name of the feature map
+    (N, channels, height, width) whose mean over all positions is the embedding. If exact class maps are
+    impossible, `head` or `features` is None, and `no_maps` says why.
     """
 
     embedding: str
@@ -111,7 +112,11 @@ class _Search:
     def _linear(
         self, node: onnx.NodeProto, logits: str, bias: NDArray[np.float32] | None, no_maps: str | None
     ) -> LastLinear:
-        """Check that `node` is a linear layer of the whole image."""
+        """Return a description of `node`, which must be a linear layer.
+
+        `bias` has values that are added after it. If `no_maps` is given, it says why class maps are
+        impossible. Raises NoLinearLayer if `node` is not a linear layer that takes one vector for each image.
+        """
         op = node.op_type
         head: Head | None = None
         quantized: tuple[str, ...] = ()
@@ -150,7 +155,10 @@ class _Search:
         return LastLinear(taken, kind, shape, quantized, head, features, no_maps)
 
     def _taken(self, node: onnx.NodeProto, name: str, channels: int) -> tuple[int, Shape]:
-        """Check that a layer's input is one vector per image, and return its type and shape."""
+        """Return the type and the shape of the value `name`, which is the input of the layer `node`.
+
+        Raises NoLinearLayer if it is not one vector of `channels` values for each image.
+        """
         value = self._outlined.values.get(name)
         sizes = self._sizes(name)
         if sizes is None:
@@ -167,7 +175,10 @@ class _Search:
         return value.kind, sizes
 
     def _head(self, node: onnx.NodeProto, added: NDArray[np.float32] | None) -> Head:
-        """Return weight and bias of a layer as floats; values added after it are part of the bias."""
+        """Return the weight and the bias of a layer as floats.
+
+        `added` has values that are added after the layer. They become part of the bias.
+        """
         ints = {each.name: each.i for each in node.attribute}
         floats = {each.name: each.f for each in node.attribute}
         weight = self._values(node.input[1]) if len(node.input) > 1 else None
@@ -205,7 +216,10 @@ class _Search:
         return Head(np.ascontiguousarray(weight, np.float32), np.sum(parts, axis=0, dtype=np.float32))
 
     def _dynamic(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """Return the integer layer whose result `node` scales, if its input is quantized dynamically."""
+        """Return the layer with dynamically quantized input whose result `node` scales.
+
+        Return None if there is no such layer.
+        """
         if node.op_type != "Mul":
             return None
         for name in node.input:
@@ -222,7 +236,7 @@ class _Search:
         return None
 
     def _integer_sides(self, node: onnx.NodeProto) -> tuple[int, int]:
-        """Return the numbers of outputs and inputs of a layer with integer weights."""
+        """Return how many outputs and how many inputs a layer with integer weights has."""
         at = _IN_INTEGERS[node.op_type]
         weight = self._constants.get(node.input[at]) if at < len(node.input) else None
         if weight is None:
@@ -239,7 +253,10 @@ class _Search:
         return sides[1], sides[0]
 
     def _pooled(self, name: str, channels: int) -> tuple[str | None, str | None]:
-        """Return the feature map whose mean over all positions is the vector, or None and the reason."""
+        """Return the name of the feature map whose mean over all positions is the vector `name`.
+
+        If there is no such map, return None and the reason. Otherwise the reason is None.
+        """
         for _ in range(_LONGEST):
             node = self._producers.get(name)
             if node is None or not node.input:
@@ -268,7 +285,7 @@ class _Search:
         return None, "no pooling leads to the last linear layer"
 
     def _pooled_axes(self, node: onnx.NodeProto, shape: Shape | None) -> tuple[int, ...] | None:
-        """Return the axes over which a node takes the mean; None if it does something else."""
+        """Return the axes over which `node` takes the mean, or None if it computes anything else."""
         if node.op_type == "GlobalAveragePool":
             return (2, 3)
         ints: dict[str, Sequence[int]] = {each.name: each.ints for each in node.attribute}
@@ -291,7 +308,10 @@ class _Search:
         return None
 
     def _keeps_order(self, node: onnx.NodeProto) -> bool:
-        """Return whether a Transpose moves only sides of length 1, apart from the batch."""
+        """Return whether `node` is a Transpose that leaves each image's values in their order.
+
+        This is so if the batch stays first and at most one further side is longer than 1.
+        """
         if node.op_type != "Transpose" or not node.input:
             return False
         sizes = self._sizes(node.input[0])
@@ -305,7 +325,10 @@ class _Search:
         return None if value is None else value.sizes
 
     def _values(self, name: str) -> NDArray[np.float32] | None:
-        """Return a float constant, after any dequantizing, casting or transposing; None for anything else."""
+        """Return the values of a float constant, which may be dequantized, cast or reshaped on the way.
+
+        Return None if `name` is not such a constant.
+        """
         chain = self._chain(name)
         if chain is None:
             return None
@@ -323,7 +346,10 @@ class _Search:
         return None if values is None or values.dtype.kind != "f" else values.astype(np.float32)
 
     def _chain(self, name: str) -> list[onnx.NodeProto] | None:
-        """Return the nodes that compute a value from a constant; [] for a constant, None for other values."""
+        """Return the nodes that compute a value from a constant, in order.
+
+        Return [] if the value is a constant itself, and None if it does not come from a constant.
+        """
         chain: list[onnx.NodeProto] = []
         while name not in self._constants:
             node = self._producers.get(name)
@@ -345,7 +371,10 @@ def _sum(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.
 def _made(
     node: onnx.NodeProto, values: NDArray[np.generic], others: Sequence[NDArray[np.generic]]
 ) -> NDArray[np.generic] | None:
-    """Return the result of a node on a constant; None for operators not handled here."""
+    """Return the result of a node on a constant with `values`, or None if the operator is not handled here.
+
+    `others` has the values of the node's other inputs.
+    """
     ints = {each.name: each.i for each in node.attribute}
     match node.op_type:
         case "Identity":
@@ -372,7 +401,10 @@ def _made(
 
 
 def _along(values: NDArray[np.generic], part: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
-    """Reshape `part`, a scale or zero point (one, or one per position along `axis`), to fit `values`."""
+    """Reshape `part`, scales or zero points, so that NumPy broadcasts it to `values`.
+
+    `part` has a single value, or one value for each position along `axis` of `values`.
+    """
     if part.size == 1:
         return part.reshape(())
     if part.ndim != 1:

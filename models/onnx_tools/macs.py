@@ -1,4 +1,4 @@
-"""Multiply-accumulates of one operator, from the shapes of its inputs and its output."""
+"""Count the multiply-accumulates of one operator from the shapes of its inputs and its output."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvInteger", "QLinearConv"})
 
 
 def multiply_accumulates(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
-    """Return the multiply-accumulates of one run of operator `op`; 0 for an operator that has none.
+    """Return the number of multiply-accumulates in one run of operator `op`, 0 if the operator has none.
 
-    `inputs` are the shapes of all its inputs, `output` that of its first output.
+    `inputs` has the shapes of all its inputs, and `output` is the shape of its first output.
     """
     at = WEIGHT_INPUT.get(op)
     if at is None or at >= len(inputs):

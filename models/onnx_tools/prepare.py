@@ -1,4 +1,7 @@
-"""Prepare a foreign ONNX file to be served: one file, no weights as inputs, an embedding as output."""
+"""Prepare an ONNX file from elsewhere to be served.
+
+External tensors are moved into the file, weights are no longer inputs, and the embedding becomes an output.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,12 @@ _FIRST_WITHOUT_INPUTS = 4  # first IR version in which initializers need not be 
 class Prepared:
     """An ONNX file to serve, and the changes that were made to it.
 
-    `content` is the given file if nothing had to change; `changes` describes each change. `embedding` is the
-    output with the input of the last linear layer, (N, channels), possibly with further sides of length 1.
-    `features` is the output with the last feature map (N, channels, height, width), if the embedding is its
-    global average pooling. The file may have had these outputs before. `head` is the last linear layer.
-    `reason` says why there is no embedding. `no_maps` says why there is an embedding but no head or no
-    features.
+    `content` is the given file if nothing had to change. `changes` describes each change in words.
+    `embedding` is the output with the input of the last linear layer, (N, channels), possibly with further
+    sides of length 1. `features` is the output with the last feature map (N, channels, height, width), if the
+    mean of this map over all positions is the embedding. The file may have had these outputs before. `head`
+    has the weights of the last linear layer. If there is no embedding, `reason` says why. If there is an
+    embedding, but no head or no features, `no_maps` says why.
     """
 
     content: bytes
@@ -58,7 +61,7 @@ class Prepared:
 
 
 def consolidate(path: Path) -> bytes:
-    """Return the ONNX file at `path` with its external tensors inside.
+    """Return the ONNX file at `path` as one file, into which its external tensors are moved.
 
     The tensors are read only from regular files in the folder of `path` and its subfolders. Raises
     UnreadableModel, which names what is missing or not allowed, and OSError if `path` cannot be read.
@@ -102,7 +105,9 @@ def data_files(path: Path) -> dict[str, Path]:
 
 
 def prepare(content: bytes, logits: str) -> Prepared:
-    """Return the ONNX file `content` with the outputs that the service needs; `logits` names the scores.
+    """Return the ONNX file `content` with the outputs that the service needs.
+
+    `logits` is the name of the output with the scores.
 
     The file's own outputs stay bit-identical, except in float16 graphs. ONNX Runtime may compute these graphs
     in float32 but rounds every output. A new output therefore changes the logits by about one unit in
@@ -141,7 +146,11 @@ def prepare(content: bytes, logits: str) -> Prepared:
 
 
 def _parsed(content: bytes) -> onnx.ModelProto:
-    """Return the model in `content`. Raises UnreadableModel, whose message names another kind of file."""
+    """Return the protobuf message of the ONNX file `content`.
+
+    Raises UnreadableModel if it is not an ONNX file. The message says what kind of file it is, if this is
+    known.
+    """
     try:
         return parse_model(content)
     except UnreadableModel as error:
@@ -150,7 +159,11 @@ def _parsed(content: bytes) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor's values are: a file in the model's folder, with links resolved, offset and length."""
+    """The place of a tensor's values in an external file.
+
+    `path` is the file, with links resolved, and `location` is the path as the ONNX file states it. The values
+    begin at `offset` and take `length` bytes.
+    """
 
     path: Path
     location: str
@@ -158,7 +171,7 @@ class _Place:
     length: int
 
     def read(self) -> bytes:
-        """Return the values. Raises UnreadableModel if the file cannot be read or is too short."""
+        """Return the values' bytes. Raises UnreadableModel if the file cannot be read or is too short."""
         try:
             handle = os.open(self.path, _READING)
             with open(handle, "rb") as file:
@@ -174,7 +187,10 @@ class _Place:
 
 
 def _place(tensor: onnx.TensorProto, model: Path) -> _Place:
-    """Return where a tensor's values are. Raises UnreadableModel if the place is missing or not allowed."""
+    """Return the place of an external tensor's values.
+
+    Raises UnreadableModel if the file is missing, or if it or its place is not allowed.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     shown = _shown(location)
@@ -245,7 +261,10 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Remove initializers from the graph's inputs, where a caller could override them; return the changes."""
+    """Remove weights from the graph's inputs, since a caller could override weights that are inputs.
+
+    Return a description of each change.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in weights]
     removed = len(model.graph.input) - len(kept)
@@ -261,7 +280,7 @@ def without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _has(model: onnx.ModelProto, found: LastLinear) -> bool:
-    """Return whether the main graph has the values that are to be outputs."""
+    """Return whether the main graph computes the embedding and, if there is one, the feature map."""
     made = {output for node in model.graph.node for output in node.output}
     return {found.embedding, found.features or found.embedding} <= made
 
@@ -269,7 +288,10 @@ def _has(model: onnx.ModelProto, found: LastLinear) -> bool:
 def _expose(
     model: onnx.ModelProto, outlined: Outline, role: str, found: LastLinear
 ) -> tuple[TensorInfo, tuple[str, ...]]:
-    """Make a value an output unless it already is one; return the output and the changes."""
+    """Make the embedding or the feature map an output of the graph, unless it is an output already.
+
+    `role` is `embedding` or `features`. Return the output and a description of each change.
+    """
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -314,7 +336,10 @@ def _numbered(name: str) -> Sequence[str]:
 def _source(
     producers: Mapping[str, onnx.NodeProto], name: str, passed: frozenset[str], sources: dict[str, str]
 ) -> str:
-    """Return the earliest value with the same numbers in the same order; `sources` caches results."""
+    """Return the earliest value that has the same numbers in the same order as the value `name`.
+
+    `passed` are the operators that keep the numbers and their order. `sources` caches the results.
+    """
     way = []
     while name not in sources:
         sources[name] = name  # ends a circle; it is set again below
@@ -332,13 +357,13 @@ def _inferred(outlined: Outline, name: str, default: Shape) -> Shape:
 
 
 def _batch(graph: onnx.GraphProto) -> int | str | None:
-    """Return the first side of the first input; None if it is unknown."""
+    """Return the size of the batch, which is the first side of the first input, or None if it is unknown."""
     shape = info(graph.input[0]).shape if graph.input else ()
     return (shape[0] or None) if shape else None
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
-    """Return the model as a file's content. Raises UnreadableModel if it is too large."""
+    """Return the bytes of the ONNX file with this model. Raises UnreadableModel if it is too large."""
     try:
         return bytes(model.SerializeToString())
     except Exception:  # protobuf's EncodeError, and ValueError over 2 GiB

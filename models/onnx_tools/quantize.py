@@ -29,20 +29,23 @@ ARITHMETIC = (
 stay in float. The embedding is therefore float, and the parent's classifier fits it. ONNX Runtime has no
 integer kernels for hard swish and hard sigmoid; they compute in float between two conversions."""
 MOVEMENT = ("MaxPool", "Concat", "Split", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
-"""Operators that only select or move values; in floating point they would need conversions around them."""
+"""Operators that only select or move values.
+
+They are quantized too, because in floating point they would need a conversion before and after them.
+"""
 
 BIAS_IMAGES = 64
-"""Maximum number of calibration images for bias correction, evenly spaced: some dozens suffice for means."""
+"""Maximum number of evenly spaced calibration images for bias correction. For means, some dozens suffice."""
 
 
 @dataclass(frozen=True)
 class QuantizationPlan:
     """Settings of a quantization.
 
-    `keep_float`: modules that stay in floating point, submodules included (`blocks.0` includes
-    `blocks.0.conv_dw`). `keep_nodes`: names of single operators that stay in floating point. `method`:
-    calibration of activation ranges. `percentile`: percentage of values that the range must contain, for
-    method `percentile`. `correct_biases`: whether to apply bias correction.
+    `keep_float` has the names of modules that stay in floating point, together with their submodules
+    (`blocks.0` includes `blocks.0.conv_dw`). `keep_nodes` has the names of single operators that stay in
+    floating point. `method` says how the range of an activation is found. With the method `percentile`, the
+    range contains `percentile` percent of the values. `correct_biases` says whether to apply bias correction.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -58,7 +61,7 @@ class QuantizationPlan:
 
 
 class _CalibrationImages:
-    """Calibration data reader for ONNX Runtime, which accepts any object with `get_next`."""
+    """Gives the calibration images to ONNX Runtime, which accepts any object with a method `get_next`."""
 
     def __init__(self, name: str, images: Sequence[NDArray[Any]]) -> None:
         self._name = name
@@ -93,14 +96,15 @@ def quantized(
     ranges: Path | None = None,
     means: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> bytes:
-    """Return the static int8 variant of the ONNX file `content`; `output`: name of the output with scores.
+    """Return the static int8 variant of the ONNX file `content`.
 
-    Activations are uint8 with a zero point, weights int8 and symmetric per output channel. x86 multiplies
-    this pair of types in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 are replaced by the range of
-    the quantized activation. `images`, each as the network takes it, e.g. float32 (1, 3, H, W), calibrate the
-    ranges and correct the biases. `ranges`: a file in which the ranges are stored; later calls with the same
-    network read them from it. `means`: the network's `activation_means` on at most BIAS_IMAGES of the images,
-    for callers that quantize it several times.
+    `output` is the name of the output with the scores. Activations are uint8 with a zero point, weights int8
+    and symmetric per output channel. x86 multiplies this pair of types in one instruction (VNNI), with all 8
+    bits. ReLU and ReLU6 are replaced by the range of the quantized activation. `images`, each as the network
+    takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and correct the biases. `ranges` is a file in
+    which the ranges are stored, so that later calls with the same network read them from it. `means` is the
+    network's `activation_means` on at most BIAS_IMAGES of the images. A caller that quantizes the network
+    several times can compute it once and give it.
 
     Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
     both. Raises ValueError if there are no images, or if `plan` keeps in floating point an unknown module or
@@ -169,8 +173,9 @@ def quantized(
 def _extremes(path: Path, images: Sequence[NDArray[Any]]) -> TensorsData:
     """Return the least and the greatest value of each activation of a file over `images`.
 
-    The values equal those of ONNX Runtime's calibrator, which is slower. It adds two reductions for each
-    activation to the network, and they take longer than the network and NumPy's minimum and maximum together.
+    The values equal those of ONNX Runtime's calibrator, which is slower. The calibrator adds two reductions
+    for each activation to the network, and they take longer than the network and NumPy's minimum and maximum
+    together.
     """
     import onnx
     from onnxruntime.quantization.calibrate import CalibrationMethod, MinMaxCalibrater, TensorsData
@@ -195,7 +200,7 @@ def _extremes(path: Path, images: Sequence[NDArray[Any]]) -> TensorsData:
 
 
 def _last_pools(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of poolings whose output is flattened."""
+    """Return the names of the nodes whose output is flattened, which are the poolings at the end."""
     flattened = {node.input[0] for node in graph.node if node.op_type == "Flatten"}
     return [node.name for node in graph.node if flattened.intersection(node.output)]
 
@@ -203,8 +208,8 @@ def _last_pools(graph: onnx.GraphProto) -> list[str]:
 def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
     """Raise ValueError if ONNX Runtime would quantize a convolution that should stay in floating point.
 
-    When it loads a model, it quantizes every convolution between integer tensors, with one scale for all
-    channels. Such a convolution would lose more precision than any other.
+    When ONNX Runtime loads a model, it quantizes every convolution between integer tensors, with one scale
+    for all channels. Such a convolution would lose more precision than any other.
     """
     producers = {value: node for node in graph.node for value in node.output}
     consumers: dict[str, set[str]] = {}

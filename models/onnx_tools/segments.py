@@ -1,4 +1,4 @@
-"""Split a network where a single value connects its parts: its blocks in order, and the classifier."""
+"""Split a network into its blocks, wherever a single value connects what is before and what is after."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WHOLE_MAP = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Red
 
 
 def segments(graph: onnx.GraphProto, output: str) -> list[list[onnx.NodeProto]]:
-    """Return the operators between image and `output`, in order, split where a single value connects them.
+    """Return the operators from the image to `output` in segments, which are connected by a single value.
 
     A residual block is one segment, and so is an operator outside such blocks. Operators whose inputs are all
     constants are left out.
@@ -47,9 +47,11 @@ def segments(graph: onnx.GraphProto, output: str) -> list[list[onnx.NodeProto]]:
 
 
 def classifier_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """Return the last pooling over whole maps (else the last linear layer) and all nodes after it.
+    """Return the last pooling over whole maps and all nodes after it.
 
-    Poolings of gates do not count, because not every value passes through them.
+    Poolings of gates do not count, because not every value passes through them. If there is no other pooling,
+    return the last linear layer and all nodes after it. If this layer is a convolution, or if there is none,
+    return no nodes.
     """
     parts = segments(graph, output)
     pools = [at for at, part in enumerate(parts) if len(part) == 1 and part[0].op_type in _WHOLE_MAP]
@@ -65,7 +67,7 @@ def classifier_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto
 
 
 def _on_the_way(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """Return the nodes that `output` depends on, in the order of the file."""
+    """Return the nodes on which `output` depends, in the order of the file."""
     needed, kept = {output}, []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
@@ -75,7 +77,7 @@ def _on_the_way(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
 
 
 def _taken(node: onnx.NodeProto) -> Iterator[str]:
-    """Return the inputs of a node, including outer values that its subgraphs use."""
+    """Yield the names of the values that a node reads, including those that its subgraphs read."""
     yield from node.input
     for graph in subgraphs(node):
         for inner in every_node(graph.node):

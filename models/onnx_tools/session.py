@@ -19,13 +19,13 @@ _OWN_OPERATORS = [
     "QuickGeluFusion",
     "BiasGeluFusion",
 ]
-"""Optimizations that may insert operators that only ONNX Runtime or later opsets have."""
+"""Optimizations that may insert operators which only ONNX Runtime or a later opset has."""
 
 
 def open_session(model: bytes | Path, threads: int = 1, *, optimised: bool = True) -> ort.InferenceSession:
     """Return a CPU session for a model's bytes or file, with `threads` intra-op threads.
 
-    If `optimised` is false, it runs each operator of the file as it stands.
+    If `optimised` is false, the session runs each operator as the file has it.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -38,7 +38,7 @@ def open_session(model: bytes | Path, threads: int = 1, *, optimised: bool = Tru
 def run(
     session: ort.InferenceSession, images: Sequence[NDArray[Any]], output: str = "logits"
 ) -> NDArray[np.float32]:
-    """Run each of `images` alone, as the service does; return one output of all, (N, ...).
+    """Run each of `images` alone, as the service does; return the output `output` for all of them, (N, ...).
 
     `images`: input arrays of the network, each with one image, or with the network's fixed batch size.
     """
@@ -47,9 +47,9 @@ def run(
 
 
 def folded(model: bytes) -> bytes:
-    """Return an ONNX file that computes the same, with folded batch norms and computed constants.
+    """Return an ONNX file that computes the same, with folded batch norms and constants computed beforehand.
 
-    Adds no operators that only ONNX Runtime has, but keeps those in the file.
+    No operators are added that only ONNX Runtime has. Such operators stay if the file has them.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -1,4 +1,4 @@
-"""Shapes of all values of an ONNX file, inferred without its weights' values."""
+"""Infer the shapes of all values of an ONNX file, without the values of its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ CONTRIB = "com.microsoft"
 """Domain of the operators that ONNX Runtime adds to those of ONNX."""
 _CHANNELS = (1, 3)
 _KEPT_ELEMENTS = 256
-"""Maximum size of constants that keep their values: shape inference reads shapes, axes and the like."""
+"""Maximum number of values of a constant whose values are kept.
+
+Shape inference needs the values of small constants, such as shapes and axes.
+"""
 _AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "BiasGelu": ("Identity", (0,)),
     "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
@@ -47,7 +50,11 @@ _AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
     "QuickGelu": ("Identity", (0,)),
 }
-"""By operator of ONNX Runtime: a standard operator with the same output shapes, and its inputs."""
+"""Standard operators that stand in for operators of ONNX Runtime in shape inference.
+
+An operator of ONNX Runtime is mapped to a standard operator with outputs of the same shapes, and to the
+indices of the inputs that the standard operator takes.
+"""
 
 
 _OF_SHAPES = frozenset(
@@ -79,21 +86,24 @@ _OF_SHAPES = frozenset(
         "Where",
     }
 )
-"""Operators that compute shapes; only ConstantOfShape has an output larger than its inputs."""
+"""Operators that may compute a shape.
+
+Of these, only ConstantOfShape can have a large output if its inputs are small.
+"""
 _ROUNDS = 100
 _MOST_INFERRED = 1_000_000  # operators, over all rounds
 
 
 @dataclass(frozen=True)
 class Value:
-    """Type (a number of TensorProto.DataType) and shape of a tensor; unknown ones are None."""
+    """Type of a tensor (a number of TensorProto.DataType), and its shape, which is None if unknown."""
 
     kind: int
     shape: Shape | None
 
     @property
     def sizes(self) -> tuple[int, ...] | None:
-        """The shape if all of its sides are known, else None."""
+        """The shape if all of its sides are known. Otherwise it is None."""
         if self.shape is None:
             return None
         sizes = tuple(side for side in self.shape if isinstance(side, int))
@@ -104,7 +114,8 @@ class Value:
 class Outline:
     """A model with inlined functions and inferred shapes, without the values of larger constants.
 
-    `batch`: the fixed number of images; 1 if the batch is free.
+    `values` has the type and the shape of each value, by name. `batch` is the number of images that the model
+    takes at once. It is 1 if the model takes any number.
     """
 
     graph: onnx.GraphProto
@@ -113,10 +124,11 @@ class Outline:
 
 
 def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outline:
-    """Return the outline of a model, which is not changed.
+    """Return the outline of a model. The model itself is not changed.
 
-    `size`: (height, width) if an image input leaves them free, or all three sides of an image in the input's
-    order. Raises UnreadableModel for recursive or too many functions, and for operators in a cycle.
+    If an image input leaves height and width free, `size` states them as (height, width). If it leaves the
+    channels free too, `size` states all three sides of an image, in the input's order. Raises UnreadableModel
+    for recursive or too many functions, and for operators in a cycle.
     """
     import onnx
 
@@ -141,7 +153,7 @@ def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outl
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
-    """Return the types and shapes of values that ONNX's own inference finds."""
+    """Return the types and shapes that ONNX's own inference finds, by the value's name."""
     import onnx
 
     try:
@@ -156,9 +168,10 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Compute outputs that inference has not found, for nodes on known shapes and small constants.
+    """Replace nodes that compute with known shapes and small constants by their results.
 
-    Return whether any was computed.
+    This lets ONNX's inference find shapes that it could not find before. Return whether any node was
+    replaced.
     """
     from onnx import helper, numpy_helper
 
@@ -210,7 +223,7 @@ def _computed(
     known: Mapping[str, NDArray[np.generic]],
     opsets: Sequence[onnx.OperatorSetIdProto],
 ) -> NDArray[np.generic] | None:
-    """Return the output of a node whose inputs are known; None if it cannot be computed."""
+    """Return the output of a node whose inputs are known, or None if the output cannot be computed."""
     from onnx import TensorProto, helper, numpy_helper, reference
 
     tensors = [numpy_helper.from_array(known[name], name) for name in dict.fromkeys(node.input) if name]
@@ -226,7 +239,10 @@ def _computed(
 
 
 def shape_of(kind: onnx.TypeProto.Tensor) -> Shape | None:
-    """Return the shape of a tensor's type: text for a symbolic side, None for an unknown one."""
+    """Return the shape that a tensor's type states, or None if it states no shape.
+
+    In the shape, a text is a symbolic side, and None an unknown side.
+    """
     if not kind.HasField("shape"):
         return None
     return tuple(
@@ -236,7 +252,10 @@ def shape_of(kind: onnx.TypeProto.Tensor) -> Shape | None:
 
 
 def image_layout(shape: Sequence[int | str | None]) -> Layout | None:
-    """Return the layout that an image input's shape (batch first) fits; None if both or neither fit."""
+    """Return the layout of an image input, judged by its shape (batch first).
+
+    Return None if the shape fits both layouts or neither.
+    """
     if len(shape) != 4:
         return None
     first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
@@ -246,7 +265,7 @@ def image_layout(shape: Sequence[int | str | None]) -> Layout | None:
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with its own functions inlined; the same object if it has none.
+    """Return the model with its own functions inlined. If it has no functions, return `model` itself.
 
     Raises UnreadableModel for recursive functions, and for more than `MAX_NODES` operators.
     """
@@ -262,7 +281,7 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def every_node(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield nodes, and the nodes of their subgraphs, e.g. the branches of If."""
+    """Yield the given nodes, and all nodes of their subgraphs, e.g. of the branches of If."""
     for node in nodes:
         yield node
         for graph in subgraphs(node):
@@ -338,7 +357,10 @@ def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Sort operators so that each follows the producers of its inputs; some converters do not do this."""
+    """Sort the operators so that each follows those that compute its inputs.
+
+    Some converters write them in another order.
+    """
     makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
     before = {
         index: {makers[name] for inner in every_node([node]) for name in inner.input if name in makers}
@@ -361,7 +383,7 @@ def _empty(tensor: onnx.TensorProto) -> None:
 
 
 def _elements(tensor: onnx.TensorProto) -> int:
-    """Return the number of values in a tensor of this shape. Raises UnreadableModel for a negative side."""
+    """Return the number of values of a tensor, from its shape. Raises UnreadableModel for a negative side."""
     elements = 1
     for side in tensor.dims:
         if side < 0:
@@ -373,7 +395,10 @@ def _elements(tensor: onnx.TensorProto) -> int:
 
 
 def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
-    """Set free batches to 1 and free image sizes to `size`; return the fixed batch."""
+    """Set free batches to 1 and free sides of images to those of `size`.
+
+    Return the number of images that the model then takes at once.
+    """
     weights = {tensor.name for tensor in graph.initializer}
     batch = 1
     for value in reversed(graph.input):
@@ -395,7 +420,10 @@ def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
 
 
 def _replace_contrib(model: onnx.ModelProto) -> None:
-    """Replace operators of ONNX Runtime by standard operators of the same shapes, which inference knows."""
+    """Replace operators of ONNX Runtime by standard operators whose outputs have the same shapes.
+
+    ONNX's inference knows only standard operators.
+    """
     for node in model.graph.node:
         if node.domain != CONTRIB:
             continue

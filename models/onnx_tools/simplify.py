@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     import onnx
 
 LEAST_OPSET = 13
-"""First opset with scales per channel."""
+"""First opset in which quantized weights can have one scale for each channel."""
 _RAISED_TO = 17
 _LEAST_IR = 8
-"""IR version of opset 17. From version 4 on, weights need not be inputs."""
+"""Least version of ONNX's file format (IR) of the result. From version 4 on, weights need not be inputs."""
 
 
 def simplify(content: bytes) -> bytes:
     """Return an ONNX file that computes the same, in the form that `quantized` (quantize.py) needs.
 
-    Batch norm is folded into weights, convolutions have biases, pooling over whole maps is one operator,
-    nodes have names of their own, and the opset is LEAST_OPSET at least. Raises UnreadableModel, with the
+    Batch norm is folded into weights, convolutions have biases, pooling over whole maps is one operator, each
+    node has a name of its own, and the opset is at least LEAST_OPSET. Raises UnreadableModel, with the
     reason, if this is impossible.
     """
     import onnx

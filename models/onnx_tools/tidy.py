@@ -1,4 +1,4 @@
-"""Tidy the graph that torch's exporter writes: fast pooling operators, names of modules, no metadata."""
+"""Tidy the graph that torch's exporter writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def tidy(model: onnx.ModelProto) -> None:
-    """Replace means by pooling, name nodes after modules, drop metadata; in place, with the same outputs."""
+    """Tidy the graph of `model` in place. Its outputs stay the same.
+
+    Means over whole maps become pooling operators, which are faster. Nodes are named after the modules of the
+    network, and metadata are dropped.
+    """
     _use_global_pooling(model.graph)
     _rename(model.graph)
     _drop_metadata(model)
@@ -60,7 +64,7 @@ def _use_global_pooling(graph: onnx.GraphProto) -> None:
 
 
 def _is_spatial(mean: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> bool:
-    """Return whether a mean is over exactly height and width of a map (N, channels, height, width)."""
+    """Return whether a mean is over exactly the height and width of a map (N, channels, height, width)."""
     axes = constants.get(mean.input[1]) if len(mean.input) > 1 else None
     return axes is not None and {int(axis) % 4 for axis in axes} == {2, 3}
 
@@ -70,8 +74,11 @@ def _keeps_dimensions(mean: onnx.NodeProto) -> bool:
 
 
 _ROLES = {"Clip": "act", "Relu": "act", "GlobalAveragePool": "pool"}
-"""Nodes without weights are named after the module of their input, followed by this suffix. Other operators
-have their name in lower case as suffix."""
+"""Suffixes for the names of nodes without weights, by operator.
+
+Such a node is named after the module that computes its input, followed by the suffix. For operators that are
+not listed here, the suffix is the operator's name in lower case.
+"""
 
 
 def _rename(graph: onnx.GraphProto) -> None:
@@ -112,7 +119,7 @@ def _rename(graph: onnx.GraphProto) -> None:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """Yield the name, then the name with .2, .3 and so on."""
+    """Yield `name`, then `name` followed by .2, by .3 and so on."""
     yield name
     yield from (f"{name}.{number}" for number in itertools.count(2))
 

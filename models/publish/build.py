@@ -1,4 +1,4 @@
-"""Build a model of the zoo by a recipe: `model.onnx`, `classifier.npz`, `card.json`."""
+"""Build a model of the zoo by a recipe. Its files are `model.onnx`, `classifier.npz` and `card.json`."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from models.zoo.preprocess import preprocess
 
 CALIBRATED_ON = ("mate-backgrounds", "plasma-workspace-wallpapers")
 CALIBRATION_CROPS = 8
-"""Number of crops of each photograph by which an int8 model's activation ranges are calibrated."""
+"""Number of crops of each photograph on which an int8 classifier's activation ranges are calibrated."""
 DETECTOR_CROPS = 4
-"""The same number for a detector: fewer, because its input is larger."""
+"""Number of crops of each photograph on which an int8 detector's activation ranges are calibrated."""
 JUDGED_ON = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 JUDGING_CROPS = 16
 """Number of crops of each photograph on which an int8 model's agreement with its parent is measured."""
 
 
 def names() -> list[str]:
-    """Return the names of all models that `build` can build, parents before derived models."""
+    """Return the names of all models that `build` can build, each parent before the models made from it."""
     classifiers = [name for recipe in RECIPES for name in (recipe, recipe + INT8_SUFFIX)]
     detectors = [
         name
@@ -56,10 +56,11 @@ def names() -> list[str]:
 
 
 def build(name: str, photos: Path, output: Path, published: Path) -> Card:
-    """Build `output/<name>` and return its card; an int8 model is built from its parent in `output`.
+    """Build the model `name` in the folder `output/<name>` and return its card.
 
-    `photos`: folder that `make photos` filled; `published`: folder that `make detectors` filled, needed for
-    detectors. The model's folder is replaced atomically.
+    An int8 model is built from its parent in `output`. `photos` is the folder that `make photos` filled.
+    `published` is the folder that `make detectors` filled; only detectors need it. The model's folder is
+    replaced atomically.
     Raises ValueError for an unknown name, FileNotFoundError for an int8 model without its parent, and the
     errors of loading, exporting, quantizing and reading photographs.
     """
@@ -87,7 +88,10 @@ def build_detector(name: str, recipe: DetectorRecipe, photos: Path, output: Path
 
 
 def build_float(recipe: Recipe, photos: Path, output: Path) -> Card:
-    """Export a float model with trained weights; compare file and network on a crop of each photograph."""
+    """Export a float model with trained weights, and return its card.
+
+    The exported file is compared with the network on one crop of each photograph.
+    """
     network = load_pretrained(recipe.name)
     images = tensors(crops(photos, JUDGED_ON, 1), recipe.input)
     with replace_folder(output / recipe.name) as folder:
@@ -125,7 +129,7 @@ def _float_card(recipe: Recipe, network: EfficientNetLite, folder: Path) -> Card
 
 
 def build_int8(recipe: Recipe, photos: Path, output: Path) -> Card:
-    """Build the int8 variant of the floating-point model in `output`."""
+    """Build the int8 variant of the recipe's floating-point model, which is in `output`; return its card."""
     parent = read_card(output / recipe.name)
     source = output / recipe.name / parent.file.name
     calibration = tensors(crops(photos, CALIBRATED_ON, CALIBRATION_CROPS), recipe.input)
@@ -138,7 +142,7 @@ def build_int8(recipe: Recipe, photos: Path, output: Path) -> Card:
 
 
 def photo_agreement(parent: Path, derived: Path, spec: InputSpec, photos: Path) -> Compared:
-    """Compare two ONNX files on crops of photographs that calibration does not use."""
+    """Return the agreement of two ONNX files on crops of photographs that calibration does not use."""
     images = tensors(crops(photos, JUDGED_ON, JUDGING_CROPS), spec)
     return compare_logits(run(open_session(parent), images), run(open_session(derived), images))
 
@@ -183,13 +187,19 @@ def _int8_card(
 
 
 def tensors(images: Iterable[NDArray[np.uint8]], spec: InputSpec) -> list[NDArray[np.float32]]:
-    """Preprocess RGB images, uint8 (H, W, 3), to float32 (1, channels, height, width) each."""
+    """Return RGB images, each uint8 (H, W, 3), preprocessed as `spec` says.
+
+    Each result is float32 (1, channels, height, width).
+    """
     return [preprocess(pixels, spec) for pixels in images]
 
 
 @contextmanager
 def replace_folder(target: Path) -> Iterator[Path]:
-    """Context with an empty folder that replaces `target` on success and is removed after an error."""
+    """Context that gives an empty folder to fill.
+
+    At the end of the context, this folder replaces `target`. After an error, it is removed.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

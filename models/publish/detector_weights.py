@@ -73,8 +73,8 @@ def load_centerface(path: Path) -> CenterFace:
 def _load(network: Detector, reference: Mapping[str, Tensor], keys: Mapping[str, str]) -> None:
     """Load `reference` into `network` and set it to evaluation mode.
 
-    If a batch norm was folded in `reference`, a bias is there instead. Our batch norm is then set to add this
-    bias and to do nothing else.
+    Where a batch norm was folded into its convolution, `reference` has a bias of this convolution instead.
+    The batch norm in `network` is then set to add this bias and to do nothing else.
     """
     own = network.state_dict()
     norms = {module: layer for module, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)}
@@ -173,10 +173,10 @@ def _block_layers(block: InvertedResidual, number: int) -> list[tuple[str, str]]
 
 
 def _keys(layers: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, str]:
-    """Return the published key of each of our weights and biases.
+    """Return the published key of each weight and bias of the network.
 
-    A key of `layers` names our module with the weight of a layer, and our module with its bias. The value has
-    the published keys of this weight and this bias.
+    `layers` maps two modules of the network to two published keys. The first module has the weight of a
+    layer, and the second has its bias. The published keys are those of this weight and this bias.
     """
     keys = {}
     for (weight, bias), (published_weight, published_bias) in layers.items():
@@ -185,7 +185,10 @@ def _keys(layers: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, str]:
 
 
 def onnx_weights(path: Path) -> dict[str, Tensor]:
-    """Return the initializers of an ONNX file by name, except the batch counters of batch norms."""
+    """Return the initializers of an ONNX file by name.
+
+    The numbers of batches that batch norms have seen are left out.
+    """
     weights = onnx.load(path).graph.initializer
     return {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -22,9 +22,11 @@ from models.zoo.detection import CentrePoints, Detection, SsdAnchors
 
 @dataclass(frozen=True)
 class DetectorRecipe:
-    """One floating-point detector of the zoo. `plan`: for its int8 variant; None if there is none.
+    """How one floating-point detector of the zoo is built.
 
-    `outputs` are shapes by role, without the batch dimension. `load` reads the published file.
+    `outputs` has the shape of each output by the output's role, without the batch dimension. `load` reads the
+    published file and returns the network. `plan` is the quantization plan of the int8 variant. If there is
+    no int8 variant, it is None.
     """
 
     name: str
@@ -129,7 +131,7 @@ def write_float(
 ) -> Card:
     """Write `folder/model.onnx` from the file `published` and return its card.
 
-    The exported file is compared with the network on `images`, float32 (1, 3, height, width) each.
+    The exported file is compared with the network on `images`, each float32 (1, 3, height, width).
     """
     network = recipe.load(published)
     export(network, folder / "model.onnx", np.concatenate(images))
@@ -162,8 +164,8 @@ def write_int8(
 ) -> Card:
     """Write the int8 variant of the model in the folder `parent` and return its card.
 
-    `images`: for calibration, each float32 (1, 3, height, width). Raises ValueError if the recipe has no
-    plan.
+    The activation ranges are calibrated on `images`, each float32 (1, 3, height, width). Raises ValueError if
+    the recipe has no plan.
     """
     plan = recipe.plan
     if plan is None:

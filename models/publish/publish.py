@@ -26,12 +26,15 @@ POLARITY = (
     "first (polarity light-on-dark), so photographs on a white background work too"
 )
 SAMPLES = 64
-"""Training images on which the exported file is compared with the network."""
+"""Number of training images on which the exported file is compared with the network."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Provenance on a card. `how`: how the weights were trained; `derived_from`: name of the parent model."""
+    """What a card states about the origin of a model's weights.
+
+    `how` says how they were trained. `derived_from` is the name of the parent model, if there is one.
+    """
 
     how: str
     derived_from: str | None = None
@@ -49,8 +52,9 @@ def publish(
 ) -> Card:
     """Write `output/<name>` and return its card. The folder is replaced atomically.
 
-    `identity`: the training's identity, as `load_trained` returns it. The exported file is compared with the
-    network on `train` and evaluated on `test`. Raises ExportMismatchError if the file and the network differ.
+    `identity` is the training's identity, as `load_trained` returns it. The exported file is compared with
+    the network on images of `train`, and evaluated on `test`. Raises ExportMismatchError if the file and the
+    network differ.
     """
     cost = profile(network, network.input_size, network.input_channels)
     embedding = network.classifier.in_features
@@ -84,7 +88,10 @@ def publish(
 
 
 def evaluated(folder: Path, card: Card, test: Images) -> Card:
-    """Write `card` to `folder`, evaluate the model there; return the card with accuracy and robustness."""
+    """Write `card` to `folder` and evaluate the model in this folder.
+
+    Return the card with the measured accuracy and robustness.
+    """
     write_card(folder, card)
     classifier = ZooClassifier(folder)
     accuracy = accuracy_of(classifier.classes(test.pixels) == test.classes)
@@ -102,7 +109,8 @@ def publish_int8(
 ) -> Card:
     """Write the int8 variant of a published model beside it, and return its card.
 
-    `calibration`: images that set the activation ranges. `test`: images for accuracy and agreement.
+    The activation ranges are calibrated on the images `calibration`. Accuracy and agreement with the parent
+    are measured on the images `test`.
     """
     parent = read_card(output / parent_name)
     name = parent_name + INT8_SUFFIX
@@ -162,6 +170,6 @@ def _training_note(identity: Mapping[str, Any]) -> str:
 
 
 def evenly_spaced(images: Images, count: int) -> Images:
-    """Return `count` of the images at equal distances."""
+    """Return `count` of the images, evenly spaced."""
     indices: NDArray[np.int64] = np.linspace(0, len(images) - 1, count).astype(np.int64)
     return images.take(indices)

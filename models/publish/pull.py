@@ -22,11 +22,14 @@ from models.zoo.labels import read_labels
 HUB = "timm/"
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declarations: list[torch.library.Library] = []
-"""References to the declared operators, which disappear with their Library object."""
+"""Objects that must be kept, because the operators declared with them disappear when they are deleted."""
 
 
 def timm() -> ModuleType:
-    """Import and return timm, after torchvision. Raises ModuleNotFoundError if one is not installed."""
+    """Import torchvision, then import timm and return it.
+
+    Raises ModuleNotFoundError if one of them is not installed.
+    """
     import_torchvision()
     return importlib.import_module("timm")
 
@@ -61,7 +64,10 @@ class PulledNetwork(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        """Return the classification layer. Not an attribute, which would register its weights twice."""
+        """Return the classification layer.
+
+        It is a property, because an attribute would register the layer's weights a second time.
+        """
         layer: nn.Module = self.model.get_classifier()
         return layer
 
@@ -71,7 +77,10 @@ class PulledNetwork(nn.Module):
         return features
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Return logits (N, classes) for the last feature map, or with `pre_logits` the embedding."""
+        """Return the logits (N, classes) for the last feature map.
+
+        If `pre_logits` is true, return the embedding instead.
+        """
         head: Tensor = self.model.forward_head(features, pre_logits=pre_logits)
         return head
 
@@ -82,7 +91,10 @@ class PulledNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Labels:
-    """Name of a label set; `own`: its class names, None for a label set of this project."""
+    """A label set. `own` has its class names.
+
+    If the label set is one that this project has already, `own` is None.
+    """
 
     name: str
     own: tuple[str, ...] | None = None
@@ -96,11 +108,13 @@ def pull(
     block: str = "unstated",
     folder: Path | None = None,
 ) -> Card:
-    """Put the network `timm/NAME` into the zoo `output` as `name`, by default NAME, and return its card.
+    """Put the network `timm/NAME` into the zoo `output` and return its card.
+
+    The model's name in the zoo is `name`. By default it is NAME.
 
     The weights come from timm's hub, or from the hub's files config.json and model.safetensors in `folder`.
-    The exported file is compared with the network before the folder in the zoo is replaced atomically.
-    Raises ValueError for a network that is not named `timm/NAME`, for unreadable weights, for unsupported
+    The exported file is compared with the network before the folder in the zoo is replaced atomically. Raises
+    ValueError for a network that is not named `timm/NAME`, for unreadable weights, for unsupported
     preprocessing or labels, and if file and network differ. Raises the errors of timm for an unknown network
     or an unreachable hub.
     """
@@ -163,9 +177,11 @@ def input_spec(config: dict[str, Any]) -> InputSpec:
 
 
 def label_set(facts: dict[str, Any], name: str, classes: int) -> Labels:
-    """Return the label set of the hub's configuration, else the ImageNet variant with `classes` classes.
+    """Return the label set of a network with `classes` classes.
 
-    Raises ValueError if neither has `classes` names.
+    It is stated by `facts`, the hub's configuration. If this states no class names, it is the label set of
+    the ImageNet variant with `classes` classes. Raises ValueError if the configuration states another number
+    of names, or if there is no such ImageNet variant.
     """
     label_names = facts.get("label_names")
     if label_names:

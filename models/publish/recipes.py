@@ -1,4 +1,4 @@
-"""Recipes of the ImageNet models: source of the weights, input, published accuracy, quantization plan."""
+"""Recipes by which the ImageNet models of the zoo are built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """One floating-point model of the zoo, and the `plan` of its int8 variant."""
+    """How one floating-point model of the zoo is built. `plan` is for the model's int8 variant."""
 
     name: str
     architecture: str

@@ -16,14 +16,18 @@ from models.report.techniques import EQUAL_MACS, EQUAL_WIDTH
 from models.zoo.card import Card
 
 REFERENCE = "zoo-reference.json"
-"""File beside the page with the bundles of the reference networks, by `weigh-reference --json`."""
+"""Name of the file beside the page into which `weigh-reference --json` wrote bundles."""
 TITLES = {"fashion-mnist": "Fashion-MNIST, 28 × 28", "imagenet-1k": "ImageNet, 224 × 224 and more"}
 FASHION = "fashion-mnist"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Optional results for the page: reference measurements, pairwise comparisons, gain of a teacher."""
+    """Results that the page reports if they are there.
+
+    `reference` has the measurements of the reference networks, `pairs` the comparisons of the accuracies of
+    networks, and `gain` what a teacher adds to a student.
+    """
 
     reference: Sequence[Measurement] | None = None
     pairs: Pairs | None = None
@@ -39,16 +43,17 @@ class Findings:
 def page(zoo: Path, measured: Measurement, findings: Findings = Findings()) -> str:
     """Return the whole page as Markdown.
 
-    Raises ValueError as `rows` does, and if a model has changed since `findings` were written.
+    Raises ValueError if a model was not measured, or has changed since it was measured or since `findings`
+    were written.
     """
     return "\n".join(_page(rows(zoo, measured), measured, findings)) + "\n"
 
 
 def page_from_files(output: Path, zoo: Path) -> str:
-    """Return the page that the result files beside `output` give, for comparison with the written page.
+    """Return the page as it must be, made from the cards in `zoo` and the result files beside `output`.
 
-    Raises FileNotFoundError if there is no measurement, ValueError for a damaged file, and what `page`
-    raises.
+    Raises FileNotFoundError if there is no measurement, and ValueError for a damaged file or if a model was
+    not measured or has changed.
     """
     return page(zoo, read_bundle(output.with_name(FIGURES)), Findings.beside(output))
 
@@ -143,7 +148,10 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
 
 
 def _times_as_fast(row: Row, other: Row) -> str:
-    """Return the speed of the model as a multiple of that of `other`; a dash if their label sets differ."""
+    """Return how many times as fast as the model of `other` the model of `row` is, as text.
+
+    If their label sets differ, return a dash.
+    """
     return f"{other.p50_ms / row.p50_ms:.2f}" if row.card.labels == other.card.labels else "–"
 
 

@@ -33,13 +33,18 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "os^DPvX", strict=True))
 INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 STYLE: dict[Any, str] = {"svg.hashsalt": "weighin", **dict.fromkeys(INK, "#808080")}
-"""Mid-grey on a transparent background is legible in a light and in a dark theme."""
+"""Style of the plots. Mid-grey on a transparent background is legible in a light and in a dark theme."""
 LABEL_ITERATIONS = 2000
-"""Maximum iterations for placing labels. A time limit would place them differently on each machine."""
+"""Maximum number of iterations by which labels are placed.
+
+It replaces a limit of time, which would place the labels differently on each machine.
+"""
 
 
 def draw(models: Sequence[Row], cost: str, path: Path) -> None:
-    """Write an SVG of accuracy over `cost` (`p50_ms` or `macs`), with intervals, for models with an accuracy.
+    """Write an SVG that plots accuracy over `cost` (`p50_ms` or `macs`), with intervals.
+
+    Models that state no accuracy are left out.
 
     Raises ValueError if no model states an accuracy.
     """
@@ -88,7 +93,7 @@ def draw(models: Sequence[Row], cost: str, path: Path) -> None:
 
 
 def draw_front(candidates: Sequence[Candidate], path: Path) -> None:
-    """Write an SVG of a search's candidates. Raises ValueError if there are none."""
+    """Write an SVG that plots a search's candidates. Raises ValueError if `candidates` is empty."""
     if not candidates:
         raise ValueError(f"{path.name}: no candidates to draw")
     with matplotlib.rc_context(STYLE):
@@ -121,7 +126,10 @@ def _latency_bars(row: Row) -> list[list[float]]:
 
 
 def _accuracy_bars(row: Row) -> list[list[float]] | None:
-    """Return the lengths of the error bar below and above, in points; None if the card states no interval."""
+    """Return how far the interval of a model's accuracy reaches below and above it, in percentage points.
+
+    Return None if the card states no interval.
+    """
     stated = row.card.accuracy
     if stated is None or stated.interval is None:
         return None
@@ -160,7 +168,7 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Write an SVG whose bytes depend on the figure only, not on the date."""
+    """Write an SVG whose bytes depend only on the figure, and not on the date."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     write_whole(path, buffer.getvalue())

@@ -15,9 +15,10 @@ UNRELIABLE = "The measurements that the next lines flag are unreliable: do not q
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures of a network, as the source counts them.
+    """Figures that the authors of a network published.
 
-    `top_1`: accuracy on ImageNet-1k validation, in percent. `parameters`, `macs`: in millions.
+    `top_1` is the accuracy on ImageNet-1k validation in percent. `parameters` and `macs` are in millions,
+    counted as in the source.
     """
 
     top_1: float
@@ -47,7 +48,7 @@ PUBLISHED = {
 def read_bundles(path: Path) -> list[Measurement]:
     """Read the file that `python -m models weigh-reference --json` wrote: a list with one bundle per network.
 
-    Raises OSError if the file cannot be read, and ValueError for any other content.
+    Raises OSError if the file cannot be read, and ValueError if it is not such a list.
     """
     try:
         measurements = [measurement(bundle) for bundle in json.loads(path.read_bytes())]

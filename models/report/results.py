@@ -1,4 +1,7 @@
-"""Cards joined with measured latencies, their Pareto fronts, and MAC-latency inversions; needs no torch."""
+"""Join the cards of a zoo with measured latencies, and find what the page reports; needs no torch.
+
+This is the Pareto front, and the pairs of models of which the one with fewer MACs is slower.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from models.cost.latency import Latency, Measurement
 from models.zoo.card import Card, read_card
 
 FIGURES = "zoo-latency.json"
-"""File beside the page, with the bundle of `weighin bench` from which the page is made."""
+"""Name of the file beside the page with the bundle of `weighin bench` from which the page is made."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def classifiers(zoo: Path) -> list[Card]:
 
 
 def rows(zoo: Path, measured: Measurement) -> list[Row]:
-    """Return every classifier of the zoo with its measurement, sorted by label set, then fastest first.
+    """Return every classifier of the zoo with its measurement, sorted by label set and then by latency.
 
     Raises ValueError, with the names, if models were not measured or have changed since the measurement.
     """
@@ -52,7 +55,7 @@ def rows(zoo: Path, measured: Measurement) -> list[Row]:
 
 
 def front(models: Sequence[Row], cost: str) -> list[Row]:
-    """Return the Pareto front of accuracy and `cost` (`p50_ms` or `macs`), cheapest first.
+    """Return the models on the Pareto front of accuracy and `cost` (`p50_ms` or `macs`), cheapest first.
 
     Models that state no accuracy are left out.
     """
@@ -69,13 +72,13 @@ def _cost(row: Row, cost: str) -> float:
 
 
 def accuracy(row: Row) -> float:
-    """Return the top-1 accuracy (0 to 1) on a row's card, which must state one."""
+    """Return the top-1 accuracy (0 to 1) on a row's card. The card must state an accuracy."""
     assert row.card.accuracy is not None
     return row.card.accuracy.value
 
 
 def inversions(models: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return pairs of fp32 models; the first has over 5 % fewer MACs but is over 5 % slower."""
+    """Return the pairs of fp32 models whose first has over 5 % fewer MACs but takes over 5 % longer."""
     floats = [row for row in models if row.card.precision == "fp32"]
     return [
         (a, b)

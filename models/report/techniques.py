@@ -23,7 +23,10 @@ TECHNIQUES = {
 
 
 def technique(card: Card) -> str | None:
-    """Return the technique, a key of TECHNIQUES, that made a model from its parent; None without a parent."""
+    """Return the technique, a key of TECHNIQUES, that made a model from its parent.
+
+    Return None for a model without a parent, and for one that was made by none of the techniques.
+    """
     if card.derived_from is None:
         return None
     if card.precision == "int8":
@@ -48,8 +51,9 @@ def gains(
 ) -> Iterator[str]:
     """Yield lines of Markdown about the gains of blocks and techniques among models of one label set.
 
-    `pairs`: significance of differences in accuracy. `fine_tuned`: fine-tuning with a teacher compared with
-    fine-tuning alone. `measured`: its rounds decide whether a network is called faster or slower.
+    `pairs` says which differences in accuracy are significant. `fine_tuned` compares fine-tuning with a
+    teacher and fine-tuning without one. The rounds of `measured` decide whether a network is called faster or
+    slower.
     """
     by_name = {row.card.name: row for row in models}
     if EQUAL_MACS in by_name:
@@ -84,7 +88,7 @@ def gains(
 
 
 def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement | None) -> Iterator[str]:
-    """Compare the network of each block with plain convolutions that have about as many MACs."""
+    """Yield lines that compare each block's network with plain convolutions of about as many MACs."""
     plain = by_name[EQUAL_MACS]
     blocks = [row for row in by_name.values() if kind(row.card) == "Block"]
     yield ""
@@ -122,7 +126,10 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
 
 
 def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return how a model differs from another, in points of accuracy, milliseconds, bytes and MACs."""
+    """Return, in words, how the model of `row` differs from the model of `base`.
+
+    The differences are in points of accuracy, milliseconds, bytes and multiply-accumulates.
+    """
     card, other = row.card, base.card
     return (
         f"{_points(row, base, pairs)}, "
@@ -133,7 +140,11 @@ def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
 
 
 def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return the difference in accuracy if both were measured, else the agreement with the parent model."""
+    """Return, in words, the difference between the accuracies of the models of `row` and `base`.
+
+    If these were not both measured, return the agreement of the model of `row` with its parent, if its card
+    states it.
+    """
     accuracies = (row.card.accuracy, base.card.accuracy)
     if all(stated is not None and stated.kind == "measured" for stated in accuracies):
         p = None if pairs is None else pairs.p(row.card.name, base.card.name)
@@ -147,7 +158,10 @@ def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
 def _searched(
     row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Measurement | None
 ) -> Iterator[str]:
-    """Compare the searched design with hand-made ones that are slower and not significantly more accurate."""
+    """Yield lines about the design that the search found.
+
+    It is compared with the hand-made designs that are slower and not significantly more accurate.
+    """
     by_hand = [
         other
         for other in models
@@ -180,8 +194,8 @@ def _timed(
 ) -> Iterator[tuple[Verdict, str]]:
     """Yield for each pair whether the first row is faster than the second, and the difference in words.
 
-    With `measured`, the verdict and the 95 % interval follow models/zoo/verdicts.py; without it, only p50
-    decides.
+    With `measured`, the verdict and the 95 % interval follow models/zoo/verdicts.py. If `measured` is None,
+    only the two p50 decide, and there is no interval.
     """
     if measured is None:
         for row, other in compared:

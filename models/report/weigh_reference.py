@@ -25,14 +25,21 @@ from models.zoo.files import JsonLines, write_whole
 from models.zoo.machine import this_machine
 
 CALIBRATION_IMAGES = 4
-"""Few suffice: random weights have no accuracy to lose, and activation ranges do not change the speed."""
+"""Number of random images on which activation ranges are calibrated.
+
+Few suffice, because networks with random weights have no accuracy to lose, and the ranges do not change the
+speed.
+"""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Networks to measure, each in fp32 and int8. Raises ValueError for no or an unknown network."""
+    """Which networks to measure, each in fp32 and int8, and how much.
+
+    Raises ValueError if no network is given, or an unknown network.
+    """
 
     networks: tuple[str, ...]
     effort: Effort
@@ -66,7 +73,10 @@ def measure_reference(plan: Plan, work: Path, output: Path, report: Report) -> s
 
 
 def _make_models(network: str, models: Path, report: Report) -> None:
-    """Export the network with random weights and quantize it; skip if the int8 card, written last, exists."""
+    """Export a network with random weights, and quantize it.
+
+    Nothing is done if the card of the int8 model exists already, because it is written last.
+    """
     floating, integer = (models / f"{network}-{precision}" for precision in PRECISIONS)
     if (integer / "card.json").exists():
         return
@@ -90,7 +100,10 @@ def _make_models(network: str, models: Path, report: Report) -> None:
 
 
 def _images(size: int, count: int) -> NDArray[np.float32]:
-    """Return the same random images every time, with coarse and fine detail: (count, 3, size, size)."""
+    """Return random images (count, 3, size, size) with coarse and fine detail.
+
+    The images are the same every time.
+    """
     random = np.random.default_rng(0)
     coarse = random.normal(0, 1, (count, 3, 8, 8)).repeat(size // 8 + 1, axis=2).repeat(size // 8 + 1, axis=3)
     fine = random.normal(0, 0.3, (count, 3, size, size))

@@ -1,4 +1,7 @@
-"""Random augmentation of training images, drawn for a whole pass by a seed, so that it is reproducible."""
+"""Random augmentation of training images.
+
+It is drawn by a seed for all images of a pass at once, so that it can be repeated.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from models.train.recipe import Augmentation
 
 @dataclass(frozen=True)
 class Draw:
-    """Augmentation of N images.
+    """How each of N images is augmented.
 
-    `mirrored`: bool (N,). `shift`: int64 (N, 2), rows down and columns right, at most `max_shift` pixels.
-    `erased`: int64 (N, 4), top, left, bottom and right of a rectangle, which is empty for most images.
+    `mirrored`, bool (N,), says whether the image is mirrored. `shift`, int64 (N, 2), has the numbers of rows
+    by which it is moved down and of columns by which it is moved right, each at most `max_shift`. `erased`,
+    int64 (N, 4), has top, left, bottom and right of a rectangle to erase. Without erasing, it is empty.
     """
 
     mirrored: Tensor
@@ -32,9 +36,9 @@ class Draw:
 
 
 def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Draw:
-    """Draw the augmentation of `count` images of `size` x `size` pixels; the same for the same seed.
+    """Draw the augmentation of `count` images of `size` x `size` pixels. `seed` determines it.
 
-    Rectangles have sides in a ratio of 0.3 to 3.3: Zhong et al., "Random Erasing Data Augmentation",
+    Rectangles to erase have sides in a ratio of 0.3 to 3.3: Zhong et al., "Random Erasing Data Augmentation",
     https://arxiv.org/abs/1708.04896.
     """
     random = np.random.default_rng(list(seed))
@@ -50,9 +54,10 @@ def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Dr
 
 
 def apply(images: Tensor, drawn: Draw, indices: Tensor, background: float) -> Tensor:
-    """Return `images` (B, 1, S, S), augmented as drawn for `indices` (B,) and filled with `background`.
+    """Return augmented copies of `images` (B, 1, S, S).
 
-    All tensors are on one device.
+    `indices` (B,) are the positions in `drawn` of their augmentation. Pixels that a shift or an erasure
+    leaves empty get the value `background`. All tensors are on one device.
     """
     size = images.shape[-1]
     pixels = torch.arange(size, device=images.device)

@@ -1,4 +1,4 @@
-"""Checkpoints: a training's state and identity, written to a file atomically."""
+"""Checkpoints: files with the state of a training and with its identity, written atomically."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def save(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> N
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the identity and the state of a checkpoint; unpickles only tensors and plain values.
+    """Return the identity and the state of a checkpoint.
 
-    Raises FileNotFoundError if `path` is missing, CheckpointError if it is damaged or of another format.
+    Only tensors and plain values are unpickled. Raises FileNotFoundError if `path` is missing,
+    CheckpointError if it is damaged or of another format.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -59,7 +60,10 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def require_identity(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, with every difference, unless the identity `stored` at `path` is `expected`."""
+    """Raise CheckpointError unless the identity `stored`, which is that of the file `path`, is `expected`.
+
+    The message has every difference.
+    """
     plain = json.loads(json.dumps(expected))
     differing = [
         f"{key} is {_short(a)}, expected {_short(b)}"
@@ -87,12 +91,12 @@ def _short(value: Any) -> str:
 
 
 def epochs_done(state: Mapping[str, Any]) -> int:
-    """Return the number of completed epochs of a training's state."""
+    """Return how many epochs of a training were complete when its state was saved."""
     return len(json.loads(state["history"]))
 
 
 def made_with(state: Mapping[str, Any]) -> str:
-    """Return the devices and torch versions of a training's epochs, e.g. `cpu, torch 2.9.1`."""
+    """Return the devices and torch versions that ran a training's epochs, e.g. `cpu, torch 2.9.1`."""
     epochs = json.loads(state["history"])
     builds = (
         f"{epoch.get('device', 'cpu')}, torch {epoch.get('torch', '(version unknown)')}" for epoch in epochs
@@ -101,7 +105,7 @@ def made_with(state: Mapping[str, Any]) -> str:
 
 
 def state_dict_problems(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Return one message per key of a state dict that is missing, unexpected or of another shape."""
+    """Return one message for each key of a state dict that is missing, unexpected or of another shape."""
     problems = [f"{key} is missing" for key in expected.keys() - stored.keys()]
     problems += [f"{key} is unexpected" for key in stored.keys() - expected.keys()]
     problems += [

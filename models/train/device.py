@@ -1,4 +1,4 @@
-"""Training devices, the CPU or an NVIDIA GPU, with fast settings for each. Serving uses the CPU only."""
+"""Settings that make training fast on the CPU or on an NVIDIA GPU. The service uses only the CPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 Forward = Callable[[Tensor], Tensor]
-"""Images (B, channels, height, width) to logits (B, classes)."""
+"""Function that takes images (B, channels, height, width) and returns logits (B, classes)."""
 
 
 def device_of(name: str) -> torch.device:
-    """Return the torch device `cpu` or `cuda`. Raises ValueError for other names, or if there is no GPU."""
+    """Return the torch device with this name, `cpu` or `cuda`.
+
+    Raises ValueError for any other name, and for `cuda` if there is no GPU.
+    """
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device: {name!r} is unknown (allowed: cpu, cuda)")
     if name == "cuda" and not torch.cuda.is_available():
@@ -23,7 +26,8 @@ def device_of(name: str) -> torch.device:
 def layout(device: torch.device) -> torch.memory_format:
     """Return the memory format in which convolutions of these networks are fastest on `device`.
 
-    Channels last on the CPU; channels first on the GPU, for cuDNN's depthwise convolutions in float32.
+    On the CPU, the channels are last. On the GPU, they are first, because cuDNN's depthwise convolutions in
+    float32 are faster in this format.
     """
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 

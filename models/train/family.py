@@ -23,7 +23,10 @@ from models.train.recipe import TrainConfig, read_config
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainings of a session share: the images, the recipe, the folder of runs."""
+    """What the trainings of one command share.
+
+    `config` is the recipe. `runs` is the folder that has a folder for each training.
+    """
 
     train: Prepared
     validation: Prepared
@@ -39,11 +42,11 @@ class Setting:
         limit: int | None = None,
         device: torch.device | None = None,
     ) -> Setting:
-        """Load Fashion-MNIST's training images from `data` and split them by the recipe.
+        """Load Fashion-MNIST's training images from `data` and split off the recipe's validation images.
 
-        `limit` truncates both parts, for quick trials. The images are put on `device`, by default the CPU,
-        and networks are trained there. Raises DataError, and ValueError for a recipe that does not fit the
-        data.
+        For quick trials, at most `limit` training images and `limit` validation images are kept. The images
+        are put on `device`, by default the CPU, and networks are trained there. Raises DataError for missing
+        or damaged files, and ValueError for a recipe that does not fit the data.
         """
         config = config or read_config()
         images = load_train(data, FASHION_MNIST)
@@ -59,12 +62,16 @@ def _first(images: Images, count: int) -> Images:
 
 
 def run_folder(runs: Path, name: str, seed: int) -> Path:
-    """Return the folder of a network's training by a seed."""
+    """Return the folder in `runs` of the training of the network `name` with `seed`."""
     return runs / f"{name}-seed{seed}"
 
 
 def identity_of(design: Design, **more: Any) -> dict[str, Any]:
-    """Return the identity of a training: the design, and in `more` all else that determines the weights."""
+    """Return the identity of a training of a network with this design.
+
+    `more` has everything else that determines the trained weights and that the recipe and the seed do not
+    state.
+    """
     return {"design": design.model_dump(mode="json"), **more}
 
 
@@ -81,7 +88,7 @@ def job_of(setting: Setting, name: str, design: Design, seed: int) -> Job:
 
 
 def new_network(design: Design, seed: int, classes: int = FASHION_MNIST.classes) -> DesignedNetwork:
-    """Return an untrained network, initialised by `seed`; sets torch's global seed."""
+    """Return an untrained network, initialised by `seed`. This also sets torch's global seed."""
     torch.manual_seed(seed)
     return DesignedNetwork(design, classes)
 

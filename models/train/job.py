@@ -1,4 +1,4 @@
-"""Description of a training: its images, its recipe and the identity of its checkpoint."""
+"""Description of a training: its images, its recipe, and the identity by which its checkpoint is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from models.data.fashion_mnist import Images, tensors
 from models.train.recipe import TrainConfig
 
 Objective = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Function of logits (B, classes), classes (B,), image indices (B,) and the epoch; returns losses (B,)."""
+"""Function that returns the loss of each image of a batch, (B,).
+
+It takes the logits (B, classes), the true classes (B,), the indices of the images (B,) and the number of the
+epoch.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Prepared:
         return cls(torch.from_numpy(tensors(images.pixels)), torch.from_numpy(images.classes))
 
     def to(self, device: torch.device) -> Prepared:
-        """Return a copy on `device`, where the training then runs."""
+        """Return a copy on `device`. A training runs on the device of its images."""
         return Prepared(self.inputs.to(device), self.classes.to(device))
 
     def __len__(self) -> int:
@@ -39,10 +43,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Passes:
-    """Seeds of the augmentation of each epoch.
+    """How the seed of each epoch's augmentation is chosen.
 
-    With `count` 0, the training's own seed gives every epoch a new augmentation. Otherwise epochs cycle
-    through `count` passes that `seed` determines, so that a teacher's probabilities for them can be cached.
+    If `count` is 0, the training's own seed gives every epoch a new augmentation. Otherwise the epochs use,
+    in turn, `count` augmentations that `seed` determines, so that a teacher's probabilities for them can be
+    cached.
     """
 
     count: int = 0
@@ -55,11 +60,13 @@ class Passes:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: its folder, identity, images, recipe and seed.
+    """Everything that is needed to run one training, except the network.
 
-    `identity` describes the network, the data and the objective in JSON values; a checkpoint is resumed only
-    if its identity is the same. `full_identity` adds recipe, seed and passes. `validation` may be empty.
-    `objective` replaces the cross-entropy loss. `after_step` is called with the network after every step.
+    `folder` is the folder for the checkpoint. `identity` describes the network and the objective in JSON
+    values. `full_identity` adds the recipe, the seed, the passes and the numbers of images. A checkpoint is
+    resumed only if its full identity is the same. `train` and `validation` are the images; `validation` may
+    be empty. `config` is the recipe. If `objective` is given, it replaces the cross-entropy loss.
+    `after_step` is called with the network after every step of the optimizer.
     """
 
     folder: Path
@@ -73,7 +80,7 @@ class Job:
     after_step: Callable[[nn.Module], None] | None = None
 
     def with_recipe(self, config: TrainConfig, **identity: Any) -> Job:
-        """Return a copy with another recipe and an extended identity."""
+        """Return a copy with the recipe `config` and with the entries `identity` added to its identity."""
         return replace(self, config=config, identity={**self.identity, **identity})
 
     def full_identity(self) -> dict[str, Any]:

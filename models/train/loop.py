@@ -1,4 +1,4 @@
-"""Train one network by a recipe; resumable after a kill, with the same result."""
+"""Train one network by a recipe. A training that was killed can be resumed, with the same result."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ LOG = "log.jsonl"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a training. `state`: the averaged weights, as a state dict of the network.
+    """Result of a training.
 
-    `accuracy`: share of the validation images that these weights classify correctly; None if there are none.
-    `seconds`: duration of all epochs.
+    `state` has the averaged weights as a state dict of the network. `accuracy` is the share of the validation
+    images that the network with these weights classifies correctly. It is None if there are no validation
+    images. `seconds` is the duration of all epochs together.
     """
 
     state: dict[str, Tensor]
@@ -92,9 +93,9 @@ def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
 
 
 def train_without_saving(network: nn.Module, job: Job, *, bar: bool = True) -> float:
-    """Train `network` as `train` does, without files; return its accuracy (0 to 1) on the validation images.
+    """Train `network` as `train` does, but write no files; return its accuracy on the validation images.
 
-    Use it for many short trainings. The job's folder is not used.
+    The accuracy is from 0 to 1. This is for many short trainings. The job's folder is not used.
     """
     state = _State(network, job)
     forward = state.forward()
@@ -104,7 +105,10 @@ def train_without_saving(network: nn.Module, job: Job, *, bar: bool = True) -> f
 
 
 class _State:
-    """The mutable state of a training, and its checkpoint."""
+    """Everything that changes during a training, and the checkpoint in which it is saved.
+
+    This is the weights, their average, the optimizer and the history of the epochs.
+    """
 
     def __init__(self, network: nn.Module, job: Job) -> None:
         self.device = job.train.inputs.device
@@ -124,7 +128,7 @@ class _State:
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, foreach=not fused, fused=fused)
 
     def forward(self) -> Forward:
-        """Return the fastest training forward pass on the device."""
+        """Return the function that computes the logits in training, in the device's fastest form."""
         size = min(self._job.config.batch_size, len(self._job.train))
         return cuda_graph(self.network, self._job.train.inputs[:size])
 
@@ -167,7 +171,10 @@ def _copy(network: nn.Module) -> nn.Module:
 
 
 def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> float:
-    """Train for one pass over the images, randomised by seed and epoch only; return the mean loss."""
+    """Train for one pass over the images, and return the mean loss.
+
+    All random numbers depend only on the job's seed, its passes and the epoch.
+    """
     config = job.config
     torch.manual_seed(int(np.random.default_rng([2, job.seed, epoch]).integers(1 << 62)))
     order = torch.from_numpy(np.random.default_rng([3, job.seed, epoch]).permutation(len(job.train)))
@@ -214,7 +221,10 @@ def _losses(job: Job, logits: Tensor, indices: Tensor, epoch: int) -> Tensor:
 
 
 def _schedule(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Return the factor of the learning rate in a step: linear warm-up, then cosine decay to 0."""
+    """Return the factor by which the learning rate is multiplied in a step.
+
+    It rises linearly during the warm-up, and then falls to 0 as a cosine.
+    """
     warm_up = config.optimizer.warm_up_epochs * steps_per_epoch
     if step < warm_up:
         return (step + 1) / (warm_up + 1)

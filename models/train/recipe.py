@@ -1,4 +1,4 @@
-"""Training recipe: hyperparameters read from `models/train/training.toml` and validated."""
+"""The training recipe, which is read from `models/train/training.toml` and validated."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Data(Frozen):
-    """`validation`: number of training images held out for validation by `split_seed`; 0 for none."""
+    """How many training images are held out for validation.
+
+    This number is `validation`, which may be 0. `split_seed` determines which images they are.
+    """
 
     validation: Count
     split_seed: Count
 
 
 class Optimizer(Frozen):
-    """AdamW (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101); no decay of biases and batch norm."""
+    """Settings of the optimizer AdamW (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101).
+
+    `weight_decay` does not apply to biases and batch norms.
+    """
 
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
@@ -33,10 +39,11 @@ class Optimizer(Frozen):
 
 
 class Augmentation(Frozen):
-    """Random augmentation.
+    """Settings of the random augmentation.
 
-    `mirror`, `erase`: probabilities of mirroring and of erasing a rectangle. `shift`: largest shift in
-    pixels. `erase_smallest`, `erase_largest`: area of the rectangle as a share of the image.
+    `mirror` is the probability that an image is mirrored, and `erase` the probability that a rectangle of it
+    is erased. `shift` is the largest shift in pixels. `erase_smallest` and `erase_largest` are the smallest
+    and the largest area of the rectangle, as a share of the image.
     """
 
     mirror: Fraction
@@ -59,7 +66,7 @@ class TrainConfig(Frozen):
 
 
 def read_config(path: Path = RECIPE) -> TrainConfig:
-    """Read a recipe from a TOML file. Raises ValueError that names the file, the key and the problem."""
+    """Read a recipe from a TOML file. Raises ValueError, which names the file, the key and the problem."""
     try:
         return TrainConfig.model_validate(tomllib.loads(read_text(path)))
     except tomllib.TOMLDecodeError as error:

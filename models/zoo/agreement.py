@@ -1,4 +1,4 @@
-"""Agreement of two models of the same classes on the same images."""
+"""How far two models with the same classes agree on the same images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from models.zoo.card import Activation, Interval
 class Compared:
     """Agreement of two models on `n` images.
 
-    `top_1_agreement`: share of images with the same top-1 class, with its 95 % Wilson `interval`.
-    `divergence`: mean Kullback-Leibler divergence of the second model's probabilities from the first model's,
-    in nats. It depends on all probabilities, so it distinguishes variants whose top-1 classes hardly differ.
+    `top_1_agreement` is the share of images for which both models have the same top-1 class, and `interval`
+    is its 95 % Wilson interval. `divergence` is the mean Kullback-Leibler divergence of the second model's
+    probabilities from the first model's, in nats. It depends on all probabilities, so it distinguishes
+    variants whose top-1 classes hardly differ.
     """
 
     n: int
@@ -26,7 +27,7 @@ class Compared:
 
 
 def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> Compared:
-    """Compare logits (n, classes) of two models for the same images.
+    """Return the agreement of two models, from their logits (n, classes) for the same images.
 
     Raises ValueError if the shapes differ or there are no images.
     """
@@ -42,7 +43,11 @@ def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> C
 
 
 def divergences(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the Kullback-Leibler divergence for each image, float64 (n,). Logits are (n, classes)."""
+    """Return the Kullback-Leibler divergence for each image, float64 (n,), in nats.
+
+    `first` and `second` are the logits (n, classes) of two models. The divergence is that of the second
+    model's probabilities from the first model's.
+    """
     p, q = _log_softmax(first), _log_softmax(second)
     result: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1)
     return result

@@ -105,7 +105,7 @@ class InputSpec(Finite):
     @model_validator(mode="before")
     @classmethod
     def _without_crop(cls, given: object) -> object:
-        """Fill in a missing `resize` for fittings that do not use it."""
+        """Fill in `resize` if it is missing and the fitting does not use it."""
         if isinstance(given, dict) and "resize" not in given:
             sides = [side for side in (given.get("height"), given.get("width")) if isinstance(side, int)]
             if given.get("fitting", "center-crop") != "center-crop" and len(sides) == 2:
@@ -441,7 +441,10 @@ class Card(Finite):
 
     @property
     def main_outputs(self) -> tuple[str, ...]:
-        """The outputs from which predictions are made: `logits`, or all that a detector's decoder reads."""
+        """The outputs from which predictions are made.
+
+        This is `logits` for a classifier, and all outputs that its decoder reads for a detector.
+        """
         return ("logits",) if self.detection is None else tuple(self.output_shapes)
 
     def output_name(self, output: str) -> str:
@@ -450,7 +453,10 @@ class Card(Finite):
 
     @property
     def class_offset(self) -> int:
-        """The number of logits or scores before the first class: 1 if a background class comes first."""
+        """The number of logits or scores before the first class.
+
+        It is 1 if a background class comes first. Otherwise it is 0.
+        """
         return self.outputs.get("class_offset", 0)
 
     @property
@@ -493,7 +499,10 @@ def read_card(folder: Path) -> Card:
 
 
 def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
-    """Read the cards of models by name. Raises ValueError, with the allowed names, for an unknown one."""
+    """Return the cards of the models `names`, by name.
+
+    Raises ValueError, whose message has the allowed names, for an unknown name.
+    """
     unknown = [name for name in names if not (zoo / name / "card.json").exists()]
     if unknown:
         known = ", ".join(sorted(path.parent.name for path in zoo.glob("*/card.json")))

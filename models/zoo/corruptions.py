@@ -17,9 +17,10 @@ SEVERITIES = (1, 2, 3, 4, 5)
 class Scale:
     """Strength of each corruption at severities 1 to 5.
 
-    `noise`: standard deviation of Gaussian noise, as a share of full brightness; `blur`: standard deviation
-    of the Gaussian in pixels; `contrast`: factor of each value's distance from the image's mean;
-    `brightness`: addition to the HSV value, as a share; `jpeg`: quality.
+    `noise` is the standard deviation of Gaussian noise, as a share of full brightness. `blur` is the standard
+    deviation of the Gaussian in pixels. `contrast` is the factor by which each value's distance from the
+    image's mean is multiplied. `brightness` is added to the HSV value, as a share of full brightness. `jpeg`
+    is the quality of the JPEG.
     """
 
     noise: tuple[float, float, float, float, float]
@@ -54,7 +55,9 @@ SMALL = Scale(
 def corrupt(
     pixels: NDArray[np.uint8], corruption: str, severity: int, scale: Scale, seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Corrupt one uint8 image, grey (H, W) or RGB (H, W, 3); `seed` and severity determine the noise.
+    """Return a corrupted copy of one uint8 image, grey (H, W) or RGB (H, W, 3).
+
+    `seed` and the severity determine the noise.
 
     Raises ValueError for an unknown corruption or severity.
     """
@@ -71,7 +74,7 @@ def _noise(pixels: NDArray[np.uint8], strength: float, random: np.random.Generat
 
 
 def _blur(pixels: NDArray[np.uint8], strength: float, _random: np.random.Generator) -> NDArray[np.uint8]:
-    """Gaussian blur, truncated at four standard deviations, with edge padding."""
+    """Blur an image with a Gaussian that ends at four standard deviations. Edge pixels are repeated."""
     radius = max(1, round(4 * strength))
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (offsets / strength) ** 2)

@@ -14,14 +14,14 @@ MAX_CANDIDATES = 10_000
 """Maximum number of boxes of an image that can be kept, before and after suppression."""
 
 Role = Literal["boxes", "scores", "classes", "count", "selected", "heatmap", "size", "offset", "landmarks"]
-"""What an output of a detector holds; the decoders below explain it."""
+"""What an output of a detector holds. The decoders below explain each role."""
 Shape = tuple[int, ...]
 ScoreActivation = Literal["none", "sigmoid", "softmax"]
-"""Function that turns the scores of the graph into 0 to 1; softmax is over the classes of one box."""
+"""Function that maps the graph's scores to 0 to 1. Softmax is over the classes of one box."""
 BoxFormat = Literal["xyxy", "yxyx", "cxcywh"]
-"""Order of a box's four numbers: two corners, x or y first, or the centre with width and height."""
+"""Order of a box's four numbers. They are two corners (x or y first), or the centre, width and height."""
 Suppression = Literal["by-class", "over-classes", "none"]
-"""Which boxes suppress one another: those of one class, all, or none."""
+"""Which boxes suppress one another: only boxes of the same class, all boxes, or none."""
 
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -78,7 +78,10 @@ class SsdAnchors(Finite):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
+        """Return the shape of each output that the decoder needs, by the output's role.
+
+        `Detection.problem` explains the arguments.
+        """
         del given
         anchors = self.anchors(*size)
         return {"boxes": (anchors, 4), "scores": (anchors, offset + classes)}
@@ -100,7 +103,10 @@ class CentrePoints(Finite):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
+        """Return the shape of each output that the decoder needs, by the output's role.
+
+        `Detection.problem` explains the arguments.
+        """
         del given
         cells = (math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride))
         needed: dict[Role, Shape] = {
@@ -138,7 +144,10 @@ class DecodedBoxes(_InputBoxes):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
+        """Return the shape of each output that the decoder needs, by the output's role.
+
+        `Detection.problem` explains the arguments.
+        """
         del size
         rows = () if self.boxes_first else given.get("boxes", (1,))[:1]
         needed: dict[Role, Shape] = {"boxes": (*rows, 4)}
@@ -173,7 +182,10 @@ class SelectedBoxes(_InputBoxes):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
+        """Return the shape of each output that the decoder needs, by the output's role.
+
+        `Detection.problem` explains the arguments.
+        """
         del size
         rows = given.get("boxes", (1,))[:1]
         return {"boxes": (*rows, 4), "scores": (offset + classes, *rows), "selected": (3,)}
@@ -210,7 +222,7 @@ class Detection(Finite):
     def problem(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> str | None:
-        """Return how the outputs of a card contradict the decoder, or None.
+        """Return, in words, how the outputs of a card contradict the decoder, or None if they fit.
 
         `given`: shapes by role, without the batch dimension; `size`: (height, width) of the network's input;
         `offset`: number of classes before the first one that is reported.

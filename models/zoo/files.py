@@ -1,4 +1,4 @@
-"""Files: the networks of a zoo, safe reading of regular files and text, atomic writes, a JSON lines log."""
+"""Find the networks of a zoo, read regular files and text, write files atomically, and keep a log of JSON."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 NETWORKS = Path(__file__).parent / "networks"
-"""Folder of the included networks, which have one folder each."""
+"""Folder of the included networks. Each network has a folder in it."""
 
 
 def networks_in(zoo: Path | str) -> Path:
-    """Return the folder that contains the networks' folders: `zoo/networks` if it exists, else `zoo`."""
+    """Return the folder that contains the networks' folders.
+
+    It is `zoo/networks` if this folder exists and is not a network itself. Otherwise it is `zoo`.
+    """
     inside = Path(zoo) / "networks"
     return inside if inside.is_dir() and not holds_network(inside) else Path(zoo)
 
 
 def holds_network(folder: Path) -> bool:
-    """Return whether `folder` has a card or a model, even if it is only a broken link.
+    """Return whether `folder` has a card or an ONNX file, even if this is only a broken link.
 
     Raises OSError if `folder` cannot be searched.
     """
@@ -47,9 +50,9 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_chunks(path: Path, size: int) -> Iterator[bytes]:
-    """Yield the content of a regular file in chunks of `size` bytes; one empty chunk for an empty file.
+    """Yield the content of a regular file in chunks of `size` bytes.
 
-    Raises OSError as `read_regular` does.
+    For an empty file, one empty chunk is yielded. Raises OSError for anything that is not a regular file.
     """
     _check_regular(path)
     with path.open("rb") as file:
@@ -69,8 +72,8 @@ def _check_regular(path: Path) -> None:
 def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, UTF-16 or UTF-32, without byte order marks.
 
-    Windows' editors and shells write such marks and UTF-16. Raises OSError as `read_regular` does, and
-    UnicodeDecodeError if the content is not text.
+    Windows' editors and shells write such marks and UTF-16. Raises OSError for anything that is not a regular
+    file, and UnicodeDecodeError if the content is not text.
     """
     content = read_regular(path)
     encoding = json.detect_encoding(content)  # by the byte order mark, else by NUL bytes at the beginning
@@ -82,14 +85,14 @@ def read_text(path: Path) -> str:
 
 
 def not_text(error: UnicodeDecodeError) -> str:
-    """Return a message with the position and value of the invalid byte, without its neighbours."""
+    """Return a message with the position and value of the invalid byte, but not the bytes around it."""
     return f"byte 0x{error.object[error.start]:02x} at {error.start} is not {error.encoding}"
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file atomically: readers never see a partial file, not even after a power cut.
 
-    Raises OSError if it cannot be written; the previous file then stays.
+    Raises OSError if the file cannot be written. The previous file then stays.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -103,10 +106,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class JsonLines:
-    """Append-only log of JSON objects, one per line, each on disk before `append` returns.
+    """A log of JSON objects in a file, one on each line, to which records are appended.
 
-    `records`: the objects in the file. An incomplete last line is dropped. `conditions`: required
-    content of the first line; written if the file is empty.
+    `records` has the objects in the file, except the first line if `conditions` are given. An incomplete last
+    line is dropped. If `conditions` are given, the first line must have this content. It is written if the
+    file is empty.
     Raises ValueError if the first line differs from `conditions`, and if a complete line is damaged.
     """
 
@@ -127,7 +131,7 @@ class JsonLines:
             write_whole(path, complete)
 
     def append(self, *records: dict[str, Any]) -> None:
-        """Append records and wait until they are on disk. Raises OSError."""
+        """Append records and wait until they are on disk. Raises OSError if they cannot be written."""
         with self._path.open("ab") as file:
             file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
             file.flush()

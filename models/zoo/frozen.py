@@ -1,4 +1,4 @@
-"""Base classes of data that is read from a file or another process."""
+"""Base classes for data that is read from a file or comes from another process."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ def read_labels(card: Card, folder: Path) -> tuple[str, ...]:
 
     `labels.txt` in the model's `folder` (text, one class a line, in the order of the logits) takes precedence
     over the built-in list of the card's label set.
-    Raises OSError if the file cannot be read, and ValueError if there is neither, if a line is blank, or if
-    the number of lines is not `card.classes`.
+    Raises OSError if the file cannot be read. Raises ValueError if the model has no such file and its label
+    set is not built in, if a line is blank, or if the number of lines is not `card.classes`.
     """
     own = folder / "labels.txt"
     path = own if os.path.lexists(own) else BUILT_IN / f"{card.labels}.txt"

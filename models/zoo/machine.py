@@ -1,4 +1,4 @@
-"""This machine: name and identity of the CPU, instruction sets, number of usable CPUs, running system."""
+"""Facts of this machine: its CPU, instruction sets, number of usable CPUs, and the running system."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
-    """Return this machine's facts from `cpuinfo`; Python names a CPU that `cpuinfo` does not name."""
+    """Return the facts of this machine, which are read from the file `cpuinfo`.
+
+    If `cpuinfo` does not name the CPU, `cpu` is the architecture as Python's module `platform` states it.
+    """
     facts = first_cpu(cpuinfo)
     name = facts.get("model name") or facts.get("Model")
     flags = facts.get("flags") or facts.get("Features") or ""
@@ -72,7 +75,7 @@ def running_system(boot_id: Path = BOOT_ID) -> str:
 
 
 def first_cpu(cpuinfo: Path = CPUINFO) -> dict[str, str]:
-    """Return the first processor's entry of `cpuinfo`; empty if it cannot be read."""
+    """Return the first processor's entry in the file `cpuinfo`, or nothing if it cannot be read."""
     entries: dict[str, str] = {}
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()

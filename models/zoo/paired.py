@@ -1,4 +1,4 @@
-"""Paired comparison of the accuracy of two networks on the same images: McNemar's test."""
+"""Compare the accuracies of two networks on the same images by McNemar's test."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from models.zoo.statistics import Z_95, binomial_cdf, binomial_pmf
 
 _PRECISION = 1e-9
-"""Largest error of a bound that is computed iteratively."""
+"""Largest allowed error of a bound that is computed in steps."""
 
 
 @dataclass(frozen=True)
 class Paired:
     """Comparison of two networks on the same `n` images.
 
-    `only_first`, `only_second`: number of images that only the first, or only the second, network classifies
-    correctly. `difference`: first accuracy minus second, with its 95 % interval `low` to `high`. `p`:
-    two-sided mid-p of McNemar's test.
+    `only_first` is the number of images that only the first network classifies correctly, and `only_second`
+    the number of images that only the second one does. `difference` is the first accuracy minus the second,
+    with its 95 % interval `low` to `high`. `p` is the two-sided mid-p of McNemar's test.
     """
 
     n: int
@@ -33,10 +33,11 @@ class Paired:
 
 
 def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
-    """Compare two networks. `first`, `second`, bool (n,): which images the network classifies correctly.
+    """Compare two networks on the same images.
 
-    The interval is Agresti and Min's (Statistics in Medicine 24, 2005): Wald's with half an image added to
-    each count. Raises ValueError if the shapes differ or there are no images.
+    `first` and `second`, bool (n,), say for each image whether the network classifies it correctly. The
+    interval is Agresti and Min's (Statistics in Medicine 24, 2005): Wald's with half an image added to each
+    count. Raises ValueError if the shapes differ or there are no images.
     """
     if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
         raise ValueError(f"answers: shapes {first.shape} and {second.shape} (allowed: one shape (n,))")
@@ -46,10 +47,10 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
 
 
 def interval(b: float, c: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of accuracies, as in `compare`.
+    """Return the 95 % interval that `compare` states for the difference of two accuracies.
 
-    `b`, `c`: number of the `n` images that only the first and only the second network classifies correctly;
-    they may be fractions, e.g. expected numbers for planning.
+    Of `n` images, only the first network classifies `b` correctly, and only the second network `c`. These may
+    be fractions, e.g. expected numbers when a comparison is planned.
     """
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
     centre = share_b - share_c
@@ -58,11 +59,12 @@ def interval(b: float, c: float, n: int) -> tuple[float, float]:
 
 
 def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
-    """Return Tango's 95 % score interval of the difference of accuracies; `b`, `c`, `n` as in `interval`.
+    """Return Tango's 95 % score interval of the difference of two accuracies.
 
-    Source: Tango, Statistics in Medicine 17, 1998. If the networks differ on few images, its upper bound is
-    near the exact bound, while Agresti and Min's is too low. Its lower bound is then too high, while Agresti
-    and Min's is not.
+    Of `n` images, only the first network classifies `b` correctly, and only the second network `c`. Source:
+    Tango, Statistics in Medicine 17, 1998. If the networks differ on few images, the interval's upper bound
+    is near the exact bound, while Agresti and Min's is too low. Its lower bound is then too high, while
+    Agresti and Min's is not.
     """
     return -_score_bound(c, b, n), _score_bound(b, c, n)
 
@@ -70,7 +72,8 @@ def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
 def _score_bound(b: float, c: float, n: int) -> float:
     """Return the largest difference that exceeds (b - c) / n by no more than Z_95 standard errors.
 
-    Uses the secant method, and bisection where a secant step leaves the range that contains the bound.
+    The bound is found by the secant method. If a step of it leaves the range that contains the bound, the
+    range is halved instead.
     """
     low, high = (b - c) / n, 1.0
     before, score_before = low, 0.0
@@ -88,7 +91,10 @@ def _score_bound(b: float, c: float, n: int) -> float:
 
 
 def _score(b: float, c: float, n: int, difference: float) -> float:
-    """Return by how many standard errors (b - c) / n exceeds `difference`, taken as the true difference."""
+    """Return by how many standard errors (b - c) / n exceeds `difference`.
+
+    The standard error is computed as if `difference` were the true difference.
+    """
     # Given `difference`, the most likely share of images that only the second network classifies correctly.
     linear = (2 * n - b + c) * difference - b - c
     constant = -c * difference * (1 - difference)
@@ -98,12 +104,13 @@ def _score(b: float, c: float, n: int, difference: float) -> float:
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Return the two-sided mid-p of McNemar's test; `b`, `c` as in `interval`.
+    """Return the two-sided mid-p of McNemar's test.
 
-    Under the null hypothesis, an image that only one network classifies correctly is equally likely to be
-    counted in `b` or `c`. The mid-p counts half the probability of the observed outcome. Fagerland, Lydersen
-    and Laake, BMC Medical Research Methodology 13:91 (2013), find that it nearly always holds its level,
-    while the exact test is conservative.
+    Only the first network classifies `b` images correctly, and only the second network `c` images. Under the
+    null hypothesis, an image that only one network classifies correctly is equally likely to be counted in
+    `b` or `c`. The mid-p counts half the probability of the observed outcome. Fagerland, Lydersen and Laake,
+    BMC Medical Research Methodology 13:91 (2013), find that it nearly always holds its level, while the exact
+    test is conservative.
     """
     n, fewer = b + c, min(b, c)
     if n == 0 or b == c:

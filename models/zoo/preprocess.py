@@ -15,19 +15,25 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
 
 CORNER = 9
-"""The corners that decide the polarity are squares; their side is the crop's shorter side divided by this."""
+"""Number that determines the size of the corners by which it is decided whether to invert an image.
+
+A corner is a square whose side is the shorter side of the crop divided by this number.
+"""
 
 _SUPPORT: dict[Interpolation, float] = {
     "nearest": 0.5, "box": 0.5, "bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3
 }  # fmt: skip
-"""Support of each filter, in pixels of the coarser of the two images."""
+"""How far each filter reaches from its centre.
+
+The unit is a pixel of the image before or after resizing, whichever has the larger pixels.
+"""
 _FILTERS = {name: Image.Resampling[name.upper()] for name in _SUPPORT}
 
 
 def shorter_side(*specs: InputSpec) -> int:
-    """Return the shorter side, in pixels, that an image must keep for all `specs`.
+    """Return how many pixels the shorter side of an image must have at least for all `specs`.
 
-    A decoder may scale down to this, and no further.
+    A decoder may scale the image down to this size, but no further.
     """
     return max(spec.resize for spec in specs)
 
@@ -45,7 +51,7 @@ def preprocess(
 ) -> NDArray[np.float32]:
     """Fit and normalise one image as `spec` says; return float32 (1, channels, height, width).
 
-    `graph_input` converts the result to the layout and dtype of the graph's input.
+    Afterwards, `graph_input` converts the result to the layout and dtype of the graph's input.
 
     `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. `box` is the region of `pixels` that the image
     covers, by default all of it. For example, a JPEG of 1001 columns that is decoded at 1/8 has 126 columns,
@@ -60,8 +66,8 @@ def preprocess(
 def fit(pixels: NDArray[np.uint8], spec: InputSpec, *, box: Box | None = None) -> NDArray[np.uint8]:
     """Fit one image as `spec` says; return uint8 RGB (height, width, 3), perhaps a view of `pixels`.
 
-    `pixels` and `box` as in `preprocess`. Raises ValueError if `pixels` has another shape or dtype, or `box`
-    exceeds it.
+    `pixels` is uint8 RGB (H, W, 3), and `box` is the region of `pixels` that the image covers, by default all
+    of it. Raises ValueError if `pixels` has another shape or dtype, or `box` exceeds `pixels`.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; uint8 (H, W, 3) is needed")
@@ -79,9 +85,10 @@ def fit(pixels: NDArray[np.uint8], spec: InputSpec, *, box: Box | None = None) -
 def normalise(
     region: NDArray[np.uint8], spec: InputSpec, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Normalise the result of `fit` as `spec` says; `out` and the result as in `preprocess`.
+    """Normalise the result of `fit` as `spec` says; return float32 (1, channels, height, width).
 
-    Raises ValueError if `out` has another shape or dtype.
+    The result is written to `out` if this is given (float32, the result's shape). Raises ValueError if `out`
+    has another shape or dtype.
     """
     shape = (1, spec.channels, spec.height, spec.width)
     if out is None:
@@ -104,7 +111,7 @@ def normalise(
 
 
 def value_range(spec: InputSpec) -> tuple[float, float]:
-    """Return the least and the greatest number that `normalise` makes from pixels 0 to 255."""
+    """Return the least and the greatest number that `normalise` can make from pixels of 0 to 255."""
     ends = [(pixel - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True) for pixel in (0, 255)]
     return min(ends), max(ends)
 
@@ -118,7 +125,7 @@ def graph_input(images: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
 
 
 def _has_light_ground(grey: NDArray[np.float32]) -> bool:
-    """Return whether most pixels in the corners of `grey` (H, W), 0 to 255, exceed 127.5.
+    """Return whether over half of the pixels in the corners of `grey` (H, W), 0 to 255, exceed 127.5.
 
     Objects often touch the edges of an image but rarely its corners.
     """
@@ -129,9 +136,9 @@ def _has_light_ground(grey: NDArray[np.float32]) -> bool:
 
 
 def crop_box(spec: InputSpec, box: Box) -> Box:
-    """Return the region that the network sees, in pixels; `box` as in `preprocess`.
+    """Return the region of an image that the network sees, in the pixels in which `box` is given.
 
-    The region exceeds `box` where borders are added.
+    `box` is the region that the image covers. Where borders are added, the result exceeds `box`.
     """
     if spec.fitting == "stretch":
         return box
@@ -154,7 +161,7 @@ def crop_box(spec: InputSpec, box: Box) -> Box:
 
 
 def _resized_size(spec: InputSpec, box: Box) -> tuple[int, int]:
-    """Return the size to which an image is resized before the crop: (width, height).
+    """Return the size (width, height) to which an image is resized before the crop.
 
     The longer side is rounded down, as in torchvision, timm and transformers.
     """
@@ -165,7 +172,7 @@ def _resized_size(spec: InputSpec, box: Box) -> tuple[int, int]:
 
 
 def _crop_offset(spec: InputSpec, box: Box) -> tuple[int, int]:
-    """Return where the crop begins, in pixels of the resized image: left, top.
+    """Return where the crop begins, (left, top), in pixels of the resized image.
 
     Half pixels are rounded to even, as in torchvision and timm; transformers rounds them down.
     """
@@ -176,7 +183,7 @@ def _crop_offset(spec: InputSpec, box: Box) -> tuple[int, int]:
 def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDArray[np.uint8]:
     """Return the centre crop of the resized image, uint8 (spec.height, spec.width, 3).
 
-    Resizes only the source region of the crop, instead of the whole image.
+    Only the part of the image that the crop shows is resized, not the whole image.
     """
     height, width = pixels.shape[:2]
     left, top, right, bottom = crop_box(spec, box)
@@ -210,7 +217,7 @@ def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDA
 def _resized(
     pixels: NDArray[np.uint8], spec: InputSpec, box: Box, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Return the region `box` resized to `size` (width, height), uint8 (height, width, 3)."""
+    """Return the region `box` of `pixels`, resized to `size` (width, height), as uint8 (height, width, 3)."""
     if size == (pixels.shape[1], pixels.shape[0]) and box == (0, 0, *size):
         return pixels
     image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -218,7 +225,7 @@ def _resized(
 
 
 def _place(spec: InputSpec, box: Box) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return where a resized image lies in the network's input: (left, top), (width, height)."""
+    """Return position (left, top) and size (width, height) of a resized image in the network's input."""
     across, down = box[2] - box[0], box[3] - box[1]
     scale = min(spec.width / across, spec.height / down)
     size = (

@@ -1,4 +1,4 @@
-"""Intervals, adjusted p values and percentiles with confidence, for models, service and benchmarks."""
+"""Intervals, p values and percentiles, which models, service and benchmarks share."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import TypeVar
 import numpy as np
 
 Z_95 = NormalDist().inv_cdf(0.975)
-"""Number of standard deviations on each side of the mean that contain 95 % of a normal distribution."""
+"""Within this many standard deviations on each side of the mean is 95 % of a normal distribution."""
 CONFIDENCE = 0.99
-"""Confidence of a percentile's upper bound."""
+"""Confidence with which the upper bound of a percentile is not too low."""
 T = TypeVar("T")
 _NEARLY_NORMAL = 1000
-"""Degrees of freedom above which the normal distribution replaces Student's."""
+"""Degrees of freedom above which the normal distribution replaces Student's t distribution."""
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a proportion (JASA 22, 1927); (0, 1) for n = 0.
+    """Return Wilson's 95 % score interval of a proportion (JASA 22, 1927).
 
-    Its bounds are sensible near 0 and 1 and for small n. `n` may be a fraction, as an effective sample size
-    can be. Raises ValueError unless 0 <= successes <= n.
+    Its bounds are sensible near 0 and 1 and for small n. For n = 0, it is (0, 1). `n` may be a fraction, as
+    an effective sample size can be. Raises ValueError unless 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} of {n} is no proportion")
@@ -38,7 +38,10 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for their number, in the order given (Holm, Scand. J. Stat. 6, 1979)."""
+    """Return p values adjusted for their number by Holm's method (Scand. J. Stat. 6, 1979).
+
+    They are in the order of `p_values`.
+    """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -48,21 +51,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def binomial_pmf(k: int, n: int, p: float) -> float:
-    """Return the probability of exactly `k` successes in `n` trials, 0 < p < 1."""
+    """Return the probability of exactly `k` successes in `n` trials.
+
+    `p` is the probability of success in one trial, and lies between 0 and 1.
+    """
     # in logarithms: the first terms of a large n are smaller than any float
     ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     return math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
-    """Return the probability of at most `k` successes in `n` trials, 0 < p < 1."""
+    """Return the probability of at most `k` successes in `n` trials.
+
+    `p` is the probability of success in one trial, and lies between 0 and 1.
+    """
     if k >= n:
         return 1.0
     return min(1.0, math.fsum(_terms(k, n, p)))
 
 
 def _terms(k: int, n: int, p: float) -> Iterator[float]:
-    """Yield the probabilities of k, k - 1, ... successes, until the rest is smaller than rounding errors."""
+    """Yield the probabilities of exactly k, k - 1, ... successes in `n` trials.
+
+    This ends when the sum of the remaining probabilities is smaller than rounding errors.
+    """
     total = 0.0
     for i in range(k, -1, -1):
         term = binomial_pmf(i, n, p)
@@ -74,7 +86,7 @@ def _terms(k: int, n: int, p: float) -> Iterator[float]:
 
 
 def student_p(t: float, degrees: int) -> float:
-    """Return the two-sided p value of Student's t with `degrees` of freedom, at least 1.
+    """Return the two-sided p value of `t` in Student's t distribution with `degrees` degrees of freedom.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
     """
@@ -98,13 +110,13 @@ def student_p(t: float, degrees: int) -> float:
 
 
 def student_95(degrees: int) -> float:
-    """Return the t for which Student's distribution has 95 % of its probability between -t and t."""
+    """Return the t for which Student's t distribution has 95 % of its probability between -t and t."""
     return student_quantile(degrees, 0.05)
 
 
 @functools.cache
 def student_quantile(degrees: int, p: float) -> float:
-    """Return the t whose `student_p` is `p`, which lies between 0 and 1 (neither included)."""
+    """Return the t whose two-sided p value `student_p` is `p`. `p` must be over 0 and below 1."""
     low, high = 0.0, 1.0
     while student_p(high, degrees) > p:
         low, high = high, 2 * high
@@ -116,11 +128,12 @@ def student_quantile(degrees: int, p: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def slowest_allowed(n: int, fraction: float, confidence: float = CONFIDENCE) -> int:
-    """Return the largest t with `binomial_cdf(t, n, 1 - fraction) <= 1 - confidence`; below 1 if none.
+    """Return the largest t with `binomial_cdf(t, n, 1 - fraction) <= 1 - confidence`.
 
-    The t-th largest of n independent samples then bounds the percentile `fraction` from above with this
-    confidence. This is MLPerf's early stopping in its conservative form (inference_rules.adoc of
-    mlcommons/inference_policies). Raises ValueError unless fraction and confidence lie between 0 and 1.
+    If no t from 1 to n satisfies this, the result is 0 or -1. Otherwise the t-th largest of n independent
+    samples bounds the percentile `fraction` from above with this confidence. This is MLPerf's early stopping
+    in its conservative form (inference_rules.adoc of mlcommons/inference_policies). Raises ValueError unless
+    fraction and confidence lie between 0 and 1.
     """
     if not (0 < fraction < 1 and 0 < confidence < 1):
         raise ValueError(f"fraction {fraction} and confidence {confidence} must lie between 0 and 1")
@@ -136,10 +149,10 @@ def slowest_allowed(n: int, fraction: float, confidence: float = CONFIDENCE) -> 
 
 @functools.cache
 def samples_needed(fraction: float) -> int:
-    """Return the number of samples that a percentile needs to be shown, 0 <= fraction < 1.
+    """Return how many samples there must be before the percentile `fraction` is shown.
 
-    Up to the median, this is 1. Above the median, it is the smallest n for which the largest sample bounds
-    the percentile from above (`slowest_allowed` is 1).
+    `fraction` is at least 0 and below 1. Up to the median, the number is 1. Above the median, it is the
+    smallest n for which the largest of n samples bounds the percentile from above (`slowest_allowed` is 1).
     """
     if fraction <= 0.5:
         return 1
@@ -157,14 +170,17 @@ MIN_SAMPLES: dict[float, int] = {fraction: samples_needed(fraction) for fraction
 
 
 def highest(items: Iterable[T], value: Callable[[T], float]) -> list[T]:
-    """Return all items that have the highest value, in their order."""
+    """Return all items for which `value` is highest, in the order of `items`."""
     values = [(item, value(item)) for item in items]
     most = max((each for _, each in values), default=0.0)
     return [item for item, each in values if each == most]
 
 
 def percentile(samples: Sequence[int], fraction: float) -> int | None:
-    """Return the smallest sample that at least `fraction` of all do not exceed; None for too few samples."""
+    """Return the smallest sample such that at least the share `fraction` of all samples does not exceed it.
+
+    Return None if there are fewer samples than `samples_needed`.
+    """
     if len(samples) < samples_needed(fraction):
         return None
     return sorted(samples)[math.ceil(fraction * len(samples)) - 1]
@@ -172,7 +188,11 @@ def percentile(samples: Sequence[int], fraction: float) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class PercentileBound:
-    """A percentile of `n` samples: `estimate_ns` as in `percentile`; `bound_ns`, its upper bound."""
+    """The percentile `fraction` of `n` durations, in nanoseconds.
+
+    `estimate_ns` is the smallest duration such that at least the share `fraction` of all does not exceed it.
+    `bound_ns` is an upper bound of the percentile.
+    """
 
     fraction: float
     n: int
@@ -183,10 +203,10 @@ class PercentileBound:
 def percentile_bound(
     samples_ns: Sequence[int], fraction: float, confidence: float = CONFIDENCE
 ) -> PercentileBound | None:
-    """Return a percentile with its upper bound; None if there are too few samples for a bound.
+    """Return the percentile `fraction` of durations, with its upper bound.
 
-    The bound is the t-th largest sample, t from `slowest_allowed`. Raises ValueError as `slowest_allowed`
-    does.
+    The bound is the t-th largest sample, where `slowest_allowed` gives t. Return None if there are too few
+    samples for a bound. Raises ValueError unless fraction and confidence lie between 0 and 1.
     """
     n = len(samples_ns)
     allowed = slowest_allowed(n, fraction, confidence)

@@ -23,17 +23,20 @@ from numpy.typing import NDArray
 LEVEL = 0.02
 MIN_DIFFERENCE = 0.01
 MIN_ROUNDS = 7
-"""The smallest number of rounds whose `smallest_p` is below LEVEL."""
+"""The smallest number of rounds with which a p value (`smallest_p`) below LEVEL is possible."""
 RESAMPLES = 10_000
 _INTERVAL = 0.95
 
 Verdict = Literal["faster", "slower", "indistinguishable"]
 LogRatios = Mapping[int, Sequence[float]]
-"""By launch: the log-ratio of the two medians in each of its rounds."""
+"""For each launch, the log-ratio of the two models' medians in each of its rounds."""
 
 
 def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdict:
-    """Return the verdict for a mean log-ratio whose adjusted p value is `adjusted_p`."""
+    """Return the verdict for the mean log-ratio of two models' times.
+
+    `adjusted_p` is its p value, adjusted for the number of comparisons.
+    """
     if adjusted_p >= level or abs(math.expm1(log_ratio)) < MIN_DIFFERENCE:
         return "indistinguishable"
     return "slower" if log_ratio > 0 else "faster"
@@ -41,7 +44,10 @@ def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdic
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An interquartile mean with its interval and the two-sided p value against zero."""
+    """An interquartile mean with its interval from `low` to `high`.
+
+    `p` is the two-sided p value of the hypothesis that the mean is zero.
+    """
 
     mean: float
     low: float
@@ -52,10 +58,10 @@ class Estimate:
 def bootstrap(
     values: LogRatios, resamples: int = RESAMPLES, seed: int = 0, confidence: float = _INTERVAL
 ) -> Estimate:
-    """Estimate the interquartile mean of all rounds by a hierarchical bootstrap; deterministic.
+    """Estimate the interquartile mean of all rounds by a hierarchical bootstrap.
 
-    With one launch, only its rounds are resampled. `confidence` is that of the interval. Raises ValueError if
-    there are no values.
+    `seed` determines the resamples. If there is only one launch, only its rounds are resampled. `confidence`
+    is the confidence of the interval. Raises ValueError if there are no values.
     """
     launches = [np.asarray(rounds, dtype=np.float64) for rounds in values.values() if len(rounds)]
     if not launches:
@@ -68,22 +74,25 @@ def bootstrap(
 def estimate_from(
     mean: float, resampled: NDArray[np.float64], rounds: int, confidence: float = _INTERVAL
 ) -> Estimate:
-    """Return the estimate for a mean of `rounds` values, from its resamples, float64 (resamples,)."""
+    """Return the estimate for `mean`, the interquartile mean of `rounds` values.
+
+    `resampled`, float64 (resamples,), has the mean of each resample.
+    """
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(mean, float(low), float(high), max(two_sided_p(resampled), smallest_p(rounds)))
 
 
 def smallest_p(rounds: int) -> float:
-    """Return the two-sided p value of a sign test of `rounds` values, all on one side of zero.
+    """Return the p value of a two-sided sign test of `rounds` values that are all on one side of zero.
 
-    For such values, the bootstrap gives its smallest p, even if there is only one value: no resample is on
-    the other side of zero.
+    For such values, the bootstrap alone gives the smallest p that it can give, even for a single value,
+    because no resample is on the other side of zero.
     """
     return min(1.0, 2.0 ** (1 - rounds))
 
 
 def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of the middle half of the values along the last axis."""
+    """Return, along the last axis, the mean of the values without the lowest and the highest quarter."""
     count = values.shape[-1]
     drop = count // 4
     means: NDArray[np.float64] = np.sort(values, axis=-1)[..., drop : count - drop].mean(axis=-1)
@@ -93,9 +102,10 @@ def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def resampled_means(
     launches: Sequence[NDArray[np.float64]], resamples: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return interquartile means, float64 (resamples,), of launches and rounds drawn with replacement.
+    """Return the interquartile mean of each resample, float64 (resamples,).
 
-    From each drawn launch, as many rounds are drawn as a launch has on average.
+    For a resample, as many launches as there are are drawn with replacement. From each drawn launch, as many
+    rounds as a launch has on average are drawn with replacement.
     """
     count = len(launches)
     lengths = np.array([len(rounds) for rounds in launches])
@@ -110,7 +120,10 @@ def resampled_means(
 
 
 def two_sided_p(means: NDArray[np.float64]) -> float:
-    """Return the two-sided p value: twice the share of means on the rarer side of zero, always above 0."""
+    """Return the two-sided p value of the hypothesis that the mean is zero, from the means of the resamples.
+
+    It is twice the share of means on the side of zero with fewer means. It is always above 0.
+    """
     count = len(means)
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (count + 1))

@@ -17,12 +17,12 @@ NORM = Norm(eps=1e-3)
 WIDTH = 24
 """Channels of the neck and of the shared head."""
 TAPPED = (2, 5, 12, 16)
-"""Indices of the blocks whose outputs the neck joins, at strides 4, 8, 16 and 32."""
+"""Indices of the blocks whose outputs the neck joins. Their strides are 4, 8, 16 and 32."""
 LANDMARKS = 5
 
 
 class CenterFace(Detector):
-    """Images (N, 3, 480, 640) -> four maps (N, channels, 120, 160): score, log size, offset, landmarks.
+    """Face detector, which maps images (N, 3, 480, 640) to four maps (N, channels, 120, 160).
 
     `heatmap` (1 channel): score from 0 to 1. `size`: logarithm of height and width in cells of 4 pixels.
     `offset`: y and x of the centre from the middle of its cell, in cells. `landmarks`: y and x of each
@@ -79,7 +79,7 @@ class CenterFace(Detector):
 
 
 class _Up(nn.Module):
-    """(N, 24, H, W) -> (N, 24, 2 H, 2 W), by a transposed convolution with stride 2 and kernel size 2."""
+    """Transposed convolution with stride and kernel size 2, from (N, 24, H, W) to (N, 24, 2 H, 2 W)."""
 
     def __init__(self) -> None:
         super().__init__()

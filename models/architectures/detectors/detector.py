@@ -8,10 +8,10 @@ from torch import nn
 
 
 class Detector(nn.Module):
-    """Images (N, input_channels, height, width) -> one tensor (N, ...) for each of `outputs`.
+    """Object detector, which maps images (N, input_channels, height, width) to several tensors (N, ...).
 
-    `input_size` is (height, width) in pixels. The outputs are raw: a decoder (`detection` in the card) makes
-    boxes of them.
+    `outputs` are the names of these tensors. `input_size` is (height, width) in pixels. The outputs are raw:
+    a decoder (`detection` in the card) makes boxes of them.
     """
 
     outputs: ClassVar[tuple[str, ...]]

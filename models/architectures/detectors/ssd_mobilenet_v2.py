@@ -16,21 +16,21 @@ from models.blocks.padded_conv import PaddedConv2d, same_pads
 
 SIZE = 300
 COLUMNS = 24
-"""Number of scores of an anchor: the background's, then one for each of 23 classes."""
+"""Number of scores of an anchor: one for the background, then one for each of 23 classes."""
 TAPPED = 13
-"""Index of the block whose inner map, at stride 16, is the first map from which boxes are predicted."""
+"""Index of the block whose expanded map (stride 16) is the first map from which boxes are predicted."""
 EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
-"""Inner and output channels of the layers behind the backbone, each of which halves the map."""
+"""Inner and output channels of each layer behind the backbone. Each layer halves the map."""
 ANCHORS = (3, 6, 6, 6, 6, 6)
-"""Number of anchors of a cell in each map."""
+"""Number of anchors that each cell has, for each of the six maps."""
 
 
 class SsdMobileNetV2(Detector):
-    """Images (N, 3, 300, 300) -> boxes (N, 1917, 4) relative to anchors, scores (N, 1917, 24).
+    """Object detector, which maps images (N, 3, 300, 300) to 1917 boxes and their scores.
 
-    The scores are logits, to which a sigmoid is to be applied.
-    Liu et al., "SSD: Single Shot MultiBox Detector", https://arxiv.org/abs/1512.02325, with the backbone of
-    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    The boxes (N, 1917, 4) are relative to anchors. The scores (N, 1917, 24) are logits, to which a sigmoid is
+    to be applied. Liu et al., "SSD: Single Shot MultiBox Detector", https://arxiv.org/abs/1512.02325, with
+    the backbone of Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
     https://arxiv.org/abs/1801.04381. It is built as in the TensorFlow Object Detection API: maps of 19, 10,
     5, 3, 2 and 1 cells a side, predictors of 1 x 1, and anchors ordered by map, row, column. The padding is
     TensorFlow's "same".
@@ -82,6 +82,6 @@ class SsdMobileNetV2(Detector):
 
 
 def _by_anchor(y: Tensor, values: int) -> Tensor:
-    """(N, anchors * values, h, w) -> (N, h * w * anchors, values)."""
+    """Return the map (N, anchors * values, h, w) as a list of anchors, (N, h * w * anchors, values)."""
     rows = y.shape[1] // values * y.shape[2] * y.shape[3]
     return y.permute(0, 2, 3, 1).reshape(-1, rows, values)
