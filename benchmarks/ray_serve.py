@@ -29,7 +29,8 @@ from tests.helpers.postgres import postgres_server
 from tests.ray.cluster import switches
 
 CLIENTS = (1, 8)
-WARM_UP_S = 0.5
+WARM_UP_S = 2.0
+"""After SIGCONT, Ray's processes first do what they have missed."""
 PLAIN, RAY = "plain", "ray"
 
 

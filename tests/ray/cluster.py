@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def switches(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_TMPDIR": str(folder),
     }
 
@@ -42,8 +43,8 @@ def switches(folder: Path) -> dict[str, str]:
 class RayCluster:
     """A head with HAProxy and a second node.
 
-    `url`: where the service answers; `variables`: its settings; `code`: the folder with its code, in which
-    Ray's processes are started.
+    `url`: where the service answers; `dashboard_url`: where Ray takes deployments; `variables`: its settings;
+    `code`: the folder with its code, in which Ray's processes are started.
     """
 
     def __init__(self, code: Path, variables: dict[str, str]) -> None:
@@ -70,7 +71,9 @@ class RayCluster:
             )
         self._second: Any = None
         self.add_node()
-        self._dashboard = http_client(f"http://{ADDRESS}:{self._ports['dashboard']}")
+        self.dashboard_url = f"http://{ADDRESS}:{self._ports['dashboard']}"
+        self._dashboard = http_client(self.dashboard_url)
+        self._dashboard.headers["Authorization"] = f"Bearer {os.environ['RAY_AUTH_TOKEN']}"
         until(self._answers, "the dashboard answers")
 
     def _answers(self) -> bool:

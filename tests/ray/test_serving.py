@@ -64,6 +64,14 @@ def test_full_queue(cluster: RayCluster, slow_png: bytes) -> None:
             assert_problem(response, 503, "queue-full", "(limit: 8)")
 
 
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer " + "0" * 64}])
+def test_only_who_has_the_token_controls_the_cluster(cluster: RayCluster, headers: dict[str, str]) -> None:
+    with http_client(cluster.dashboard_url) as client:
+        for request in (client.get, client.delete):
+            assert request("/api/serve/applications/", headers=headers).status_code in (401, 403)
+    assert cluster.application["status"] == "RUNNING"
+
+
 def test_prometheus_finds_every_replica(cluster: RayCluster, png: bytes) -> None:
     with http_client(cluster.url) as client:
         groups = client.get("/metrics/replicas").json()
