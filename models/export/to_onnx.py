@@ -108,8 +108,8 @@ def block_to_onnx(block: nn.Module, channels: int, size: int, shape: tuple[int, 
     """Return a block in evaluation mode as a classifier that `weighin bench` can run.
 
     `image`, grey (N, 1, *shape), is reshaped to the block's input (N, channels, size, size), so
-    `shape[0] * shape[1]` must be `channels * size²`. `logits` (N, 2) is the first output value, twice. The
-    reshaping and the doubling together take about 2 µs.
+    `shape[0] * shape[1]` must be `channels * size²`. Both of the two `logits` (N, 2) are the first number
+    of the block's output. The reshaping and the doubling together take about 2 µs.
     """
     return _convert(_BlockClassifier(block, channels, size), (1, *shape), ("logits",))
 

@@ -168,7 +168,7 @@ def read_pooled(
     end: int,
     without: Collection[tuple[Bucket, str]] = (),
 ) -> dict[Bucket, Pooled]:
-    """Read the buckets that are as long as `first` and start from `first` on, but before `end`, pooled.
+    """Read and pool the buckets from `first` up to, but not including, `end`; all are as long as `first`.
 
     `end` is in seconds since 1970. The rows of the buckets and processes in `without` are skipped. Buckets
     without rows are absent from the result. Raises StorageUnavailable for a histogram that cannot be decoded.

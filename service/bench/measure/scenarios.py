@@ -135,7 +135,7 @@ def at_rate(
     budget_ms: float,
     draw: random.Random,
 ) -> Trial:
-    """Run the scenario server at one rate.
+    """Run the scenario `server` at one request rate.
 
     Queries arrive at random times (Poisson), and `threads` threads answer them in the order of arrival.
     Latencies count from the intended send time, so that waiting for a busy thread is included.

@@ -120,8 +120,8 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
 def decode_strictly(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
     """Decode `data` at 1/`scale` (1, 2, 4 or 8), without applying the orientation.
 
-    Returns uint8 RGB (ceil(H / scale), ceil(W / scale), 3). Raises ValueError for the first warning of
-    libjpeg-turbo, and MemoryError.
+    Returns uint8 RGB (ceil(H / scale), ceil(W / scale), 3). Raises ValueError at the first warning of
+    libjpeg-turbo, and MemoryError if there is too little memory.
     """
     # The library takes the smallest of its scales that reaches both minimums; 0 means unscaled.
     rows, columns = (0, 0) if scale == 1 else (-(-header.height // scale), -(-header.width // scale))
