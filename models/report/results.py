@@ -78,7 +78,7 @@ def accuracy(row: Row) -> float:
 
 
 def inversions(models: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return pairs of fp32 models: the first has over 5 % fewer MACs than the second, but takes over 5 % longer."""
+    """Return pairs of fp32 models of which the first has over 5 % fewer MACs, but takes over 5 % longer."""
     floats = [row for row in models if row.card.precision == "fp32"]
     return [
         (a, b)
