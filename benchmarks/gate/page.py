@@ -71,9 +71,10 @@ def _traces(results: Results) -> list[str]:
         *lines,
         "",
         f"No launch is left out. `weighin bench` would flag {flagged} of the launches on the quiet machine "
-        "as `dirty`. The SHA-256 is that of the sessions' medians (`benchmarks/gate/record.py`). The number "
-        "of rounds per launch and the number of runs per round were chosen with other launches. These "
-        "launches are in `benchmarks/gate/results.jsonl`, too, under the part `choose`.",
+        "as `dirty`. The SHA-256 is computed from all medians of the sessions (`benchmarks/gate/record.py`), "
+        "from which the gates below are replayed. How many rounds a launch has, and how many runs a round "
+        "has, was decided on other launches, which are in `benchmarks/gate/results.jsonl` under the part "
+        "`choose`.",
     ]
 
 
@@ -82,8 +83,8 @@ def latency(results: Results, part: str = "proof") -> list[str]:
     lines = [
         "### Latency: gates replayed from the traces",
         "",
-        f"Each replayed gate takes recorded launches of {ROUNDS_PER_LAUNCH} rounds in random order. As "
-        f"`weighin gate` does, it takes launches until its verdict is certain, but at most {MAX_LAUNCHES}. "
+        "Each replayed gate goes through the recorded launches in random order, and takes "
+        f"{ROUNDS_PER_LAUNCH} rounds of each. As `weighin gate` does, it takes launches until its verdict is certain, but at most {MAX_LAUNCHES}. "
         "No two gates of a row share a round. But they take different rounds of the same launches, so they "
         "are not fully independent.",
         "",
@@ -151,8 +152,9 @@ def _accuracy(results: Results) -> list[str]:
         "",
         "Discordance is the share of pictures that only one of the two networks answers correctly. The "
         f"discordance of `{recorded[0]['base']}` with each of four other networks was recorded on the "
-        f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws pictures with this "
-        "discordance. The two networks are either equally accurate, or the new one is 1.5 points less "
+        f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws outcomes at random "
+        "instead of running the networks: the share of pictures that only one network answers correctly is "
+        "the discordance. The two networks are either equally accurate, or the new one is 1.5 points less "
         "accurate. In the second case, the discordance is raised to 1.5 % if it is lower. Each row has "
         f"{accuracy.GATES} gates of each of these two kinds.",
         "",
@@ -187,7 +189,8 @@ def _accuracy(results: Results) -> list[str]:
         "",
         f"Target: at least {_MOSTLY:.0%} of the gates fail the network that is 1.5 points worse, and at "
         f"least {_MOSTLY:.0%} decide about equal networks. The number of pictures that meets this target, "
-        f"by discordance: {'; '.join(enough)}.",
+        "for each discordance (equally accurate and 1.5 points worse, if they differ): "
+        f"{'; '.join(enough)}.",
     ]
 
 
