@@ -84,7 +84,8 @@ def latency(results: Results, part: str = "proof") -> list[str]:
         "### Latency: gates replayed from the traces",
         "",
         "Each replayed gate goes through the recorded launches in random order, and takes "
-        f"{ROUNDS_PER_LAUNCH} rounds of each. As `weighin gate` does, it takes launches until its verdict is certain, but at most {MAX_LAUNCHES}. "
+        f"{ROUNDS_PER_LAUNCH} rounds of each. As `weighin gate` does, it takes launches until its verdict is "
+        f"certain, but at most {MAX_LAUNCHES}. "
         "No two gates of a row share a round. But they take different rounds of the same launches, so they "
         "are not fully independent.",
         "",
