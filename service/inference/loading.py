@@ -445,7 +445,15 @@ def release_memory(models: Sequence[ServedModel]) -> None:
             smallest.session.release_memory(_noise(smallest.card.input, 0))
         except Exception:
             log.exception("memory cannot be released", model=smallest.name)
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
+    release_free_memory()
+
+
+def release_free_memory() -> None:
+    """Give memory that the process has freed back to the system, if the C library is glibc.
+
+    By itself, glibc gives back only what is free at the end of an arena.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 

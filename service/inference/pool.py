@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,28 @@ class Deadline:
         """Raise DeadlineExceeded if the deadline has passed."""
         if asyncio.get_running_loop().time() >= self.at:
             raise DeadlineExceeded(f"request: no result within {self.limit_s:g} s")
+
+    async def wait_for(self, call: concurrent.futures.Future[T]) -> T:
+        """Return the result of a call on another thread, or raise its error.
+
+        Raises DeadlineExceeded at the deadline, and ClientGone if the client disconnects before. A call that
+        has not begun by then is cancelled; one that runs is not interrupted.
+        """
+        result = asyncio.wrap_future(call)
+        gone = None if self.disconnected is None else asyncio.ensure_future(self.disconnected())
+        waited = {result} if gone is None else {result, gone}
+        left_s = self.at - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait(waited, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return result.result()
+            if gone is not None and gone.done():
+                raise ClientGone
+            raise DeadlineExceeded(f"request: no result within {self.limit_s:g} s")
+        finally:
+            call.cancel()
+            if gone is not None:
+                gone.cancel()
 
 
 class _Job:

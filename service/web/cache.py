@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ import structlog
 from cachetools import LRUCache
 from markupsafe import Markup
 
+from service.inference.pool import Deadline
 from service.latency.query import Latencies
 from service.latency.stages import Regime
 from service.web.catalogue import Catalogue
@@ -63,17 +63,21 @@ class DashboardCache:
         self._cache: dict[tuple[View, str], tuple[float, Rendered]] = {}
         self._in_advance: list[Future[Rendered]] = []
 
-    async def rendered(self, view: View, base_url: str, *, max_age_s: float = 0.0) -> Rendered:
-        """Return the figures of a view, from the cache if they are at most `max_age_s` seconds old."""
+    async def rendered(
+        self, view: View, base_url: str, deadline: Deadline, *, max_age_s: float = 0.0
+    ) -> Rendered:
+        """Return the figures of a view, from the cache if they are at most `max_age_s` seconds old.
+
+        Raises DeadlineExceeded at the deadline, and ClientGone if the client disconnects before. A rendering
+        that has not begun by then is dropped, so that the thread renders only for clients that wait.
+        """
         since = time.monotonic() - max_age_s
         cached = self._fresh(view, base_url, since)
         if cached is not None:  # saves the switch to the thread
             return cached
         for rendering in self._in_advance:
             rendering.cancel()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._rendered, view, base_url, since
-        )
+        return await deadline.wait_for(self._thread.submit(self._rendered, view, base_url, since))
 
     def warm_up(self) -> Sequence[Future[Rendered]]:
         """Render FIRST_VIEWS in the background, so that a long history is merged before the first request.

@@ -8,11 +8,11 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from service.api.body.request import app_part, ignores_unknown_parameters, root_of
+from service.api.body.request import app_part, deadline_for, ignores_unknown_parameters, root_of
 from service.api.latency import MachineName, VersionName, check_machine, check_model
 from service.api.problems import documented
 from service.api.routers import ApiKey, new_router
-from service.errors import InvalidParameter, UnknownModel
+from service.errors import DeadlineExceeded, InvalidParameter, UnknownModel
 from service.latency.query import CURRENT
 from service.web.cache import SHARED_FOR_S, DashboardCache
 from service.web.site import Site
@@ -78,7 +78,7 @@ async def view_of(
     "/dashboard",
     summary="Dashboard page",
     response_class=HTMLResponse,
-    responses=documented(UnknownModel, InvalidParameter),
+    responses=documented(UnknownModel, InvalidParameter, DeadlineExceeded),
 )
 @ignores_unknown_parameters
 async def dashboard(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
@@ -87,7 +87,8 @@ async def dashboard(request: Request, view: Annotated[View, Depends(view_of)]) -
     With `model`, show the details of one model, with charts of `GET /latency/history` and
     `GET /latency/distribution`. The query holds the view, so the URL can be shared.
     """
-    rendered = await app_part(request, DashboardCache).rendered(view, _base_url(request))
+    cache = app_part(request, DashboardCache)
+    rendered = await cache.rendered(view, _base_url(request), deadline_for(request))
     key_needed = app_part(request, ApiKey).secret is not None
     page = dashboard_page(
         view, rendered.models, rendered.regimes, rendered.machines, rendered.html, key_needed=key_needed
@@ -103,7 +104,7 @@ async def figures(request: Request, view: Annotated[View, Depends(view_of)]) -> 
     It is cached for two seconds, so that all clients with the same view share it.
     """
     cache = app_part(request, DashboardCache)
-    rendered = await cache.rendered(view, _base_url(request), max_age_s=SHARED_FOR_S)
+    rendered = await cache.rendered(view, _base_url(request), deadline_for(request), max_age_s=SHARED_FOR_S)
     return HTMLResponse(rendered.html, headers={"Cache-Control": "no-store"})
 
 

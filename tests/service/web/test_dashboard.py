@@ -26,11 +26,13 @@ from fastapi import FastAPI
 from models.zoo.card import Accuracy, read_card, write_card
 from models.zoo.statistics import MIN_SAMPLES
 from service.api import problems
-from service.api.body.request import add_parts
+from service.api.body.request import Bounds, add_parts
 from service.api.middleware.context import RequestContext
 from service.api.routers import ApiKey, add_routes
 from service.bench.archive import BenchmarkArchive
 from service.bench.recommend.advice import this_machine
+from service.errors import ClientGone, DeadlineExceeded
+from service.inference.pool import Deadline
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
@@ -40,7 +42,7 @@ from service.latency.store import LatencyStore
 from service.state import open_state
 from service.storage.database import open_database
 from service.web import dashboard
-from service.web.cache import FIRST_VIEWS, DashboardCache
+from service.web.cache import FIRST_VIEWS, DashboardCache, Rendered
 from service.web.catalogue import Catalogue
 from service.web.figures import Figures
 from service.web.marks import Axis
@@ -77,7 +79,7 @@ class Instrument:
         self.catalogue = Catalogue(self.registry, self.archive, self.state.evaluations)
         site, self.latencies = Site(), Latencies(self.recorder, self.registry.versions)
         self.cache = DashboardCache(site, self.latencies, self.catalogue, lambda: self.degraded)
-        add_parts(app, [ApiKey(None), self.registry, self.latencies, site, self.cache])
+        add_parts(app, [ApiKey(None), Bounds(1, 30), self.registry, self.latencies, site, self.cache])
         app.router.routes.extend(site.mounts)
         add_routes(app, [dashboard.router])
         app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
@@ -544,7 +546,7 @@ def test_pooled_machines_are_named_and_one_can_be_chosen(instrument: Instrument,
     latencies = Latencies(instrument.recorder)  # with nothing cached
     cache = DashboardCache(Site(), latencies, instrument.catalogue, lambda: None)
     for view in (View(), View(model="tiny")):
-        assert machine_words(asyncio.run(cache.rendered(view, "")).html) == warning
+        assert machine_words(asyncio.run(rendered(cache, view)).html) == warning
     cache.close()
     pooled = instrument.page()
     assert offered(pooled) == ["", FAST, SLOW]
@@ -797,7 +799,7 @@ def test_refreshes_share_cached_figures(instrument: Instrument) -> None:
     instrument.record(1)
     first = refreshed()
     instrument.record(1)
-    again = asyncio.run(instrument.cache.rendered(View(since="1h"), base_url, max_age_s=60)).html
+    again = asyncio.run(rendered(instrument.cache, View(since="1h"), base_url, max_age_s=60)).html
     assert (again, rows(again)[-1][5]) == (first, "1"), "rendered before the second run"
     whole = instrument.page(since="1h")
     assert rows(whole)[-1][5] == "2", "who opens the page sees all of it at once"
@@ -811,7 +813,7 @@ def test_warm_up_renders_the_first_views(instrument: Instrument) -> None:
     begun = time.monotonic()
     concurrent.futures.wait(instrument.cache.warm_up())
     instrument.record(1)
-    known = instrument.cache.rendered(FIRST_VIEWS[-1], "", max_age_s=time.monotonic() - begun)
+    known = rendered(instrument.cache, FIRST_VIEWS[-1], max_age_s=time.monotonic() - begun)
     assert rows(asyncio.run(known).html)[-1][5] == "1", "rendered before the second run"
     assert FIRST_VIEWS[0] == View(), "what /dashboard without a query shows"
 
@@ -829,7 +831,7 @@ def test_request_during_the_warm_up(instrument: Instrument) -> None:
     assert begun.wait(30)
 
     async def ask() -> str:
-        asked = asyncio.create_task(cache.rendered(View(since="1h"), ""))
+        asked = asyncio.create_task(rendered(cache, View(since="1h")))
         await asyncio.sleep(0)  # until it waits for the rendering under way
         go_on.set()
         return (await asked).html
@@ -837,6 +839,41 @@ def test_request_during_the_warm_up(instrument: Instrument) -> None:
     assert rows(asyncio.run(ask()))[-1][5] == "1"
     cache.close()
     assert [rendering.cancelled() for rendering in ahead] == [False, True, True]
+
+
+def test_a_rendering_that_nobody_waits_for_is_dropped(instrument: Instrument) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    renderings = []
+
+    def hold() -> None:
+        renderings.append(1)
+        begun.set()
+        assert go_on.wait(30)
+
+    async def gone() -> None:
+        """The client has disconnected."""
+
+    cache = DashboardCache(Site(), instrument.latencies, instrument.catalogue, hold)
+
+    async def ask() -> None:
+        first = asyncio.create_task(rendered(cache, View(since="1h")))
+        await asyncio.to_thread(begun.wait, 30)
+        with pytest.raises(DeadlineExceeded, match=r"no result within 0.01 s"):
+            await cache.rendered(View(since="24h"), "", Deadline.after(0.01))
+        with pytest.raises(ClientGone):
+            await cache.rendered(View(since="7d"), "", Deadline.after(30, gone))
+        go_on.set()
+        await first
+
+    asyncio.run(ask())
+    cache.close()
+    assert renderings == [1]
+
+
+async def rendered(
+    cache: DashboardCache, view: View, base_url: str = "", *, max_age_s: float = 0
+) -> Rendered:
+    return await cache.rendered(view, base_url, Deadline.after(30), max_age_s=max_age_s)
 
 
 def test_removed_model_is_still_shown(instrument: Instrument) -> None:
