@@ -51,7 +51,7 @@ class Deadline:
         """
         result = asyncio.wrap_future(call)
         gone = None if self.disconnected is None else asyncio.ensure_future(self.disconnected())
-        waited = {result} if gone is None else {result, gone}
+        waited: list[asyncio.Future[Any]] = [result] if gone is None else [result, gone]
         left_s = self.at - asyncio.get_running_loop().time()
         try:
             await asyncio.wait(waited, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
@@ -61,7 +61,7 @@ class Deadline:
                 raise ClientGone
             raise DeadlineExceeded(f"request: no result within {self.limit_s:g} s")
         finally:
-            call.cancel()
+            result.cancel()  # and with it the call
             if gone is not None:
                 gone.cancel()
 
