@@ -58,6 +58,7 @@ class Deadline:
             if result.done():
                 return result.result()
             if gone is not None and gone.done():
+                gone.result()
                 raise ClientGone
             raise DeadlineExceeded(f"request: no result within {self.limit_s:g} s")
         finally:

@@ -37,7 +37,7 @@ class Refresh(APIRoute):
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
+        request = Request(scope, receive)
         view = app_part(request, DashboardCache).valid_views.get(scope["query_string"])
         if view is None or scope["method"] != "GET":
             await super().handle(scope, receive, send)

@@ -841,6 +841,15 @@ def test_request_during_the_warm_up(instrument: Instrument) -> None:
     assert [rendering.cancelled() for rendering in ahead] == [False, True, True]
 
 
+def test_each_refresh_of_a_view_is_rendered(instrument: Instrument, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those whose query is not validated again."""
+    monkeypatch.setattr(dashboard, "SHARED_FOR_S", 0.0)
+    for count in ("1", "2", "3"):
+        instrument.record(1)
+        response = instrument.client.get("/dashboard/figures", params={"since": "1h"})
+        assert rows(response.text)[-1][5] == count
+
+
 def test_a_rendering_that_nobody_waits_for_is_dropped(instrument: Instrument) -> None:
     begun, go_on = threading.Event(), threading.Event()
     renderings = []
