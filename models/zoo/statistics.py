@@ -152,7 +152,8 @@ def samples_needed(fraction: float) -> int:
     """Return how many samples there must be before the percentile `fraction` is shown.
 
     `fraction` is at least 0 and below 1. Up to the median, the number is 1. Above the median, it is the
-    smallest n for which the largest of n samples bounds the percentile from above (`slowest_allowed` is 1).
+    smallest n for which, with a probability of CONFIDENCE, at least two of n independent samples are larger
+    than the percentile (`slowest_allowed` is then 1).
     """
     if fraction <= 0.5:
         return 1

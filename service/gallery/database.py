@@ -38,9 +38,9 @@ class GalleryDatabase:
     def writing(self) -> Iterator[tuple[Connection, GalleryState]]:
         """Yield a write transaction, and the gallery's state at its start.
 
-        Of all processes, only one is in such a transaction at a time: each locks the only row of
-        `gallery_state`, so changes become visible in the order of their numbers. The transaction is committed
-        at the end, or rolled back after an exception.
+        Each such transaction locks the only row of `gallery_state`. So only one process at a time is in such
+        a transaction, and the numbered changes of the gallery become visible in the order of their numbers.
+        The transaction is committed at the end, or rolled back after an exception.
         """
         obstacle = self._obstacle()
         if obstacle is not None:

@@ -117,7 +117,7 @@ def faster_in_openvino(model: ModelUnderTest, settings: RunSettings) -> Iterator
 
 
 def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Finding]:
-    """Find settings with more threads than the process can keep cores busy.
+    """Find settings that ask for more threads than there are cores that the process can use.
 
     Such threads wait for each other, or the cgroup's quota throttles them.
     """
