@@ -75,7 +75,10 @@ def write_fashion(data: Path) -> None:
 
 
 def time_photos(folder: Path) -> None:
-    """Write photos, evaluate them, alternate with runs of bare sessions, and print the ratio of the rates."""
+    """Write photos, then evaluate them and run bare sessions in turn, and print the figures of `photos`.
+
+    The module's description explains the figures.
+    """
     data = folder / "photos"
     for number, pixels in enumerate(crops(PHOTOS, PACKAGES, PER_PHOTO)):
         path = data / ("tench", "goldfish")[number % 2] / f"{number:04}.jpg"

@@ -77,7 +77,8 @@ def running(environment: dict[str, str]) -> Iterator[None]:
 def rewrite(folder: Path, environment: dict[str, str], *, keyed: bool) -> None:
     """Run the blocks and put their output into the pages.
 
-    `keyed`: run only the blocks that name the key; otherwise run only the others.
+    If `keyed` is true, only the blocks that contain the name in KEY are run. If it is false, only the blocks
+    that do not contain this name are run.
     """
     own = environment | {"WEIGHIN_DATA_DIR": str(folder / "command-line")}  # the service locks its folder
 

@@ -113,7 +113,11 @@ def preparation(small: Path, large: Path, model: Path) -> Rounds:
 
 
 def recording() -> Rounds:
-    """Measure the time per request for timing and recording (microseconds), and per flush (milliseconds)."""
+    """Measure how long it takes to time and record a request, and to flush the recorder.
+
+    In the result, `request_us` has the microseconds per request, and `flush_ms` the milliseconds of each
+    flush.
+    """
     per_request, flushes = [], []
     with tempfile.TemporaryDirectory() as folder:
         state = open_state(Path(folder), None)

@@ -86,7 +86,11 @@ def sample(runs: int, seed: int) -> Distribution:
 def fill(
     store: LatencyStore, now: float, models: list[str], runs_per_minute: int, instances: int = 1
 ) -> None:
-    """Write the days, hours and minutes of the last 30 days that the store would still have."""
+    """Write the buckets that the store would have after 30 days of traffic.
+
+    These are days for all 30 days. Hours and minutes are written only for the most recent time, because the
+    store deletes older ones.
+    """
     minutes = [sample(runs_per_minute, seed) for seed in range(40)]
     hours = [merge([minutes[(first + n) % 40] for n in range(60)]) for first in range(7)]
     days = [merge(hours * 3) for _ in range(2)]

@@ -140,7 +140,10 @@ def drawn(data: Path, rounds: int) -> list[Figure]:
 
 
 def crowd(data: Path, photos: Photos, rounds: int) -> list[Figure]:
-    """Measure classifications per second alone, beside a hundred dashboards, and beside the control."""
+    """Measure what a hundred open dashboards cost the service, in CPU time and in throughput.
+
+    The throughput is measured in the three situations that the module's description explains.
+    """
     path = "/dashboard/figures?since=24h"
     simulated: list[float] = []
     used: list[float] = []

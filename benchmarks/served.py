@@ -75,7 +75,10 @@ def per_s(outcome: dict[str, Any]) -> float:
 
 
 def throughput(photos: Photos, rounds: int) -> list[Figure]:
-    """Measure one and eight clients, and the bare loop. (`make bench-rivals` measures other servers.)"""
+    """Measure the service with one client and with eight clients, and compare it with the bare loop.
+
+    (`make bench-rivals` measures other servers.)
+    """
     model, cores = NETWORKS / MODEL, core_budget()
     with weighin() as service:
         service.wait_until("/readyz")
@@ -123,9 +126,10 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
 
 
 def protocol(photos: Photos, rounds: int) -> list[Figure]:
-    """Measure one client that sends an encoded image in turn to /v2, as binary data, and to /classify.
+    """Measure the latencies of /v2 and /classify for one client that sends requests to both in turn.
 
-    Both routes return the five most probable classes.
+    All requests have the same encoded image, which /v2 gets as binary data. Both routes return the five most
+    probable classes.
     """
     image = photos.small.read_bytes()
     entry = {"name": "image", "shape": [1], "datatype": "BYTES"}

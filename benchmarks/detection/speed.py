@@ -225,7 +225,12 @@ def _parity(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[An
 
 
 def _same_objects(card: Card, found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> str:
-    """Return how many of the objects in the outputs `expected` are also in the outputs `found`, by IoU."""
+    """Return, as text, how many of the objects in `expected` are also in `found`.
+
+    The text also says how many objects are only in `found`. `expected` are the outputs of the fp32 variant in
+    ONNX Runtime, `found` those of any variant in any runtime. Two objects count as the same if they have the
+    same class and their boxes overlap enough (see Pairs).
+    """
     decoder, image = decoder_of(card), _blank(card)
     labels = load_model(NETWORKS / card.name).labels
     objects = [

@@ -32,7 +32,11 @@ GATES = 1000
 
 
 def record(results: Results) -> None:
-    """Record, for each network of NEW, how many pictures only it or only BASE classifies correctly."""
+    """Compare each network of NEW with BASE, and record for how many pictures only one of the two is right.
+
+    The pictures for which only BASE is right and those for which only the new network is right are counted
+    separately.
+    """
     test = load_test(default_folder())
     base = _correct(BASE, test.pixels, test.classes)
     for name in NEW:

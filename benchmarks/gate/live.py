@@ -68,10 +68,11 @@ def record_gate(results: Results) -> bool:
 
 
 def _channels(results: Results, model: Path) -> int:
-    """Return how many channels an additional convolution needs to make a run of the model SLOWER_BY longer.
+    """Return the number of channels for which the copy of `write_copy` is slower than the model by SLOWER_BY.
 
-    This is measured once, with few and with many channels, because the additional nodes take time, too,
-    whatever their number of channels.
+    The number is determined once per model: the slowdown is measured with few and with many channels, and the
+    number is calculated from both slowdowns. One measurement would not suffice, because a part of the
+    slowdown does not depend on the number of channels.
     """
     for record in results.of("live-calibration"):
         if record["model"] == model.name:

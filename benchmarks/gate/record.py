@@ -43,8 +43,8 @@ def record_launch(
 ) -> None:
     """Record one launch of the model in `folder`.
 
-    If `load` is `loop`, this function starts the loop; a `recorder` must already be running. If `slower` is
-    false, the launch has only the equal sessions.
+    If `load` is `loop`, this function starts the loop. If `load` is `recorder`, it starts nothing: the other
+    recorder must already be running. If `slower` is false, the launch has only the equal sessions.
     """
     work = dict.fromkeys(EQUAL, 0)
     if slower:
@@ -90,9 +90,9 @@ def _extra_work(results: Results, folder: Path) -> int:
 
 
 def slowdown(traces: Sequence[Record]) -> tuple[float, float, float]:
-    """Return how much longer `slow8` took than `a1` and `a2`, as a share, with its 95 % interval.
+    """Return by how much `slow8` was slower than `a1` and `a2`, and the 95 % interval of this slowdown.
 
-    The interval uses Student's t distribution.
+    A slowdown of 0.08 means that a run took 8 % longer. The interval uses Student's t distribution.
     """
     values = []
     for launch in traces:

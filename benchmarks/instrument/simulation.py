@@ -93,5 +93,8 @@ def _held(source: _Independent | _Bursty, n: int, fraction: float, truth: float)
 
 
 def interval(record: dict[str, object]) -> tuple[float, float]:
-    """Return the 95 % interval of the share of simulated samples whose bound is not below the true value."""
+    """Return the 95 % interval of the share of simulated samples in which the upper bound held.
+
+    The bound of a sample holds if it is at least the true percentile.
+    """
     return wilson(int(record["held"]), int(record["runs"]))  # type: ignore[call-overload]

@@ -92,8 +92,9 @@ def segments(launches: Sequence[Record], per_segment: int, rounds: int) -> list[
 class PValues:
     """The comparisons in a segment, each as its mean log-ratio and its p value by the bootstrap.
 
-    `alike`: for each pair of equal sessions. `slower`: for each slower session. The p values of slower
-    sessions are adjusted for their number, as in a benchmark.
+    `alike` has the comparisons of the pairs of equal sessions in PAIRS_ALIKE. `slower` has, by the name of
+    each slower session, its comparison with the equal sessions `a1` and `a2`. The p values in `slower` are
+    adjusted for the number of slower sessions, as in a benchmark.
     """
 
     alike: tuple[tuple[float, float], ...]
@@ -116,7 +117,10 @@ def judge(segment: Segment) -> PValues:
 
 
 def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, float, float]]:
-    """Return the numbers of hits and verdicts, and the 95 % interval of their ratio, by kind of session.
+    """Return, for each kind of session, how many of its verdicts are hits.
+
+    The four values of a kind are the number of hits, the number of verdicts, and the two limits of the 95 %
+    interval of the share of hits. `level` is the significance level of the verdicts.
 
     The kind `alike` compares equal sessions, so any verdict but `indistinguishable` is a hit. Every other
     kind compares a slower session with equal ones, so the verdict `slower` is a hit.

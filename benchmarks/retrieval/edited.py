@@ -45,7 +45,7 @@ class Features:
 def pictures() -> list[bytes]:
     """Return the originals as JPEGs of quality 90.
 
-    They are PICTURES random cells of a grid over all photographs.
+    Each photograph is cut into the cells of a grid. Of all these cells, PICTURES are chosen at random.
     """
     pieces = []
     for path in photographs():

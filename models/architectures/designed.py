@@ -43,9 +43,10 @@ BlockName = Literal[
 class Stage(Frozen):
     """A part of a design: `repeats` blocks of the same kind, each with `channels` output channels.
 
-    Only the first block has the stride and another number of input channels. `ratio` is the expansion of an
+    The input of the first block is the output of the previous stage (or of the stem), and its stride is
+    `stride`. All other blocks have `channels` input channels and stride 1. `ratio` is the expansion of an
     inverted residual or Ghost block, or the reduction of a bottleneck or Fire block; other blocks ignore it.
-    `group_width` is the number of channels in each group of a grouped convolution.
+    `group_width` is about the number of channels in each group of a grouped convolution (see `groups_of`).
     """
 
     block: BlockName

@@ -36,8 +36,8 @@ def inverted_residuals(
 ) -> list[InvertedResidual]:
     """Create the 17 blocks behind a stem with `channels` output channels.
 
-    With `size`, the height and width of the stem's output map, the blocks have TensorFlow's "same" padding.
-    If `size` is None, the padding is equal on all sides.
+    `size` is the height and width of the stem's output map. If it is given, the blocks have TensorFlow's
+    "same" padding, which depends on the size of a map. If it is None, the padding is equal on all sides.
     """
     blocks = []
     for expansion_ratio, out, repeats, first_stride in STAGES:

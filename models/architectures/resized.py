@@ -14,7 +14,7 @@ Shapes = Mapping[str, Sequence[int]]
 def shapes_of(network: nn.Module) -> dict[str, list[int]]:
     """Return the shape of each tensor of the network's state dict.
 
-    With these shapes, `resize` gives another network of the same design equally large layers.
+    With these shapes, `resize` can make the layers of another network of the same design equally large.
     """
     return {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
 

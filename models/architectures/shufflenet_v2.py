@@ -21,8 +21,9 @@ def shufflenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageCl
     """Create ShuffleNetV2. A width multiplier of 1 gives the network that the paper calls "x1.0".
 
     Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
-    https://arxiv.org/abs/1807.11164. With other multipliers, numbers of channels are multiples of 16, so that
-    the convolved half is a multiple of 8. In the paper's x1.0, the half in the first stage has 58 channels.
+    https://arxiv.org/abs/1807.11164. With a multiplier other than 1, the number of a unit's output
+    channels is a multiple of 16, so that each of the unit's two branches makes a multiple of 8 channels. With
+    a multiplier of 1, as in the paper, this is not so: each branch of the first stage makes 58 channels.
     Raises ValueError for a width multiplier that leaves no channel.
     """
     scaled = partial(scaled_channels, multiplier=width_multiplier, divisor=16)

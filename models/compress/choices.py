@@ -38,7 +38,8 @@ def plans() -> Iterator[tuple[str, QuantizationPlan]]:
 def measure(folder: Path, photos: Path) -> Iterator[tuple[str, Compared]]:
     """Yield each variant's description and its agreement with the floating-point model in `folder`.
 
-    The agreement on a card is measured on other photographs, so choosing by these figures does not bias it.
+    These agreements serve to choose a variant. The agreement in a model's card is measured on other
+    photographs, so it is not biased by the choice.
     Raises MissingPhotosError if `photos` lacks the photographs.
     """
     card = read_card(folder)

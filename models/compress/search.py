@@ -121,8 +121,8 @@ def fit_to_budget(design: Design, budget: int) -> Design:
     """Return the design, narrowed uniformly until it has at most `budget` multiply-accumulates.
 
     Channels are rounded to numbers that the blocks support; a pointwise head is not narrowed. Without
-    narrowing, few suggestions would fit the budget, and none with wide blocks. Raises OverBudgetError for a
-    design that is over the budget at any width.
+    narrowing, few of the suggested designs would fit the budget, and no design that has wide blocks would fit
+    it. Raises OverBudgetError for a design that is over the budget at any width.
     """
     width = 1.0
     narrowed = _scaled(design, width)
