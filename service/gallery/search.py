@@ -201,8 +201,9 @@ class Retriever:
     ) -> tuple[Match, ...]:
         """Search for the matches of `query` and load them.
 
-        This runs on a thread that may wait for the database. `exclude`: key of an image that is no match, or
-        None. Raises EmbeddersChanged if another network has become active.
+        This runs on a thread that may wait for the database. `exclude`: key of an image to leave out
+        of the matches. If it is None, no image is left out. Raises EmbeddersChanged if another network has
+        become active.
         """
         if active.images == 0:
             return ()

@@ -34,9 +34,11 @@ class GalleryVectors:
         self.database = database
 
     def changes_after(self, embedder: str, sequence: int, limit: int) -> list[Change]:
-        """Return up to `limit` changes that have a number above `sequence`, in order.
+        """Return up to `limit` changes of the gallery that follow the change with the number `sequence`.
 
-        An image that was added and deleted after `sequence` appears only as deleted.
+        The changes are in the order of their numbers (see `Change`). Of the embeddings that were added, only
+        those by `embedder` are returned. An image that was added and deleted after `sequence` appears only as
+        deleted.
         """
         put = (
             select(gallery_embeddings.c.key, gallery_embeddings.c.vector)
@@ -73,7 +75,7 @@ class GalleryVectors:
         return np.array([key for key, _ in rows], np.int64), np.stack([vector for _, vector in rows])
 
     def extent(self, embedder: str) -> Extent:
-        """Return the number of the gallery's last change, and the number of embeddings by `embedder`.
+        """Return the sequence number of the last change, and how many embeddings by `embedder` there are.
 
         Both are read in one transaction.
         """

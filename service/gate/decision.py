@@ -160,10 +160,10 @@ def log_ratios(
 def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> LatencyJudgement:
     """Judge the slowdown from all launches so far. Call this after each launch from MIN_LAUNCHES on.
 
-    `new` and `control` are the two lists that `log_ratios` returns, by launch. `max_slower` is the allowed
-    slowdown, 0.03 for 3 %. Raises ValueError in each of these cases: there are no launches; there are more
-    than MAX_LAUNCHES, for which LOOK_LEVEL holds; a launch has no rounds; `new` and `control` have different
-    launches; a ratio is not finite.
+    `new` and `control` contain, for each launch, the first and the second list that `log_ratios` returns.
+    `max_slower` is the allowed slowdown, 0.03 for 3 %. Raises ValueError in each of these cases: there are no
+    launches; there are more than MAX_LAUNCHES launches, for which LOOK_LEVEL is not valid; a launch has no
+    rounds; `new` and `control` have different launches; a ratio is not finite.
     """
     values, controls = _launch_values(new), _launch_values(control)
     if new.keys() != control.keys() or not 0 < len(values) <= MAX_LAUNCHES:
@@ -238,11 +238,11 @@ def judge_average_precision(
     """Judge the loss of average precision on `n` pictures.
 
     `low` and `high` are the ends of the 95 % interval of the loss. If the networks answer few pictures
-    differently, `low` and `high` are too close to the loss. So the judged interval has a minimum distance
-    from the loss on both sides. This distance is the upper bound of Wilson's interval for 0 of `n`, or for 0
-    of `objects` (the number of objects in the pictures) if there are fewer objects than pictures. The
-    estimate of the pictures needed assumes that `high - low` is inversely proportional to the square root of
-    the number of pictures.
+    differently, `low` and `high` are too close to the loss. So another interval is judged. It extends
+    from the loss equally far to both sides, by half of `high - low` or by a minimum if this is larger. The
+    minimum is the upper bound of Wilson's interval for 0 of `n`, or for 0 of `objects` (the number of objects
+    in the pictures) if there are fewer objects than pictures. The estimate of the pictures needed assumes
+    that `high - low` is inversely proportional to the square root of the number of pictures.
     """
     half = (high - low) / 2
 

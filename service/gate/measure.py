@@ -264,10 +264,10 @@ def measure_accuracy(
 def _unmatched(
     dataset: Dataset, mapping: Mapping[str, str | int], chosen: Chosen
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the classes that have pictures but are no labels, each with the reason, and notes.
+    """Return the classes that have pictures but are no labels, with the reason for each, and notes.
 
-    Classes that the mapping leaves out are not among them. If there are any, one note counts what they
-    contain.
+    Classes that the mapping leaves out are not returned. If there are such classes, the only note says how
+    many pictures or objects they have. Otherwise, there are no notes.
     """
     counts = dataset.counts()
     unknown: dict[str, str] = {}

@@ -90,8 +90,8 @@ def _row(check: Check) -> str:
 def append_whole(path: Path, text: str) -> None:
     """Append the whole text to a file, or nothing of it. Create the file if it is missing.
 
-    The path may also be a device or a pipe. Raises OSError if the text cannot be written. A regular file is
-    first cut to the length that it had before.
+    The path may also be a device or a pipe. If writing to a regular file fails, the file is cut back to the
+    length that it had before. Raises OSError if the text cannot be written.
     """
     # O_NONBLOCK: a pipe without a reader is an error; otherwise the call would wait for a reader
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)

@@ -220,7 +220,8 @@ class Gate:
     def _check_data(self, zoo: Registry) -> None:
         """Raise an error if the pictures do not fit the new network.
 
-        This is for a run that does not use the pictures, so that wrong options are found early.
+        A run that measures nothing does not use the pictures. It calls this method, so that it reports wrong
+        options nevertheless.
         """
         request = self._request
         if request.data is None:

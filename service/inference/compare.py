@@ -81,8 +81,8 @@ class ComparedModel:
 class Agreement:
     """How far the compared classifiers agree on the most probable class.
 
-    `labels`: for each label that is the most probable one of a model, the names of these models. `top1`:
-    share of the models that predict the most common of these labels.
+    `labels` maps a label to the names of the models for which its class is the most probable one. `top1`: the
+    share of the models that agree on the most common of these labels.
     """
 
     top1: float
@@ -93,10 +93,10 @@ class Agreement:
 class ObjectFound:
     """An object that at least one of the compared detectors found.
 
-    `best`: the detection of the object with the highest score. `found_by`: for the name of each model that
-    found the object, the index of its detection among the objects of this model. `iou`: the lowest
-    intersection over union between the box of `best` and the box of another model. `iou` is None if only one
-    model found the object.
+    `best`: the detection of the object with the highest score. `found_by` maps the name of each model that
+    found the object to the index of the detection among this model's objects. `iou`: the lowest intersection
+    over union between the box of `best` and the box of another model. `iou` is None if only one model found
+    the object.
     """
 
     best: Found

@@ -50,8 +50,8 @@ class DemoState:
 class Demo:
     """Runs at most one demo at a time. Call all methods from the event loop's thread.
 
-    The demo has at most one run per thread of the pool under way, so that a live request waits for one run at
-    most.
+    The pool never has more of the demo's runs than it has threads, because the demo submits a further run
+    only when one has ended. So a live request waits for at most one run of the demo.
     """
 
     def __init__(

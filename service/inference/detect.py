@@ -130,12 +130,13 @@ def detect_plan(
 
 
 def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
-    """Return the ids of the classes that are given as labels, in any case, or as ids.
+    """Return the ids of the given classes. A class is given by its label, in any case, or by its id.
 
     A label that several classes share stands for all of these classes. A request's list of classes has been
-    split at commas, and so has a label that contains commas. So if consecutive items, joined by commas, are a
-    label, they count as this label. If several runs of items beginning at one item are labels, the longest
-    one counts. Raises InvalidParameter for a class that the model does not have, and if `classes` is empty.
+    split at commas. This has also split every label that contains commas. So consecutive items count as one
+    label if they give a label of the model when they are joined with commas. If several such labels begin
+    with the same item, the longest one counts. Raises InvalidParameter for a class that the model does not
+    have, and if `classes` is empty.
     """
     if not classes:
         raise InvalidParameter("classes: empty (leave it out for all)")

@@ -165,9 +165,9 @@ class Explainer:
     def _read(self, model: ServedModel, stored: Classifier, shape: tuple[int, int]) -> LinearHead:
         """Read the classifier from the file that is open since loading, or from the folder if this fails.
 
-        The open file is tried first, because the folder may contain another version by now. But the open file
-        may be a wrong version, too, because the file that the card describes may have been moved into the
-        folder only after the model's loading had opened an older file. Raises UnknownModel and UnusableHead.
+        The open file is tried first, because the file in the folder may have been replaced by another version
+        since. But the open file may also be a wrong version: perhaps the file that the card describes was
+        moved into the folder only after an older file had been opened. Raises UnknownModel and UnusableHead.
         """
         if model.head is not None:
             with contextlib.suppress(UnusableHead):

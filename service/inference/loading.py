@@ -154,7 +154,9 @@ def served_accuracy(entry: ModelEntry) -> Accuracy | None:
 def served_agreement(entry: ModelEntry) -> Agreement | None:
     """Return the agreement to show with the accuracy that `served_accuracy` returns.
 
-    The result is None if the model has no agreement, and as long as its answers have not been compared.
+    The agreement says how often the model, as it is served, gives the same answers as its parent (see
+    `Serving.agreement`). If the model is not loaded, the card's agreement is returned. The result is None if
+    the agreement is not known.
     """
     if entry.card is None or entry.model is None:
         return None if entry.card is None else entry.card.agreement
@@ -534,8 +536,8 @@ def _are_probabilities(logits: NDArray[np.float32]) -> bool:
 def _noise(spec: InputSpec, seed: int) -> NDArray[np.float32]:
     """Return a normalized image of noise, float32 (1, channels, height, width).
 
-    The image is noise instead of zeros, because a network may return NaN for a constant input only, or may
-    return finite numbers for a constant input only.
+    A constant image, such as one of zeros, would not show whether the network works: some networks return NaN
+    only for constant images, and others return finite numbers only for constant images.
     """
     shape = (1, spec.channels, spec.height, spec.width)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)

@@ -153,8 +153,8 @@ class Registry:
         The entry of a model that cannot be loaded gets the reason.
 
         Afterwards `ready` is true and every model has a session or a reason, even if this method raises.
-        `before_rest` is called before the models begin to load that `start_loading` left out. `before_ready`
-        is called when all models are loaded. Both functions may call `refresh`.
+        `start_loading` may have left out some models; `before_rest` is called before these models begin to
+        load. `before_ready` is called when all models are loaded. Both functions may call `refresh`.
         """
         try:
             before_rest()

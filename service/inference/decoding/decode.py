@@ -171,7 +171,8 @@ def _covered_box(pixels: NDArray[np.uint8], width: float, height: float, orienta
     """Return the part of the oriented `pixels` that the image covers.
 
     `width` and `height`: size of this part. `orientation`: the EXIF orientation that has been applied to
-    `pixels`. Before it was applied, the part began at the top left.
+    `pixels`. In the pixels as stored, the part begins in the top left corner. Applying the orientation may
+    have moved this corner.
     """
     left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
     top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0

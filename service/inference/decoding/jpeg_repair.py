@@ -53,8 +53,8 @@ def repaired_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.u
     libjpeg warns of faults that cost pixels, such as a bad code or truncated coded data. It also warns of
     faults that cost none: a missing end marker, an odd JFIF version, scan parameters that a sequential JPEG
     does not use, a broken colour profile, padding, a repeated scan. It reports only the first fault. So the
-    file is decoded again after the parts are removed that change no pixel. If libjpeg still warns, the file
-    counts as damaged.
+    parts of the file that change no pixel are removed, and the file is decoded again. If libjpeg still warns,
+    the file counts as damaged.
 
     Raises DamagedJpeg, MemoryError.
     """
@@ -202,8 +202,9 @@ def _without_zero_padding(data: bytes) -> bytes:
 def _find_padding(data: bytes, position: int, warning: str) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of each place after `position` that may be the padding that `warning` reports.
 
-    Padding is one repeated value, or a few bytes of any value. More bytes of different values are taken for
-    coded data: if they are damaged, the decoder may stop before their end.
+    The bytes at a place count as padding if all have the same value, or if there are only a few of them.
+    Otherwise, they may be coded data: if these are damaged, the decoder may stop before their end and report
+    the rest as extraneous.
     """
     match = _PADDING.search(warning)
     assert match is not None

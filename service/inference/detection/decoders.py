@@ -97,7 +97,7 @@ class BoxDecoder(ABC):
     def _top(
         self, values: NDArray[np.float32], min_score: float, limit: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the indices in the flattened `values` of the best ones, and their scores, best first.
+        """Flatten `values`, and return the indices and the scores of the best values, best first.
 
         If the activation is a sigmoid, it has not been applied to `values` yet. At most `limit` values are
         selected, and only values whose score is at least `min_score`.

@@ -25,9 +25,10 @@ class Seen:
 class MatchedObject:
     """An object that at least one detector found.
 
-    `found_by`: the index of a detector's detection of this object, by the index of the detector. `first`: the
-    index of the detector with the highest score. `iou`: the lowest intersection over union between the box of
-    `first` and the box of another detector; None if only one detector found the object.
+    `found_by` maps the index of each detector that found the object to the index of the detection among this
+    detector's detections. `first`: the index of the detector with the highest score. `iou`: the lowest
+    intersection over union between the box of `first` and the box of another detector; None if only one
+    detector found the object.
     """
 
     first: int
