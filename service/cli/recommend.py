@@ -191,10 +191,10 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
 
 
 def _ranked(fit: Fit) -> list[str]:
-    """Return the cell of the column "ranked by", in a list.
+    """Return a list with the text of the column "ranked by" for a fit, or an empty list if it has no text.
 
-    If models are ranked by the column "accuracy", the list is empty for every fit, and the table has no
-    column "ranked by".
+    The column shows the accuracy by which models are ranked, if this is not the one in the column "accuracy".
+    If it is the same one, no fit has a text, and the table has no column "ranked by".
     """
     if fit.accuracy is None or fit.accuracy.ranked is None:
         return []

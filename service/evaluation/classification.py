@@ -103,16 +103,20 @@ def summarise(
 def macro(classes: Sequence[Share]) -> Mean:
     """Return the mean accuracy of `classes`, all with equal weight, with its 95 % interval.
 
-    The interval spans the two intervals below. Alone, the first interval would cover the true mean too rarely
-    if there are many small classes. Alone, the second interval would cover it too rarely if there is a small
-    class among large ones. If there is only one class, both intervals are the Wilson interval of this class.
+    Two intervals are computed. The result reaches from the lower of their lower bounds to the higher of their
+    upper bounds.
 
-    - MOVER combines the Wilson intervals of the classes: the distance from the mean to a bound is the root of
-      the sum of the classes' squared distances, divided by the number of classes (Zou, Huang and Zhang,
-      Computational Statistics and Data Analysis 53, 2009).
-    - Wilson's interval for the effective number of pictures, as used for surveys: the size of a simple random
-      sample whose share has the same variance as the mean (Franco et al., Journal of Survey Statistics and
-      Methodology 7, 2019).
+    1. The method MOVER combines the Wilson intervals of the classes. Each class has a distance from its
+       accuracy to the bound of its Wilson interval. The distance from the mean to its bound is the root of
+       the sum of the squares of these distances, divided by the number of classes (Zou, Huang and Zhang,
+       Computational Statistics and Data Analysis 53, 2009). If there are many small classes, this interval
+       contains the true mean too rarely.
+    2. The other interval is Wilson's for the effective number of pictures, as it is used for surveys. This
+       number is the size of a simple random sample whose share has the same variance as the mean (Franco et
+       al., Journal of Survey Statistics and Methodology 7, 2019). If there is a small class among large ones,
+       this interval contains the true mean too rarely.
+
+    If there is only one class, the result is the Wilson interval of this class.
     """
     k = len(classes)
     shares = [(each.correct / each.n, *wilson(each.correct, each.n)) for each in classes]
@@ -147,9 +151,9 @@ def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> C
 
     `probability`: the probability of the predicted class, float64 (n,). `right`: whether the prediction is
     right. There are BINS equally wide bins of the probability. A bin excludes its lower bound and includes
-    its upper bound. The error is the absolute difference between accuracy and mean probability of a bin,
-    averaged over the bins, weighted by their numbers of pictures. Chance makes it larger than zero even for a
-    perfectly calibrated model, especially with few pictures.
+    its upper bound. Each bin has a difference between its accuracy and its mean probability. The error is the
+    mean of the absolute differences, in which each bin has the weight of its number of pictures. Chance makes
+    the error larger than zero even for a perfectly calibrated model, especially with few pictures.
     """
     bounds = np.arange(BINS + 1) / BINS
     index = np.searchsorted(bounds[1:-1], probability, side="left")
@@ -171,13 +175,14 @@ def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> C
 
 
 def threshold(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Threshold | None:
-    """Return the lowest probability t at and above which predictions are right often enough.
+    """Return the lowest probability that is a safe threshold for predictions, or None if there is none.
 
-    The result is None if there is no such t. Consider all pictures whose top-1 probability is at least t.
-    Their accuracy is high enough if its lower 95 % bound (Wilson) is at least RIGHT. The accuracy itself does
-    not serve as criterion: at the lowest t where it reaches RIGHT, it does so partly by chance, and on other
-    pictures the model would be right less often. With fewer than 73 pictures, even a model without an error
-    has no such t.
+    A probability t is a safe threshold if predictions with at least this probability are right often enough.
+    This is so if the accuracy on the pictures whose top-1 probability is at least t has a 95 % interval
+    (Wilson) with a lower bound of at least RIGHT. It would not suffice that the accuracy itself is at least
+    RIGHT: the lowest such t would partly be due to chance, and on other pictures the model would be right
+    less often. If there are fewer than 73 pictures, there is no safe threshold, even if the model makes no
+    error.
     """
     order = np.argsort(-probability, kind="stable")
     descending, correct = probability[order], np.cumsum(right[order])
@@ -258,7 +263,9 @@ def _confusion(
 ) -> tuple[tuple[Confused, ...], int]:
     """Return the most frequent pairs of a true class and a wrongly predicted class.
 
-    Also returns the number of pictures in the pairs of this kind that are left out.
+    `truth` and `predicted`: the class ids of the wrongly classified pictures, int64 (n,). At most
+    MAX_CONFUSED pairs are returned. The second item of the result is the number of pictures in all the other
+    pairs.
     """
     counts = Counter(zip(truth.tolist(), predicted.tolist(), strict=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -40,10 +40,10 @@ class Picture:
     """A listed picture, which has not been opened yet.
 
     `key`: its path relative to the folder of pictures, with `/` as separator. It is unique in a data set.
-    `class_name`: its class in the data set. It is None in a data set with boxes. `size` (in bytes) and
-    `mtime_ns` (time of modification): what the file had when it was listed. If they differ when the file is
-    read, the file has changed meanwhile. `declared`: (width, height) in pixels according to the annotations.
-    The boxes refer to this size.
+    `class_name`: its class in the data set. It is None in a data set with boxes. `size` and `mtime_ns`: the
+    size of the file in bytes, and the time of its last modification, when the file was listed. If the file
+    has another size or time when it is read, it has changed meanwhile. `declared`: (width, height) in pixels
+    according to the annotations. The boxes refer to this size.
     """
 
     key: str

@@ -27,9 +27,9 @@ class Progress:
 
     An outcome is found by its picture and its model, each of which is identified by a hash of its content.
     Use the object as a context manager, which locks the file. There is a file for each combination of data
-    set, version of the runtime and instruction set, because other kernels round differently. A process that
-    is killed loses at most the outcomes of the last second. If the file cannot be written, `problem` gives
-    the reason, and the outcomes are only in memory.
+    set, version of the runtime and instruction set, because another version or instruction set may compute
+    slightly different outcomes. A process that is killed loses at most the outcomes of the last second. If
+    the file cannot be written, `problem` gives the reason, and the outcomes are only in memory.
     """
 
     def __init__(self, folder: Path, data: Path) -> None:
@@ -122,7 +122,11 @@ class Progress:
                 path.unlink(missing_ok=True)
 
     def _give_up(self, error: OSError | NotImplementedError) -> None:
-        """Write nothing more to the file, because a line that was cut off must remain the last one."""
+        """Store the error in `problem`, and write nothing more to the file.
+
+        The failed write may have left an incomplete line. The next run can drop this line only if nothing
+        was written after it.
+        """
         words = error_words(error) if isinstance(error, OSError) else "file locks are not supported"
         self.problem = f"{self.path.parent}: {words}"
         self._lines = None

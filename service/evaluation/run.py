@@ -323,9 +323,9 @@ class Runner:
         subjects: Sequence[Subject],
         outcomes: dict[str, Any],
     ) -> None:
-        """Classify the corrupted versions of a picture.
+        """Classify the corrupted versions of a picture with each model.
 
-        Store in the outcome of each model on which of the versions it is right.
+        The outcome of a model then also tells for each version whether the model classified it correctly.
         """
         views: dict[Any, list[Subject]] = {}
         for subject in subjects:
@@ -354,9 +354,10 @@ def _true_class(subject: Subject, picture: Picture) -> int:
 
 
 def _key(model: ServedModel, side: int) -> str:
-    """Return a hash of what a model's outcome depends on, apart from the picture.
+    """Return a hash of everything but the picture that affects a model's outcome.
 
-    This is the model file, some fields of the card, and the shorter side for which pictures are decoded.
+    This is the model file, some fields of the card, and `side`, which is the length in pixels that the
+    shorter side of a decoded picture must have at least.
     """
     card = model.card
     read = card.model_dump_json(include={"input", "outputs", "detection", "classes"})

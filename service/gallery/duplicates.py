@@ -72,8 +72,10 @@ def duplicate(sha256: tuple[str, str], perceptual_hash: tuple[int, int], cosine:
     They are compared by their SHA-256, their perceptual hashes, and the cosine of their embeddings. "near"
     needs both similar hashes and similar embeddings, because different pictures of one kind have similar
     embeddings, and different plain pictures have similar hashes. docs/retrieval.md has the false positives.
-    At least as many bits must be set in both hashes as differ, because only few bits are set in the hashes of
-    plain shapes, and none in those of flat pictures.
+
+    Similar hashes differ in at most NEAR_HASH_BITS bits. They also have set bits in common: at least one, and
+    at least as many as the bits in which they differ. Without this second condition, the hashes of plain
+    shapes, in which few bits are set, and of flat pictures, in which none is, would often count as similar.
     """
     if sha256[0] == sha256[1]:
         return "exact"

@@ -62,8 +62,9 @@ def parse_metadata(text: str | bytes) -> Metadata:
 def parse_where(text: str | None) -> tuple[Condition, ...]:
     """Parse a filter such as `{"label": "cat", "year": {"gte": 2019, "lt": 2024}}`.
 
-    A plain value must equal the field's value. An object has comparisons with strings or numbers. An image
-    matches the filter if all conditions hold. Raises InvalidParameter.
+    If the filter gives a plain value for a field, an image's field must equal this value. If it gives an
+    object, the object has comparisons of the image's field with strings or numbers. An image matches the
+    filter if all these conditions hold. Raises InvalidParameter.
     """
     if text is None:
         return ()

@@ -56,7 +56,8 @@ class Networks:
 
     Embeddings of two networks cannot be compared. So the network that embedded the gallery stays loaded even
     if another model takes its name, and a copy of its folder is kept for the next start. If replicas share a
-    database, the copy is also stored there before the first image, for replicas that do not have the folder.
+    database, a copy is also stored in this database, for replicas that do not have the folder. This is done
+    before the first image is stored in the gallery.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class Networks:
             self._opened.set()
 
     async def save_copies(self) -> None:
-        """Store the copies that `open` could not store in the shared database, as soon as it is available."""
+        """Store in the shared database the copies that `open` could not store there. Retry until it works."""
         while self._unsaved:
             await asyncio.sleep(_RETRY_S)
             for embedder in tuple(self._unsaved):

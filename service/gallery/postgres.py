@@ -120,7 +120,11 @@ class PostgresqlNearest:
         self._maintainer.join()
 
     def _count_matching(self, connection: Connection, where: Sequence[Condition], images: int) -> int:
-        """Return how many images match all conditions. Counting ends above the limit of exact search."""
+        """Return how many images match all conditions, but stop counting above the limit of exact search.
+
+        If more images match than this limit, which is `exact_up_to`, the result is the limit plus 1. If there
+        are no conditions, the result is `images`, the number of all images.
+        """
         if not where:
             return images
         matching = matching_keys(where).limit(self._exact_up_to + 1).subquery()
@@ -210,7 +214,10 @@ class PostgresqlNearest:
         return not self._indexed
 
     def _ready(self, connection: Connection) -> bool | None:
-        """Return whether the index is valid, or None if there is no index. False after a failed build."""
+        """Return whether the index is valid, or None if there is no index.
+
+        If building an index fails, an index that is not valid remains.
+        """
         return connection.execute(_READY, {"name": self._index}).scalar()
 
     def _build(self, connection: Connection, keep: set[str]) -> None:

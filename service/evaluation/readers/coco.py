@@ -24,9 +24,10 @@ def read_coco(path: Path, images: Path | None = None) -> Dataset:
     """Return the pictures of a JSON file of instances, with their boxes.
 
     A picture without an annotation shows no object. An annotation that cannot be used becomes a problem of
-    the data set, and its picture counts without it. Boxes that extend beyond the edge of the picture are not
-    clipped, because pycocotools does not clip them. Paths begin in or below `images` (see AnnotatedFiles). By
-    default, `images` is the folder of the file. If this folder is called `annotations`, it is its parent.
+    the data set. Its picture is kept, with the other annotations. Boxes that extend beyond the edge of the
+    picture are not clipped, because pycocotools does not clip them. Paths are relative to `images` or to a
+    folder below it (see AnnotatedFiles). If `images` is None, the folder of the file takes its place or, if
+    that folder is called `annotations`, the folder above it.
 
     Raises InvalidDataset if the file has another format, or if none of its pictures exists.
     """

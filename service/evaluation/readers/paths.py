@@ -113,9 +113,12 @@ class _Listing:
 class AnnotatedFiles:
     """The files that annotations name, all of them below `base`.
 
-    `first`: the paths in the annotations. Relative paths begin in `base`. But if less than half of the first
-    ones exist there, relative paths begin in the folder below `base` in which most of the first ones exist. A
-    path may have backslashes. It may differ from the file's name in case and in Unicode form, and may lack
+    Relative paths begin in `base`, or in a folder below it. Which one is decided by the paths at the start of
+    `first`, the list of the paths in the annotations. If at least half of those that are relative exist in
+    `base`, they begin there. Otherwise they begin in the folder in which most of them exist, and a path that
+    does not exist there is looked up in `base`.
+
+    A path may have backslashes. It may differ from the file's name in case and in Unicode form, and may lack
     the suffix.
 
     The pictures may have been annotated on another machine. So if an absolute path does not exist on this

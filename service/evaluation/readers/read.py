@@ -19,9 +19,10 @@ _TABLES = (".csv", ".tsv", ".txt")
 def read_dataset(path: Path, images: Path | None = None) -> Dataset:
     """Return the data set at `path`: a folder per class, a CSV file, COCO's JSON file, or Pascal VOC.
 
-    `images`: the folder in or below which the paths of annotations begin, and which they must not leave. If
-    it is None, the reader chooses the folder. No picture is decoded. Raises InvalidDataset if there is
-    nothing to evaluate. Smaller faults become problems or notes of the data set.
+    `images`: the folder of the pictures that annotations name. The paths in annotations are relative to this
+    folder or to a folder below it, and must not lead out of it. If `images` is None, the reader chooses the
+    folder. No picture is decoded. Raises InvalidDataset if there is nothing to evaluate. Smaller faults
+    become problems or notes of the data set.
     """
     path = Path(path).absolute()
     if path.name in ("", ".."):

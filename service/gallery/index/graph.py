@@ -31,8 +31,9 @@ class Graph:
     """HNSW graph of the vectors of one gallery. It is not thread-safe, so callers must lock.
 
     The node of a removed vector is only marked as dead. If it were removed, usearch would reuse it for the
-    next vector, although its neighbours are those of the old vector. Each round in which 20 % of the vectors
-    are deleted and added would then cost some percent of recall. Rebuild a graph that has many dead nodes.
+    next vector, although the neighbours of the old vector still link to it. Recall would then fall by some
+    percent each time that 20 % of the vectors are deleted and as many are added. Rebuild a graph that has
+    many dead nodes.
     """
 
     def __init__(self, dimensions: int) -> None:

@@ -66,10 +66,11 @@ def nearest(
 ) -> tuple[Keys, Scores, int]:
     """Return the nearest images that pass `keep`, nearest first, and the graph's sequence number.
 
-    These are `k` images and some more, or fewer if fewer pass `keep`. More and more candidates are requested
-    from the graph until enough pass. If too few pass, all nodes are compared. If all nodes were compared, the
-    result is exact: vectors are read in float32 until the `k` results are certainly nearer than every vector
-    that was not read. MOST_RERANKED limits how many are read.
+    Up to SPARE images more than `k` are returned, or fewer than `k` if fewer pass `keep`. More and more
+    candidates are requested from the graph until enough of them pass `keep`. The last requests, and all
+    requests to a small graph, compare the query with all nodes. After such a request, the first `k` images
+    are exactly the nearest ones: vectors are read in float32 until no unread vector can be nearer than these.
+    The result may be inexact only if MOST_RERANKED ends the reading earlier.
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED
@@ -98,7 +99,11 @@ def with_tail(
     found: tuple[Keys, Scores],
     count: int,
 ) -> tuple[Keys, Scores]:
-    """Return the `count` nearest of the images in `found` and of those that changed after `sequence`."""
+    """Bring the result `found` of a search up to date, and return its `count` nearest images.
+
+    `found` has the keys and the cosines of images as of the change `sequence`. Of the images that were added
+    after this change, those that pass `keep` are included. The images that were deleted after it are removed.
+    """
     keys, scores = found
     while changes := source.changes_after(sequence, STREAM_ROWS):
         sequence = changes[-1].sequence
