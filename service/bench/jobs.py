@@ -259,8 +259,8 @@ class BenchmarkJobs:
     async def _follow_once(self, identifier: str) -> Benchmark:
         """Return what is known of a benchmark now.
 
-        All calls that ask for the same benchmark of another process within about FOLLOW_S share one read of
-        the database.
+        If this process does not run the benchmark, the database is read. All calls that ask for the same
+        benchmark within about FOLLOW_S share one such read.
         """
         if self._running is not None and self._running.row.id == identifier:
             return self._with_progress(self._running.row)

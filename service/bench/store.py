@@ -294,7 +294,7 @@ class BenchmarkStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[Connection | None, Select[Any]]]:
-        """Yield a connection and the query for rows that `_row` converts.
+        """Yield a connection, and a query that selects the columns that `_row` needs.
 
         The connection is None if there is no database.
         """

@@ -27,8 +27,8 @@ class Report:
     """A report holds the findings and the costliest operators of one model.
 
     `operators_in_all` is the number of all operators. `total_us` is the time of all operators in
-    microseconds. `ceiling_gmacs_per_s` is what one core reaches on large 1x1 convolutions: 10^9
-    multiply-accumulates per second, for each arithmetic.
+    microseconds. `ceiling_gmacs_per_s` is the speed that one core reaches on large 1x1 convolutions,
+    for each arithmetic. Its unit is 10^9 multiply-accumulates per second.
     """
 
     model: str

@@ -113,10 +113,11 @@ def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
 
 
 def _kinds(int8: ModelUnderTest) -> dict[str, str]:
-    """Return the activation that each type of operator in the int8 model belongs to, by type.
+    """Return the activation that an operator in floating point belongs to, by type of the operator.
 
-    ONNX Runtime runs a hard swish as a hard sigmoid and a multiplication. The model's multiplications that
-    belong to no hard swish are in integers, so every multiplication in floating point counts as hard swish.
+    ONNX Runtime runs a hard swish as a hard sigmoid and a multiplication, both in floating point. All other
+    multiplications of the model are in integers. So if the model has a hard swish, every multiplication in
+    floating point is counted as a part of one.
     """
     if all(node.op != "HardSwish" for node in int8.graph.nodes):
         return _KINDS

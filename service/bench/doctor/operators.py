@@ -93,12 +93,12 @@ def _macs_of(
 ) -> dict[str, int]:
     """Return the multiply-accumulates of the operators that ran, by node.
 
-    `as_run` has a profile event of each node of the graph that is adapted to this CPU, and `as_written` has
-    the events of the graph before this change; the shapes are taken from `as_written`. Adapting the memory
-    layout to a CPU renames operators, pads their shapes and inserts new operators, but operators with
-    arithmetic keep their order. Batch norm counts as such an operator, because it may become a convolution,
-    but with 0 multiply-accumulates. If the two graphs have different numbers of such operators, the result is
-    empty.
+    ONNX Runtime adapts the memory layout of a graph to the CPU. This renames operators, pads their shapes and
+    inserts new operators. `as_run` has one profile event for each node of the adapted graph, and `as_written`
+    has the events of the graph before this change, from which the shapes are taken. Operators of the types
+    in _ARITHMETIC keep their order, so they are paired in this order. Batch norm is among them, because it
+    may become a convolution; it has 0 multiply-accumulates. If the two graphs have different numbers of these
+    operators, the result is empty.
     """
     ran = [node for node, event in as_run.items() if event["args"]["op_name"] in _ARITHMETIC]
     written = [event for event in as_written if event["args"]["op_name"] in _ARITHMETIC]
@@ -137,5 +137,8 @@ def _macs(arguments: Mapping[str, Any]) -> int:
 
 
 def _shapes(values: Sequence[Mapping[str, list[int]]]) -> list[list[int]]:
-    """Return the shapes in a profile's list of values, each of which maps a type to a shape."""
+    """Return the shapes of an operator's inputs or outputs.
+
+    In `values`, as in a profile, each input or output is a mapping from its type to its shape.
+    """
     return [next(iter(value.values()), []) for value in values]

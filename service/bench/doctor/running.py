@@ -158,9 +158,10 @@ def spinning(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
 
 
 def _cost(model: ModelUnderTest, session: OnnxSession) -> tuple[float, float]:
-    """Return the CPU time per run, including a pause after each run, and the median wall time of a run.
+    """Return the CPU time and the wall time of a run, both in milliseconds.
 
-    Both are in milliseconds. The pauses do not count in the wall time.
+    There is a pause after each run. The CPU time is the mean over the runs, and includes what idle threads
+    use during the pauses. The wall time is the median over the runs, without the pauses.
     """
     outputs = model.card.main_outputs
     for _ in range(5):

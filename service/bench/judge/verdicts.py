@@ -25,7 +25,7 @@ class Comparison:
     `ratio` is the time of the entry divided by the time of the reference, so above 1 is slower. `low` and
     `high` are the ends of its 95 % interval; they are None for fewer than MIN_ROUNDS rounds. `p` is the
     two-sided p value. `adjusted_p` is the p value after Holm's method over all entries that are compared with
-    the reference.
+    the reference, except controls. For a control, it is equal to `p`.
     """
 
     entry: str

@@ -45,9 +45,9 @@ class WarmedUp:
 def warm_up(subject: Subject, stage: BenchStage, least_s: float) -> WarmedUp:
     """Warm up a subject.
 
-    First it runs at least 10 times and for at least `least_s` seconds. Then windows of runs follow until
-    three windows in a row agree, at most ten. Each window has at least 10 runs, and takes at least 50 ms (or
-    `least_s`, if that is shorter).
+    First it runs at least 10 times and for at least `least_s` seconds. Then windows of runs follow. The
+    warm-up ends when three windows in a row agree, or after ten windows. Each window has at least 10 runs,
+    and takes at least 50 ms (or `least_s`, if that is shorter).
     """
     runs = 0
     start = time.monotonic()

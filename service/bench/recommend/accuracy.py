@@ -16,9 +16,9 @@ from service.bench.bundle import ModelFacts
 class AccuracyEstimate:
     """An accuracy, 0 to 1, with its 95 % interval.
 
-    `kind` is the kind of the accuracy, and `how` says in words how it was determined. `ranked` is the
-    accuracy by which models are ranked. It is measured on the half of the user's pictures on which `value` is
-    not measured. It is None unless the kind is `evaluated`.
+    `kind` is the kind of the accuracy, and `how` says in words how it was determined. For the kind
+    `evaluated`, there are two figures: `ranked`, by which models are ranked, is measured on one half of the
+    user's pictures, and `value` on the other half. For other kinds, `ranked` is None.
     """
 
     value: float
@@ -32,8 +32,9 @@ class AccuracyEstimate:
     def compared(self) -> float:
         """Accuracy by which models are ranked: `ranked`, or `value` if `ranked` is None.
 
-        The highest of several measured accuracies is probably too high. So `value`, which is shown, is
-        measured on pictures that do not rank the models.
+        The highest of several measured accuracies is probably too high, because chance helped to make it the
+        highest. So `value`, which is shown as the model's accuracy, is measured on other pictures than
+        `ranked`.
         """
         return self.value if self.ranked is None else self.ranked
 

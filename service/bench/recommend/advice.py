@@ -52,7 +52,10 @@ def this_machine() -> Fingerprint:
 
 
 def _unknown_accuracies(cards: Mapping[str, Card], servings: Mapping[str, Serving]) -> dict[str, str]:
-    """Return, by name of the model, why the accuracy in the service is unknown although the card has one."""
+    """Return the reasons why the accuracy of models in the service is unknown, by name of the model.
+
+    Models whose card has no accuracy are left out.
+    """
     return {
         name: reason
         for name, card in cards.items()
@@ -71,9 +74,10 @@ def advise_here(
 ) -> Advice:
     """Recommend a model of the zoo for machines of one kind, from benchmarks of such machines.
 
-    `machine` is the name of the kind; None means the kind of this machine. With an `evaluation`, models are
-    ranked by their accuracy on its pictures. Raises InvalidParameter if no kind has this name, or if several
-    kinds have it and this machine is of none of them.
+    `machine` is the name of the kind; None means the kind of this machine. If several kinds have this name
+    and this machine is of one of them, this one is meant. With an `evaluation`, models are ranked by their
+    accuracy on its pictures. Raises InvalidParameter if no kind has the name, or if several kinds have it and
+    this machine is of none of them.
     """
     kinds = kinds_of(bundles, here.machine)
     wanted = here.machine if machine is None else chosen(kinds, machine, here.machine)

@@ -26,9 +26,9 @@ _RESAMPLES = 1000
 class StoredBundle:
     """A bundle with its id, and two caches.
 
-    `compared` says in words how much faster the first entry of a pair is than the second, by pair of entries;
-    it is None if the first entry is not significantly faster. `intervals` has the 95 % intervals of the
-    medians in nanoseconds, by entry.
+    A key of `compared` is a pair of entries. Its value says in words how much faster the first entry is than
+    the second; it is None if the first entry is not significantly faster. `intervals` has the 95 % intervals
+    of the medians in nanoseconds, by entry.
     """
 
     id: str
@@ -79,9 +79,9 @@ class Measured:
     def confidence(self, fraction: float, limit_ns: float) -> float:
         """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        It is 1 - p. Here p is the probability that at most the observed number of runs exceed the limit, if
-        each run exceeds it with the probability `1 - fraction`. To be conservative, one run more than
-        observed is counted as over the limit, as in `percentile_bound`.
+        Let k be the number of runs that took longer than the limit, plus 1. The confidence is the probability
+        that more than k runs take longer than the limit, if each run does so with the probability
+        `1 - fraction`. Adding 1 makes the confidence conservative, and consistent with `percentile_bound`.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
@@ -175,9 +175,10 @@ def weigh_evidence(
     `here` is the fingerprint of this machine; it is None if the recommendation is for the machine of the
     bundles. `hashes` has the SHA-256 of the model files in the zoo, by name of the model. `servings` has the
     runtime and the precision in which the service runs each model; by default, this is ONNX Runtime, in the
-    precision of the card. `machine` is the kind of machine that the recommendation is for; by default, that
-    of this machine. For another kind, a benchmark of any precision is usable if the precision in `servings`
-    is unknown, because `weighin bench` and the service use the same precision on a CPU.
+    precision of the card. `machine` is the kind of machine that the recommendation is for; by default, it is
+    the kind of this machine. If it is another kind, the precision in `servings` may be unknown. Then a
+    benchmark in any precision is usable, because `weighin bench` and the service use the same precision on
+    the same CPU.
     """
     evidence, is_elsewhere = Evidence(), False
     if here is not None and machine is not None and machine != here.machine:

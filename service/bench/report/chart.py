@@ -240,7 +240,10 @@ def _radius(size: int, largest: int) -> float:
 
 
 def _sizes(sizes: Sequence[int], largest: int) -> Iterator[tuple[float, float, str]]:
-    """Yield the circles of the legend: the largest and the smallest file, from the right edge to the left."""
+    """Yield the legend's circles for the largest and the smallest file, as (x, radius, text).
+
+    The circle of the largest file is at the right edge, and that of the smallest file to the left of it.
+    """
     x = RIGHT
     for size in sorted({min(sizes), largest}, reverse=True):
         text = f"{size / 1e6:.3g} MB"

@@ -160,7 +160,11 @@ def _evaluated(title: str, models: Sequence[EvaluatedModel]) -> Table:
 
 
 def _classes(labels: str, evaluated: Sequence[EvaluatedModel]) -> Table:
-    """Return a table with the accuracy of the most accurate models on each class, the hardest class first."""
+    """Return a table of the hardest classes, with the accuracies of the most accurate models on each class.
+
+    The models are those that are most accurate on all pictures. The class on which their mean accuracy is
+    lowest comes first.
+    """
     best = sorted(evaluated, key=lambda each: -each.accuracy.value)[:MOST_MODELS]
     models = [each for each in evaluated if each in best]
     by_class: dict[str, dict[str, ClassFigure]] = {}

@@ -35,10 +35,11 @@ _MOST_STORED = 10
 
 @dataclass(frozen=True)
 class Kept:
-    """An evaluation as it was stored, together with models that had been stored before.
+    """An evaluation as it was stored, and the place where it was stored.
 
-    `where`: the place, in words. `file`: the file, if the evaluation was only written to a file. In this
-    case, `where` also says how to post the file to a service.
+    `evaluation`: also has the models that an earlier evaluation of the same data set had. `where`: the place,
+    in words. `file`: the file, if the evaluation was only written to a file. In this case, `where` also says
+    how to post the file to a service.
     """
 
     evaluation: Evaluation

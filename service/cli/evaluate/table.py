@@ -93,10 +93,10 @@ def _interval(figure: Share | Mean) -> str:
 
 
 def _threshold(result: ClassifierResult) -> str:
-    """Return, as text, the smallest probability from which on 95 % of predictions are right.
+    """Return the threshold as text: a probability, and the share of pictures that reach it.
 
-    The text also has the share of pictures whose predictions have at least this probability. It is "never" if
-    there is no such probability.
+    At or above this probability, predictions are right so often that the lower 95 % bound of their accuracy
+    is at least 95 %. The text is "never" if there is no such probability.
     """
     if result.threshold is None:
         return "never"

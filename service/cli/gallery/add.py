@@ -131,7 +131,7 @@ def _files_in(place: Path) -> Iterator[Path]:
 def metadata_of(image: ImageFile) -> dict[str, str]:
     r"""Return metadata of a file: `path`, relative to `image.root`, and `label`, the parent folder's name.
 
-    Bytes of a name that are not UTF-8 are written as `\x80`.
+    Bytes of a name that are not UTF-8 are written in hexadecimal, such as `\x80`.
     """
     path = image.file.relative_to(image.root)
     label = {"label": path.parent.name} if path.parent.name else {}
