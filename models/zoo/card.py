@@ -461,7 +461,7 @@ class Card(Finite):
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """Paths in the card of the facts that are only assumed."""
+        """The facts of the card that are only assumed, each as its path in the card."""
         return tuple(name for name, fact in self.provenance.items() if fact.origin == "assumed")
 
     @property

@@ -62,9 +62,12 @@ def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
     """Return Tango's 95 % score interval of the difference of two accuracies.
 
     Of `n` images, only the first network classifies `b` correctly, and only the second network `c`. Source:
-    Tango, Statistics in Medicine 17, 1998. If the networks differ on few images, the interval's upper bound
-    is near the exact bound, while Agresti and Min's is too low. Its lower bound is then too high, while
-    Agresti and Min's is not.
+    Tango, Statistics in Medicine 17, 1998.
+
+    Suppose that `b` and `c` are small, and that `b` is larger than `c`. Then Tango's upper bound is near the
+    exact bound, but the upper bound of Agresti and Min (`interval`) is too low. Tango's lower bound is too
+    high, but the lower bound of Agresti and Min is not. If `b` is smaller than `c`, the intervals and their
+    errors are mirrored at zero.
     """
     return -_score_bound(c, b, n), _score_bound(b, c, n)
 

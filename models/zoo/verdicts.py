@@ -85,8 +85,9 @@ def estimate_from(
 def smallest_p(rounds: int) -> float:
     """Return the p value of a two-sided sign test of `rounds` values that are all on one side of zero.
 
-    For such values, the bootstrap alone gives the smallest p that it can give, even for a single value,
-    because no resample is on the other side of zero.
+    If all values are on one side of zero, the mean of each resample is on this side, too. The bootstrap then
+    gives its smallest possible p value, even if there is only one value. The p value of the sign test is
+    therefore used as a lower limit.
     """
     return min(1.0, 2.0 ** (1 - rounds))
 
@@ -104,8 +105,9 @@ def resampled_means(
 ) -> NDArray[np.float64]:
     """Return the interquartile mean of each resample, float64 (resamples,).
 
-    For a resample, as many launches as there are are drawn with replacement. From each drawn launch, as many
-    rounds as a launch has on average are drawn with replacement.
+    Each resample is drawn in two steps. First, launches are drawn with replacement; their number is that of
+    `launches`. Then rounds are drawn from each drawn launch, again with replacement; their number is the mean
+    number of rounds in a launch.
     """
     count = len(launches)
     lengths = np.array([len(rounds) for rounds in launches])
@@ -122,7 +124,9 @@ def resampled_means(
 def two_sided_p(means: NDArray[np.float64]) -> float:
     """Return the two-sided p value of the hypothesis that the mean is zero, from the means of the resamples.
 
-    It is twice the share of means on the side of zero with fewer means. It is always above 0.
+    The means that are at most 0 are counted, and so are the means that are at least 0. The p value is twice
+    the share of the smaller count in all means. One is added to this count and to the number of all means,
+    so that the p value is never 0. A p value above 1 is replaced by 1.
     """
     count = len(means)
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))

@@ -79,9 +79,9 @@ def one(request: Request, id: str) -> Response:  # not async: reads the database
 async def add(request: Request, response: Response) -> EvaluationSummary:
     """Store an evaluation that `weighin evaluate` made.
 
-    The document is refused if a figure contradicts its counts or its outcomes of the pictures. All pairs
-    of models are compared again. If the data set already has an evaluation, the models are added to that
-    evaluation, and models of the same name are replaced.
+    The document is refused if one of its figures contradicts the counts, or the results for single pictures,
+    that the document contains. All pairs of models are compared again. If the data set already has an
+    evaluation, the models are added to that evaluation, and models of the same name are replaced.
     """
     bounds = app_part(request, Bounds)
     reading = read_body(request, bounds.body_bytes)

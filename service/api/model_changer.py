@@ -66,9 +66,11 @@ class ModelChanger:
     async def catch_up(self) -> None:
         """Load the models that other replicas have changed so far.
 
-        Requests that arrive before the next run begins all wait for this one run, so only one thread is used.
+        Changes are loaded in runs, one run at a time, so that only one thread is used. A request waits for a
+        run that begins after the request arrived. All requests that arrive before this run begins share it.
 
-        Raises NotReady, StorageUnavailable, and Busy after CATCH_UP_WITHIN_S seconds.
+        Raises NotReady and StorageUnavailable. Raises Busy if the run has not ended after CATCH_UP_WITHIN_S
+        seconds.
         """
         self.check_ready()
         if self._next is None:
@@ -218,5 +220,8 @@ def exists(name: str) -> errors.ModelExists:
 
 
 def _put_instead(words: str) -> str:
-    """Return the message `words` about a taken name, but with the alternatives that the HTTP API allows."""
+    """Return the message `words`, with its alternatives replaced by those that the HTTP API allows.
+
+    `words`: the message of a ModelExists error. Its alternatives may be options of the command line.
+    """
     return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"

@@ -48,9 +48,10 @@ def request_json(bundle: Bundle) -> str:
 
 
 class BenchmarkArchive:
-    """An archive saves bundles in the database, reads them back and keeps those that it read in memory.
+    """An archive of bundles, which saves them in the database and reads them back.
 
-    It is thread-safe. Methods raise StorageUnavailable if the database cannot be used.
+    The newest bundles stay in memory after they were read, so that they are not read again. The archive is
+    thread-safe. All methods except `newest` raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(self, store: BenchmarkStore) -> None:
@@ -72,9 +73,10 @@ class BenchmarkArchive:
         return identifier
 
     def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
-        """Return the newest bundles, and by id the reasons why some of the newest bundles cannot be read.
+        """Return the newest bundles that can be read, and the reasons why others cannot be read.
 
-        There are at most MAX_BUNDLES of each CPU and number of cores, and at most MOST_IN_ALL together.
+        The reasons are keyed by the id of the benchmark. For each kind of machine (CPU and number of cores),
+        at most the newest MAX_BUNDLES bundles are considered, and at most MOST_IN_ALL bundles altogether.
         """
         identifiers = self._newest()
         with self._lock:

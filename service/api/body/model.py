@@ -189,10 +189,13 @@ def _check_part(part: Part, parts: Mapping[str, Part]) -> None:
 def _file_name(part: str, given: str) -> str:
     """Return the name under which the file of a part is stored.
 
-    `part`: `model` or `data`. `given`: the file name that the client sent. The name of `data` may be a
-    relative path, as the ONNX file gives it. Some clients send an absolute path: only its last name is used.
-    If a name does not match `_FILE_NAME`, or the path has too many names, `model` is stored as `model.onnx`,
-    but `data` raises InvalidParameter.
+    `part`: name of the part, which is `model` or `data`. `given`: the file name that the client sent. It may
+    be a path. If `part` is `data` and the path is relative, the file is stored under the whole path, because
+    the ONNX file may refer to it by this path. Otherwise, only the last name in the path is used.
+
+    A name is invalid if it does not match `_FILE_NAME`, and a path also if it has more than `_MOST_FOLDERS`
+    names. In place of an invalid name of `model`, `model.onnx` is returned. For `data`, InvalidParameter is
+    raised.
     """
     path = given.replace("\\", "/")
     whole = part == MODEL or path.startswith("/") or path[1:2] == ":"

@@ -136,7 +136,10 @@ def deadline_for(request: Request) -> Deadline:
 
 
 async def in_time(reading: Awaitable[T], deadline: Deadline) -> T:
-    """Return what `reading` returns, which reads the body. Raises DeadlineExceeded if it is too slow."""
+    """Await `reading`, which reads the body, and return its result.
+
+    Raises DeadlineExceeded if the body was not read before the deadline.
+    """
     try:
         async with asyncio.timeout_at(deadline.at):
             return await reading

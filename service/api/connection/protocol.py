@@ -391,9 +391,11 @@ class HttpProtocol(HttpToolsProtocol):
     def end(self, *, lingering: bool = False) -> None:
         """Close the connection after all written bytes are sent.
 
-        If the client may still be sending, or will close the connection itself, close only the write side and
-        discard further input. Closing both sides would reset the connection, and the client could lose the
-        response. The client may still be sending if `lingering` is set or bytes are unread.
+        In two cases, only the write side is closed at first, and further input is discarded. The first case
+        is that the client may still be sending: `lingering` is set, the request's body is incomplete, or
+        bytes are unread. The second case is that the connection is not kept alive, because the client then
+        closes it itself. If both sides were closed at once, the connection could be reset, and the client
+        could lose the response.
         """
         lingering = lingering or self._receiving or bool(self._unread) or not self._keep_alive
         self._ignoring = True
@@ -433,10 +435,12 @@ class HttpProtocol(HttpToolsProtocol):
 def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncounted) -> type[HttpProtocol]:
     """Return the protocol class for a service whose requests have at most `max_body_bytes` bytes of body.
 
-    The protocol discards at most ten times this limit, or 100 MB if that is more. Many clients read the
-    response only after they have sent the whole body. With a factor of ten, a client whose body is too large
-    still gets its response, but an endless body is cut off. `refused` is called with the error slug of each
-    request that is refused before it reaches the application.
+    Many clients read the response only after they have sent the whole body, even if the body is too large.
+    After the response, the protocol therefore discards what the client still sends. It discards at most ten
+    times `max_body_bytes` (or 100 MB if that is more), and then breaks the connection, because the body may
+    be endless.
+
+    `refused` is called with the error slug of each request that is refused before it reaches the application.
     """
 
     class LimitedProtocol(HttpProtocol):

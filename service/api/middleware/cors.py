@@ -37,8 +37,9 @@ RESPONSE_HEADERS = (
 class Cors(CORSMiddleware):
     """CORS middleware around all code that responds, so that pages can read errors too.
 
-    If `allowed_origins` is `*`, every origin is allowed, but without credentials. Browsers then send no
-    cookies, which the API does not use, but pages can send the API key.
+    If `allowed_origins` contains `*`, every origin is allowed. CORS credentials are never allowed, so that
+    browsers send no cookies for pages of other origins. The API uses no cookies. A page that knows the API
+    key can still send it, in the header field Authorization.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Collection[str]) -> None:

@@ -40,7 +40,8 @@ class Output:
     """An output that a request can ask for.
 
     `role`: the output's name in the card if it is an output of the network; None if it is computed from
-    outputs of the network. `shape`: the first number is that of the images; -1 stands for a size that varies.
+    outputs of the network. `shape`: size of each dimension, or -1 if the size varies. The first dimension
+    counts the images.
     """
 
     name: str
