@@ -71,10 +71,11 @@ class Measurement:
     """Summary of a bundle of `weighin bench`.
 
     An entry of the benchmark is a model or the control. `rounds` is the number of rounds in all launches
-    together, `runs` the number of runs of an entry in a round. `latency` is stated by entry, and `models` has
-    facts of each model's card by the model's name. `control_ratio` is the control's p50 divided by the
-    baseline's p50. `medians` has the median in nanoseconds by entry, and then by launch and round. `doubts`
-    are reasons why the whole measurement is unreliable.
+    together, and `runs` is the number of runs of an entry in a round. `latency` has the latency of each
+    entry, by the entry's name. `models` has facts of each model's card, by the model's name. `control_ratio`
+    is the control's p50 divided by the baseline's p50. `medians` has, by the entry's name, the median
+    duration in nanoseconds of each round; the key of a round is (number of the launch, number of the round).
+    `doubts` are reasons why the whole measurement is unreliable.
     """
 
     machine: str

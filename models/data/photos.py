@@ -40,10 +40,11 @@ def crops(
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield square crops of every photograph, uint8 RGB (side, side, 3); every call yields the same crops.
 
-    The side of a crop is the photograph's shorter side times a share from SHARES, which are used in turn. It
-    is at least SMALLEST, or the whole shorter side if that is less. The first crop is the largest, in the
-    centre. The positions of the others are drawn from `seed` and the photograph's name, so they do not depend
-    on the list of packages.
+    The side of a crop is a share of the photograph's shorter side. Successive crops use the shares in SHARES
+    in turn. If a side would be less than SMALLEST, it is SMALLEST instead, or the whole shorter side if this
+    is less than SMALLEST. The first crop is the largest and lies in the centre of the photograph. The
+    positions of the others are drawn from `seed` and the photograph's name, so they do not depend on the list
+    of packages.
     Raises MissingPhotosError for a package without files.
     """
     for path in photographs(folder, packages):

@@ -89,8 +89,9 @@ def mean_probabilities(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.floa
 def disagreement(stated: Card, measured: Card) -> list[str]:
     """Return one message for each figure of the card `stated` that differs from the card `measured`.
 
-    Accuracy may differ by TOLERATED images of 10 000. The mean share under corruption may also differ by this
-    proportion. If one of its `n` images is a larger proportion, it may differ by one image.
+    The accuracy may differ by TOLERATED images in 10 000. The robustness, which is a mean share of images,
+    may differ by the same proportion. If the robustness was measured on so few images that a single image is
+    a larger proportion, the robustness may differ by one image.
     """
     differences = []
     if measured.accuracy is not None and measured.accuracy.correct is not None:

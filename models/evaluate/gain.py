@@ -33,9 +33,10 @@ class Gain:
 def gain(with_it: NDArray[np.bool_], without: NDArray[np.bool_], seed: int = 0) -> Gain:
     """Estimate how a change of the training affects accuracy, from networks with and without the change.
 
-    `with_it`, `without`: whether each image was classified correctly, bool (seeds, n). A row has the same
-    seed in both. The bootstrap draws images and seeds independently, from random numbers that `seed`
-    determines. Raises ValueError if the shapes differ or there are fewer than two seeds.
+    `with_it`, `without`: whether each image was classified correctly, bool (seeds, n). Rows at the same
+    position belong to networks that were trained with the same seed. The bootstrap draws images and seeds
+    independently, from random numbers that `seed` determines. Raises ValueError if the shapes differ or there
+    are fewer than two seeds.
     """
     from scipy import stats
 

@@ -94,10 +94,12 @@ class JudgedFurther(Frozen):
 class JudgedGain(Frozen):
     """Gain of `student` from the averaged probabilities of `teachers`.
 
-    `teacher` is the accuracy of these probabilities. For each of `seeds` seeds, the student was trained with
-    and without them for `epochs` epochs from random weights, and tested on `n` images
-    (models/evaluate/gain.py). `distilled` and `alone` are its mean accuracies with and without them.
-    `further` compares fine-tuning of the trained student with and without them, if this was done.
+    `teacher` is the accuracy of the averaged probabilities. For each of `seeds` seeds, the student was
+    trained twice from random weights for `epochs` epochs: once with these probabilities, and once without
+    them. All these students were tested on the same `n` images. `distilled` is the mean accuracy of those
+    that were trained with the probabilities, and `alone` that of the others. models/evaluate/gain.py compares
+    the two. If the trained student was also fine-tuned with and without the probabilities, `further` compares
+    these two trainings.
     """
 
     student: str
@@ -116,7 +118,10 @@ class JudgedGain(Frozen):
 
     @property
     def significant(self) -> bool:
-        """Whether the gain is significant over images and seeds together, and also over seeds alone."""
+        """Whether the 95 % interval of the gain is above 0, and the p-value is below LEVEL.
+
+        The interval is over images and seeds together, and the p-value is over seeds alone.
+        """
         return self.low > 0 and self.p < LEVEL
 
     def __str__(self) -> str:
@@ -193,7 +198,8 @@ def _paired(pairs: Pairs) -> Iterator[str]:
 def _matrix(pairs: Pairs) -> Iterator[str]:
     """Yield the lines of a table that compares each network with each other network.
 
-    The rows are sorted by accuracy, the highest first. A column has the number of the row with its network.
+    The rows are numbered and sorted by accuracy, the highest first. The head of a column is a row's number:
+    the column compares the networks above this row with the network of this row.
     """
     lead: dict[str, float] = dict.fromkeys(pairs.sha256, 0.0)
     cells = {}

@@ -68,7 +68,10 @@ def activation_means(
 def channel_means(
     model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the channels' means over images and positions, float64 (channels,), of each map in `values`."""
+    """Return the mean of each channel of the feature maps `values`, float64 (channels,), by the map's name.
+
+    The means are over `images` and all positions.
+    """
     name = image_input(model.graph)
     nodes = _needed([_Node.of(node) for node in model.graph.node], values)
     session = open_session(_part(model, nodes, {name: images[0]}, values))
@@ -86,9 +89,9 @@ def _means_in_turn(
     """Yield the name of each node in `outputs`, in order, with the channel means of its output.
 
     `outputs` has, for each node's name, the name of the value in `model` whose channels are averaged. The
-    caller may change a node's weights right after its means were yielded, but not later. Values are kept for
-    the next run if no weights on which they depend can change any more. A layer is therefore run at most
-    twice, however many layers follow it.
+    caller may change a node's weights right after its means were yielded, but not later. From then on, these
+    weights are final. When all weights on which a value depends are final, the value is computed once more
+    and kept. A layer is therefore run at most twice, however many layers follow it.
     """
     rest = _needed([_Node.of(node) for node in model.graph.node], list(outputs.values()))
     to_come = dict(outputs)

@@ -81,7 +81,8 @@ class _Trial:
     def pays(self, other: _Trial, share: float) -> bool:
         """Return whether the trial `other` is so much better than this one that it is worth its cost.
 
-        The cost is `share`, the share of the multiply-accumulates that `other` has in float in addition.
+        The cost is `share`: the share of the network's multiply-accumulates that are in float in `other`,
+        but not in this trial.
         """
         gain = 1 - other.mean / self.mean
         # Compare ratios, because a few images have most of the divergence.
@@ -124,11 +125,14 @@ def choose_plan(
     `images` are input tensors of the network. `output` is the name of the output with the scores, to which
     the network has applied `activation`. `size` is (height, width) of an image if the file leaves them free.
 
-    Tries at most 20 variants: all layers in int8, then the first layers in float, then parts of the rest,
-    then the groups of the part that removes most divergence. Groups that remove most divergence are
-    considered first. A group stays in float if it removes at least GAIN of the remaining divergence, and at
-    least WORTH times its share of the multiply-accumulates. Raises ValueError for a network that has nothing
-    to quantize.
+    The first variant has all layers in int8. The next variants have the first groups of operators in float.
+    The best of these variants is the start of the next ones: each of them also has one part of the other
+    groups in float, or one group of the best part. Finally, these parts and groups are put in float together,
+    one after another, beginning with the one that removes most divergence. At most 28 variants are tried.
+
+    Operators stay in float only if they thereby remove at least GAIN of the remaining divergence, and at
+    least WORTH times their share of the multiply-accumulates, and if this reduction is certain (CERTAIN).
+    Raises ValueError for a network that has nothing to quantize.
     """
     with tempfile.TemporaryDirectory() as folder:
         return _Search(
@@ -195,10 +199,11 @@ class _Search:
             quantized(self._content, self._images, plan, output=self._output, ranges=self._ranges)
 
     def _first_layers(self, everything: _Trial) -> _Trial:
-        """Return the best trial in which the first one or more groups are in float.
+        """Try the first group in float, then the first two groups, and so on; return the best trial.
 
-        If no such trial is worth it, return `everything`, the trial with all layers in int8. Rounding in one
-        layer hides the loss in the next. Therefore more groups are tried even if fewer are not worth it.
+        If no such trial is worth it, return `everything`, the trial with all layers in int8. The next group
+        is added even if the groups before it were not worth it, because the rounding in a layer hides what
+        the layers before it lose by rounding.
         """
         best, beginning = everything, Group(frozenset(), 0.0)
         for number, group in enumerate(self._groups[:_FIRST]):

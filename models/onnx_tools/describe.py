@@ -324,8 +324,8 @@ class _Weights:
     def _source(self, name: str) -> tuple[str | None, bool]:
         """Return the name of the constant from which a value comes, and whether it is dequantized on the way.
 
-        Between them may be only operators that convert or reshape. If the value does not come from a constant
-        in this way, the name is None.
+        Only operators that convert or reshape may lie between the constant and the value. If there is any
+        other operator between them, or no constant at all, the name is None.
         """
         passed: list[tuple[str, bool]] = []  # values on the way, and whether their operator dequantizes
         seen: set[str] = set()  # a damaged graph may have a cycle

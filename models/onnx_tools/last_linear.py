@@ -216,9 +216,9 @@ class _Search:
         return Head(np.ascontiguousarray(weight, np.float32), np.sum(parts, axis=0, dtype=np.float32))
 
     def _dynamic(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """Return the layer with dynamically quantized input whose result `node` scales.
+        """If `node` scales the result of a layer whose input is dynamically quantized, return this layer.
 
-        Return None if there is no such layer.
+        Otherwise return None.
         """
         if node.op_type != "Mul":
             return None

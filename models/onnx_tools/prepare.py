@@ -44,11 +44,11 @@ class Prepared:
     """An ONNX file to serve, and the changes that were made to it.
 
     `content` is the given file if nothing had to change. `changes` describes each change in words.
-    `embedding` is the output with the input of the last linear layer, (N, channels), possibly with further
-    sides of length 1. `features` is the output with the last feature map (N, channels, height, width), if the
-    mean of this map over all positions is the embedding. The file may have had these outputs before. `head`
-    has the weights of the last linear layer. If there is no embedding, `reason` says why. If there is an
-    embedding, but no head or no features, `no_maps` says why.
+    `embedding` is the output that gives the values that the last linear layer reads, (N, channels), possibly
+    with further sides of length 1. `features` is the output that gives the last feature map (N, channels,
+    height, width), if the mean of this map over all positions is the embedding. The given file may have had
+    these outputs already. `head` has the weights of the last linear layer. If there is no embedding, `reason`
+    says why. If there is an embedding, but no head or no features, `no_maps` says why.
     """
 
     content: bytes
@@ -109,10 +109,10 @@ def prepare(content: bytes, logits: str) -> Prepared:
 
     `logits` is the name of the output with the scores.
 
-    The file's own outputs stay bit-identical, except in float16 graphs. ONNX Runtime may compute these graphs
-    in float32 but rounds every output. A new output therefore changes the logits by about one unit in
-    float16's last place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing
-    output.
+    The file's own outputs stay bit-identical, except in float16 graphs. ONNX Runtime may compute such a graph
+    in float32, but it rounds every output to float16. A value that becomes an output is therefore rounded
+    too, and this changes the logits by about one unit in float16's last place. Raises UnreadableModel for
+    bytes that are not an ONNX file, and for a missing output.
     """
     model = parse_model(content)
     outputs = [value.name for value in model.graph.output]

@@ -98,13 +98,15 @@ def quantized(
 ) -> bytes:
     """Return the static int8 variant of the ONNX file `content`.
 
-    `output` is the name of the output with the scores. Activations are uint8 with a zero point, weights int8
-    and symmetric per output channel. x86 multiplies this pair of types in one instruction (VNNI), with all 8
-    bits. ReLU and ReLU6 are replaced by the range of the quantized activation. `images`, each as the network
-    takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and correct the biases. `ranges` is a file in
-    which the ranges are stored, so that later calls with the same network read them from it. `means` is the
-    network's `activation_means` on at most BIAS_IMAGES of the images. A caller that quantizes the network
-    several times can compute it once and give it.
+    `output` is the name of the output with the scores. Activations become uint8 with a zero point. Weights
+    become int8 with a zero point of 0 and one scale for each output channel. x86 processors with VNNI
+    multiply uint8 by int8 in one instruction that needs no spare bit, so both use all 8 bits. ReLU and ReLU6
+    are left out, because the range of the quantized activation cuts off the same values. `images`, each as
+    the network takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and correct the biases. `ranges` is
+    a file in which the ranges are stored, so that later calls with the same network read them from it.
+    `means` is the network's `activation_means` on the images that correct the biases: these are all images,
+    or every n-th if there are more than BIAS_IMAGES. A caller that quantizes the network several times can
+    compute `means` once and give it.
 
     Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
     both. Raises ValueError if there are no images, or if `plan` keeps in floating point an unknown module or
@@ -173,9 +175,9 @@ def quantized(
 def _extremes(path: Path, images: Sequence[NDArray[Any]]) -> TensorsData:
     """Return the least and the greatest value of each activation of a file over `images`.
 
-    The values equal those of ONNX Runtime's calibrator, which is slower. The calibrator adds two reductions
-    for each activation to the network, and they take longer than the network and NumPy's minimum and maximum
-    together.
+    ONNX Runtime's calibrator finds the same values, but is slower. It adds two reductions for each activation
+    to the network. These reductions alone take longer than this function, which runs the network without them
+    and finds the minimum and the maximum with NumPy.
     """
     import onnx
     from onnxruntime.quantization.calibrate import CalibrationMethod, MinMaxCalibrater, TensorsData

@@ -49,9 +49,9 @@ def segments(graph: onnx.GraphProto, output: str) -> list[list[onnx.NodeProto]]:
 def classifier_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
     """Return the last pooling over whole maps and all nodes after it.
 
-    Poolings of gates do not count, because not every value passes through them. If there is no other pooling,
-    return the last linear layer and all nodes after it. If this layer is a convolution, or if there is none,
-    return no nodes.
+    The pooling in a gate (e.g. of squeeze-and-excitation) does not count, because some values bypass it. If
+    the graph has no pooling over whole maps outside of gates, return the last linear layer and all nodes
+    after it. If this layer is a convolution, or if there is no linear layer, return no nodes.
     """
     parts = segments(graph, output)
     pools = [at for at, part in enumerate(parts) if len(part) == 1 and part[0].op_type in _WHOLE_MAP]

@@ -168,7 +168,7 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Replace nodes that compute with known shapes and small constants by their results.
+    """Replace each node that reads only known shapes and small constants by a constant with its result.
 
     This lets ONNX's inference find shapes that it could not find before. Return whether any node was
     replaced.

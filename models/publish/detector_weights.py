@@ -175,8 +175,9 @@ def _block_layers(block: InvertedResidual, number: int) -> list[tuple[str, str]]
 def _keys(layers: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, str]:
     """Return the published key of each weight and bias of the network.
 
-    `layers` maps two modules of the network to two published keys. The first module has the weight of a
-    layer, and the second has its bias. The published keys are those of this weight and this bias.
+    Each item of `layers` describes one layer. Its key names two modules of the network: the first has the
+    layer's weight, and the second has the layer's bias. Its value has the published keys of this weight and
+    of this bias.
     """
     keys = {}
     for (weight, bias), (published_weight, published_bias) in layers.items():

@@ -179,9 +179,9 @@ def input_spec(config: dict[str, Any]) -> InputSpec:
 def label_set(facts: dict[str, Any], name: str, classes: int) -> Labels:
     """Return the label set of a network with `classes` classes.
 
-    It is stated by `facts`, the hub's configuration. If this states no class names, it is the label set of
-    the ImageNet variant with `classes` classes. Raises ValueError if the configuration states another number
-    of names, or if there is no such ImageNet variant.
+    `facts` is the hub's configuration of the network. If it states class names, they are the label set. If it
+    states none, the label set is that of the ImageNet variant with `classes` classes. Raises ValueError if
+    the number of names in the configuration is not `classes`, or if there is no such ImageNet variant.
     """
     label_names = facts.get("label_names")
     if label_names:

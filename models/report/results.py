@@ -78,7 +78,11 @@ def accuracy(row: Row) -> float:
 
 
 def inversions(models: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return pairs of fp32 models of which the first has over 5 % fewer MACs, but takes over 5 % longer."""
+    """Return each pair of fp32 models of which the one with fewer MACs takes longer.
+
+    The model with fewer MACs comes first. It has over 5 % fewer MACs than the other model, and its p50 is
+    over 5 % longer.
+    """
     floats = [row for row in models if row.card.precision == "fp32"]
     return [
         (a, b)

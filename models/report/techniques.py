@@ -142,8 +142,8 @@ def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
 def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
     """Return, in words, the difference between the accuracies of the models of `row` and `base`.
 
-    If these were not both measured, return the agreement of the model of `row` with its parent, if its card
-    states it.
+    If one of the two accuracies was not measured, return instead how often the model of `row` agrees with its
+    parent. If its card does not state this either, return `accuracy not measured`.
     """
     accuracies = (row.card.accuracy, base.card.accuracy)
     if all(stated is not None and stated.kind == "measured" for stated in accuracies):

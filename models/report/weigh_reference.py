@@ -36,9 +36,9 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """Which networks to measure, each in fp32 and int8, and how much.
+    """The networks to measure, each in fp32 and in int8, and the number of rounds and runs.
 
-    Raises ValueError if no network is given, or an unknown network.
+    Raises ValueError if `networks` is empty or has an unknown name.
     """
 
     networks: tuple[str, ...]

@@ -56,8 +56,8 @@ def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Dr
 def apply(images: Tensor, drawn: Draw, indices: Tensor, background: float) -> Tensor:
     """Return augmented copies of `images` (B, 1, S, S).
 
-    `indices` (B,) are the positions in `drawn` of their augmentation. Pixels that a shift or an erasure
-    leaves empty get the value `background`. All tensors are on one device.
+    `indices` (B,) says for each image at which position `drawn` has the image's augmentation. Pixels that a
+    shift or an erasure leaves empty get the value `background`. All tensors are on one device.
     """
     size = images.shape[-1]
     pixels = torch.arange(size, device=images.device)

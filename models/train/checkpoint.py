@@ -60,7 +60,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def require_identity(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless the identity `stored`, which is that of the file `path`, is `expected`.
+    """Raise CheckpointError if the identity `stored`, read from the file `path`, differs from `expected`.
 
     The message has every difference.
     """
