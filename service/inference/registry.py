@@ -464,8 +464,8 @@ class Registry:
     def served_cards(self) -> dict[str, Card]:
         """Return the card of each model, with the accuracy and agreement of the model as it is served.
 
-        The accuracy is left out if it is unknown. This is so while OpenVINO serves the model with answers
-        that may differ from those of ONNX Runtime and have not been compared with them.
+        An unknown accuracy is left out. The accuracy is unknown if OpenVINO serves the model, if its answers
+        may differ from those of ONNX Runtime, and if the two have not been compared on enough pictures.
         """
         return {
             entry.name: self._serving(entry, entry.card).card(entry.card)
@@ -548,9 +548,11 @@ class Registry:
             raise ModelUnavailable(f"model '{entry.name}' cannot be used: {error}") from None
 
     def comparable(self) -> tuple[ServedModel, ...]:
-        """Return the loaded models with the default model's label set. The default model may be broken.
+        """Return the loaded models that have the same label set as the default model.
 
-        Raises the errors of `get` if no such model is loaded, or if the default model's card cannot be read.
+        If the default model could not be loaded, the other models are returned. Raises NotReady while the
+        default model is loading. Raises ModelUnavailable if the default model's card cannot be read, or if no
+        loaded model has its label set, and UnknownModel if there is no default model.
         """
         labels = self.default_labels
         if not self.entry(self.default_model).broken:

@@ -103,7 +103,7 @@ class OnnxSession(Session):
         return self._in_batches(image, names, self._input.batch or len(image), run)
 
     def release_memory(self, image: NDArray[np.float32]) -> None:
-        """Run the network on `image`, then give memory that no session needs back to the system.
+        """Run the network on `image`, and give the memory that is then unused back to the system.
 
         Raises the errors of ONNX Runtime.
         """
@@ -155,7 +155,8 @@ def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
 def optimized_graph(content: bytes) -> bytes:
     """Return the graph that ONNX Runtime runs, as an ONNX file.
 
-    In this graph, constants are folded, and batch norm and QDQ are fused with other operators.
+    In this graph, constants are folded. Batch norms, and pairs of QuantizeLinear and DequantizeLinear, are
+    fused with other operators where ONNX Runtime can do so.
 
     The highest optimization level is not applied, because it only changes the memory layout for this CPU.
     Raises SessionError if the model does not load.
@@ -220,9 +221,9 @@ def open_graph(content: bytes) -> Callable[[Mapping[str, NDArray[Any]]], list[ND
 
 
 def run_as_written(content: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
-    """Run an ONNX file that needs no card once on each of `feeds`. Return the outputs of each run by name.
+    """Run an ONNX file once on each of `feeds`, and return the outputs of each run by name.
 
-    Raises SessionError if the file does not load or run.
+    The file needs no card. Raises SessionError if it does not load or run.
     """
     session = _load(content, _options())
     names = [node.name for node in session.get_outputs()]

@@ -45,9 +45,10 @@ class Question:
     """A query, with the data in memory and the view of the store from which it is answered.
 
     `scope`: what the query selects. `now`: time of the query, in seconds since 1970. `memory`: the data of
-    this process, pooled by bucket. `in_memory`: pairs of a bucket and the id of a process, whose data in
-    `memory` replace their rows in the store. `dropped`: times before which rows may be missing. `view`: None
-    if only memory is read.
+    this process, pooled by bucket. `in_memory`: the buckets of `memory`, each with the instance id under
+    which its data were recorded. Rows in the store with the same bucket and instance id must be skipped,
+    because their data are in `memory` already. `dropped`: times before which rows may be missing. `view`:
+    None if only memory is read.
     """
 
     scope: Scope

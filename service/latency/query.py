@@ -43,10 +43,11 @@ class Window:
     """Time range of an answer, in seconds since 1970.
 
     `resolution_s`: the start is a multiple of it. In a history it is also the length of the steps.
-    `degraded`: reason, for clients, why only data in memory was read. It is None if the database was read,
-    too, or if there is none. `machines`: the machines of the selected runs. They are found by whole days, so
-    machines that ran on the first day, but only before `start`, are included. Runs that an earlier release
-    recorded have UNKNOWN_MACHINE. `other_machines`: the machines of all other runs, found in the same way.
+    `degraded`: reason, for clients, why the database could not be read, so that the answer is from memory
+    only. It is None if the database was read, or if the service has no database. `machines`: the machines of
+    the selected runs. They are found by whole days, so machines that ran on the first day, but only before
+    `start`, are included. Runs that an earlier release recorded have UNKNOWN_MACHINE. `other_machines`: the
+    machines of all other runs, found in the same way.
     """
 
     start: int
@@ -299,9 +300,10 @@ class Latencies:
             return self._runs(regime, day, model, None)
 
     def _runs(self, regime: Regime, day: int, model: str | None, view: StoreView | None) -> set[Run]:
-        """Return what `_recorded` returns, from memory and `view`. `day` is the start of the day.
+        """Return the runs since `day`, the start of a day, from memory and the store.
 
-        If `view` is None, what was last read from the store takes its place, if it is still cached.
+        The runs in the store are cached for a few seconds. If they are not cached, they are read from `view`.
+        If they are not cached and `view` is None, only the runs in memory are returned.
         """
         runs = {
             Run(series.model, series.version, series.runtime, self.machine)

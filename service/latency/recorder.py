@@ -281,10 +281,10 @@ class Recorder:
         store.maintain(self._clock())
 
     def _drop_from_memory(self, now: float, *, saved: bool) -> None:
-        """Drop past buckets that are saved, and old buckets that are not saved.
+        """Drop the buckets that are over and saved, and those that are too old to wait until they are saved.
 
-        The data of an old bucket are also in a longer bucket, which stays in memory. `saved`: whether the
-        flush has succeeded.
+        A bucket is too old after the time in `_IN_MEMORY_S`. Its data are then still in a longer bucket,
+        which stays in memory. `saved`: whether the flush has succeeded.
         """
         with self._lock:
             for (bucket, instance), held in list(self._held.items()):

@@ -125,7 +125,7 @@ The newest series come first.
 
 
 def write_parts(connection: Connection, parts: Sequence[Part]) -> None:
-    """Insert the data of all parts, or replace those of the same bucket and process."""
+    """Write the data of all parts. Rows with the same bucket, process and series are overwritten."""
     codec = HistogramCodec()
     upsert(
         connection,
@@ -317,9 +317,9 @@ def read_last_runs(connection: Connection, regime: Regime, start: int, model: st
 
 
 def note_instances(connection: Connection, starts: Mapping[str, int], machine: str) -> None:
-    """Store the machine of the processes whose ids are the keys of `starts`.
+    """Store that the processes whose ids are the keys of `starts` run on `machine`.
 
-    The values of `starts` are the starts of their first buckets.
+    The value of each process in `starts` is the start of a bucket that it has written.
     """
     rows = [{"instance": name, "machine": machine, "since": start} for name, start in starts.items()]
     upsert(connection, latency_instances, rows)
@@ -366,7 +366,7 @@ def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]
 
 
 def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]]) -> None:
-    """Write pooled percentiles, delete rows past their retention, and note how far they reached."""
+    """Write pooled percentiles, delete rows that are too old, and note up to which times rows are gone."""
     if connection.dialect.name == "postgresql":  # in SQLite, write transactions are exclusive
         connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
     upsert(connection, latency_pooled, pooled)

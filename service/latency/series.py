@@ -15,9 +15,9 @@ from service.latency.stages import Regime, Stage
 class Versions(NamedTuple):
     """Versions of models that a question is about.
 
-    If `prefix` is not empty, these are all versions that begin with it. If it is empty, these are, for the
-    models in `models`, the versions in `current` and runs that have no version, and for all other models, all
-    versions.
+    If `prefix` is not empty, these are all versions that begin with it. If `prefix` is empty, they depend on
+    the model. For a model in `models`, they are the versions in `current`, and also the empty version, which
+    runs have whose version is unknown. For any other model, they are all versions.
     """
 
     prefix: str = ""

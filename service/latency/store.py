@@ -122,7 +122,9 @@ class LatencyStore:
         return True
 
     def write(self, parts: Sequence[Part], *, late: bool = False, dropped: Dropped | None = None) -> None:
-        """Insert the data of these parts in one transaction, or replace those of the same bucket and process.
+        """Write the data of these parts in one transaction.
+
+        Rows with the same bucket, process and series are overwritten.
 
         `late`: whether other processes may have cached some of the buckets as closed. `dropped`: times before
         which this process dropped minutes or hours without writing them.

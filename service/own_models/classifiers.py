@@ -193,9 +193,10 @@ class ClassifierEnding:
         )
 
     def _write_classifier(self, offset: int) -> None:
-        """Write the last linear layer, if it is known, restricted to the classes.
+        """Write the last linear layer to `classifier.npz`, if the layer is known.
 
-        `offset`: position of the first class among the scores.
+        Only the rows that belong to labels are written. `offset`: position of the first label among the
+        scores.
         """
         if self._prepared.head is not None and self._prepared.features is not None:
             content = _arrays(self._prepared.head, slice(offset, offset + len(self.labels.names)))

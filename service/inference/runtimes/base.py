@@ -45,8 +45,8 @@ class Session(ABC):
     """A model that one runtime has loaded, thread-safe.
 
     In the service every run uses one thread. ONNX Runtime uses the calling thread. OpenVINO uses one of its
-    own threads, and the calling thread waits. One request per core has a higher throughput than several
-    threads per image (see docs/measurement.md).
+    own threads, and the calling thread waits. The throughput is higher if each core serves a request of its
+    own than if several threads work on one image (see docs/measurement.md).
     """
 
     runtime: ClassVar[RuntimeName]
@@ -91,8 +91,8 @@ class Session(ABC):
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
         """Run the network on `image`, float32 (N, C, H, W), and return some of its outputs.
 
-        `names`: the graph's names of the outputs to return. Raises the ModelUnavailable that `_failed`
-        returns if the runtime fails, or if the run takes longer than `limit_s`.
+        `names`: the graph's names of the outputs to return. Raises ModelUnavailable if the runtime fails, or
+        if the run takes longer than `limit_s`. This error must be made with `_failed`.
         """
 
     def run(
@@ -207,9 +207,10 @@ class Session(ABC):
 
 
 def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-    """Return an output's shape in the graph, and whether the output is to be flattened.
+    """Return the shape of one image's output in the graph, and whether the output is to be flattened.
 
-    For example, logits of the shape (1000, 1, 1) are flattened.
+    Outputs with more than one dimension per image, such as logits of the shape (1000, 1, 1), are flattened,
+    except for the output `features`.
     """
     return shape, name != "features" and len(shape) > 1
 
@@ -243,7 +244,7 @@ def unbatched_outputs(card: Card) -> frozenset[str]:
 
 
 def _scores_problem(name: str, scores: NDArray[np.float32], activation: ScoreActivation) -> str | None:
-    """Return what is wrong with scores that need no activation, but are not within 0 to 1.
+    """Return an error message if a detector's scores should be within 0 to 1, but are not.
 
     Return None if the scores are within 0 to 1, or if an activation is still to be applied to them.
     """

@@ -91,7 +91,7 @@ class Serving:
     weighing: Weighing | None = None
 
     def as_measured(self, card: Card) -> bool:
-        """Return whether the card's accuracy was measured on the answers that are served now.
+        """Return whether the card's accuracy and agreement hold for the answers that are served now.
 
         Tiny rounding errors are ignored. The result is false if the precision is not the card's. It is also
         false for an int8 network in OpenVINO, which rounds intermediate results in other places than ONNX
@@ -101,11 +101,11 @@ class Serving:
         return self.precision == card.precision and rounds_alike
 
     def agreement(self, card: Card) -> Agreement | None:
-        """Return the agreement of the answers that are served with those of the model's parent.
+        """Return the agreement to state for the answers that are served, or None if there is none.
 
-        If the card's accuracy was measured on these answers (see `as_measured`), this is the card's
-        agreement, or None if the card has none. Otherwise, it is the agreement that the weighing has found,
-        or None if the answers have not been compared yet.
+        If the card's accuracy holds for these answers (see `as_measured`), this is the agreement in the card.
+        Otherwise, it is the agreement that follows from the weighing (see `Weighing.agreement`). This is None
+        if the two runtimes have not been compared yet, or were compared on too few pictures.
         """
         if self.as_measured(card):
             return card.agreement
@@ -116,8 +116,9 @@ class Serving:
     def card(self, card: Card) -> Card:
         """Return the card with the accuracy and agreement of what is served.
 
-        If the card's accuracy was measured on other answers (see `as_measured`), the accuracy is marked as
-        `inherited`. In this case, it is left out if the agreement is unknown.
+        If the card's accuracy does not hold for the answers that are served (see `as_measured`), the result
+        depends on the agreement of these answers. If the agreement is known, the accuracy is marked as
+        `inherited`. If the agreement is unknown, the accuracy is left out.
         """
         if self.as_measured(card) or card.accuracy is None:
             return card

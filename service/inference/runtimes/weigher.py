@@ -124,9 +124,10 @@ class Weigher:
     """Weighs models, one at a time, in the background.
 
     It weighs the models for which the runtime `auto` is chosen. It also weighs the models that OpenVINO runs
-    in another precision than the card's, or with other rounding, to compare their answers. Runs are jobs of
-    the pool, so that live requests wait for one round at most. During a timed round, no other job runs. Call
-    all methods from the event loop's thread.
+    in another precision than the card's, or with other rounding than ONNX Runtime. For these models, the
+    weighing shows whether the answers of both runtimes agree. Runs are jobs of the pool, so that live
+    requests wait for one round at most. During a timed round, no other job runs. Call all methods from the
+    event loop's thread.
     """
 
     def __init__(

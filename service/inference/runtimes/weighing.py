@@ -119,11 +119,11 @@ class Answers(Finite):
 
 
 class Weighing(Finite):
-    """OpenVINO beside ONNX Runtime.
+    """The result of weighing a model: how OpenVINO's speed and answers compare with ONNX Runtime's.
 
-    `problem`: the reason why the two could not be compared completely. It is None if they were compared. With
-    a `problem`, `answers` is None if one of the runtimes cannot run the model, and `answers` is set if the
-    model is too slow to be timed.
+    `problem`: the reason why the two could not be compared completely. It is None if they were compared
+    completely. If there is a problem, `answers` shows which: it is None if one of the runtimes cannot run the
+    model, and it is set if the model is too slow to be timed.
     """
 
     model: Name
@@ -159,11 +159,11 @@ class Weighing(Finite):
         )
 
     def agreement(self, card: Card) -> Agreement | None:
-        """Return the agreement to show with an accuracy that is inherited from the card.
+        """Return how far OpenVINO's answers agree with the answers on which the accuracy was measured.
 
-        Return None if there are no answers, or if too few pictures count. If the card's own accuracy is
-        inherited, too, there are two steps: from the parent to the card's precision, and from there to
-        OpenVINO. The value and the lower end of the interval assume the worst case, in which the
+        Return None if there are no answers, or if too few pictures count. If the card's accuracy is itself
+        inherited from a parent, there are two steps: from the parent to the card's precision, and from there
+        to OpenVINO. The value and the lower end of the interval assume the worst case, in which the
         disagreements of both steps add up. The upper end assumes the best case, in which the second step
         undoes changes of the first one, so that only the difference of the disagreements is left.
         """
@@ -211,5 +211,5 @@ def look(ratios: Sequence[float]) -> Estimate:
 
 
 def is_faster(estimate: Estimate) -> bool:
-    """Return whether OpenVINO is faster, given the logarithm of its speed-up after one look."""
+    """Return whether OpenVINO counts as faster. `estimate` is a result of `look`."""
     return estimate.p < LOOK_LEVEL and estimate.mean >= math.log1p(LEAST_GAIN)
