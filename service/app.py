@@ -169,7 +169,10 @@ class Services:
 async def _release_memory_regularly() -> None:
     while True:
         await asyncio.sleep(RELEASE_MEMORY_EVERY_S)
-        await asyncio.to_thread(release_free_memory)
+        try:
+            await asyncio.to_thread(release_free_memory)
+        except RuntimeError:  # no thread can be started
+            log.exception("free memory cannot be released")
 
 
 def build(settings: Settings, *, registry: Registry | None = None, address: str | None = None) -> Services:

@@ -26,7 +26,7 @@ class Deadline:
 
     `at`: the time by the event loop's clock, in seconds. `limit_s`: the time limit, for the error message.
     `disconnected`: a function that returns when the client disconnects. The pool awaits it only while the
-    client's job waits.
+    client's job waits, `wait_for` until the result is there.
     """
 
     at: float
@@ -46,8 +46,9 @@ class Deadline:
     async def wait_for(self, call: concurrent.futures.Future[T]) -> T:
         """Return the result of a call on another thread, or raise its error.
 
-        Raises DeadlineExceeded at the deadline, and ClientGone if the client disconnects before. A call that
-        has not begun by then is cancelled; one that runs is not interrupted.
+        A call that has not begun at the deadline is cancelled and raises DeadlineExceeded; the result of one
+        that has begun is waited for. If the client disconnects, ClientGone is raised, and a call that has not
+        begun is cancelled.
         """
         result = asyncio.wrap_future(call)
         gone = None if self.disconnected is None else asyncio.ensure_future(self.disconnected())
@@ -55,12 +56,15 @@ class Deadline:
         left_s = self.at - asyncio.get_running_loop().time()
         try:
             await asyncio.wait(waited, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
+            if not result.done() and (gone is None or not gone.done()):
+                if call.cancel():
+                    raise DeadlineExceeded(f"request: no result within {self.limit_s:g} s")
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
                 return result.result()
-            if gone is not None and gone.done():
-                gone.result()
-                raise ClientGone
-            raise DeadlineExceeded(f"request: no result within {self.limit_s:g} s")
+            assert gone is not None
+            gone.result()
+            raise ClientGone("client: disconnected before the response was made")
         finally:
             result.cancel()  # and with it the call
             if gone is not None:

@@ -68,8 +68,9 @@ class DashboardCache:
     ) -> Rendered:
         """Return the figures of a view, from the cache if they are at most `max_age_s` seconds old.
 
-        Raises DeadlineExceeded at the deadline, and ClientGone if the client disconnects before. A rendering
-        that has not begun by then is dropped, so that the thread renders only for clients that wait.
+        Raises DeadlineExceeded if the rendering has not begun at the deadline, and ClientGone if the client
+        disconnects. A rendering that has not begun by then is dropped, so that the thread renders only for
+        clients that wait.
         """
         since = time.monotonic() - max_age_s
         cached = self._fresh(view, base_url, since)

@@ -29,7 +29,7 @@ _CAUSES = {
     "rejected": "PostgreSQL restarted or disk full",
 }
 """By the `type` of a problem, kinds of faults that explain it."""
-_UNLISTED = frozenset({200, 404, 405})
+_UNLISTED = frozenset({200, 404, 405, 504})
 """Statuses of paths that OpenAPI does not list."""
 
 

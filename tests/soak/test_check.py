@@ -58,6 +58,7 @@ def test_an_answer_that_nothing_explains_is_found(record: Record, words: str) ->
         seen("GET /gallery", 503, "database-unreachable", at=25),
         seen("GET /gallery", 503, "database-unreachable", at=19.95),
         seen("GET /gallery", 503, "database-unreachable", at=35),
+        seen("not in OpenAPI", 200, expected=True),
     ],
 )
 def test_an_answer_that_a_fault_explains_is_none(record: Record) -> None:
@@ -70,6 +71,12 @@ def test_overload_explains_one_answer_in_a_hundred(refused: int, found: bool) ->
     answers += [*seen("POST /classify", 200, expected=True).seen] * (199 - refused)
     violations = undocumented(Record(seen=answers), ROUTES)
     assert [line.startswith("overload: 2 of 199 answers") for line in violations] == [True] * found
+
+
+def test_overload_explains_a_deadline_of_a_path_that_openapi_does_not_list() -> None:
+    late = seen("not in OpenAPI", 504, "deadline-exceeded")
+    answers = [*late.seen, *seen("POST /classify", 200, expected=True).seen * 200]
+    assert undocumented(Record(seen=answers), ROUTES) == []
 
 
 def test_a_fault_explains_an_error_before_overload_does() -> None:

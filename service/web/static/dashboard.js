@@ -6,7 +6,7 @@ import { morph } from "./morph.js";
 
 const PERIOD_MS = 5000;
 const RETRY_MS = 2000; // after a failure
-const TIMEOUT_MS = 10000;
+const TIMEOUT_MS = 15000;
 const DEMO_PERIOD_MS = 1000;
 const DEFAULTS = { since: "24h", version: "current", sort: "p50" };
 
