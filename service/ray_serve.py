@@ -177,10 +177,10 @@ def middleware() -> list[Middleware]:
 class OwnFields:
     """Pure ASGI middleware that gives responses the header fields that the plain server gives them.
 
-    It runs around Ray's own middleware, which would return the client's `X-Request-ID` unchanged, in addition
-    to the service's `X-Request-ID`. By itself, uvicorn would add `Server`. Header fields by which a client
-    controls Ray are removed from requests. Ray is told not to watch for disconnects, because the service does
-    so itself.
+    It runs around Ray's own middleware. Without it, Ray would add the client's `X-Request-ID` to the
+    response, in addition to the one of the service, and uvicorn would add the field `Server`. This middleware
+    also removes header fields from requests by which a client could control Ray. It tells Ray not to watch
+    for disconnects, because the service does so itself.
     """
 
     def __init__(self, app: ASGIApp) -> None:

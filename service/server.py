@@ -83,10 +83,10 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that does not raise handled signals again, so that a clean shutdown exits with 0.
+    """A uvicorn server that makes the process exit with 0 after a clean shutdown by a signal.
 
-    `stopping` is called on the event loop when a signal arrives, to end endless streams and background work
-    before the server waits for requests.
+    By itself, uvicorn would raise the signal again after the shutdown. `stopping` is called on the event loop
+    when a signal arrives, to end endless streams and background work before the server waits for requests.
     """
 
     def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:

@@ -267,18 +267,18 @@ class SharedModels:
                 lock.release()
 
     def announce(self, folder: Path) -> None:
-        """Mark a complete folder as not yet stored in the database. Call this before the folder is moved in.
+        """Mark a complete folder as not yet stored in the database. Call this before `store`.
 
-        If this process ends before it calls `store`, the marked folder is removed or replaced at the next
-        start. A folder that replaces this machine's own folder is not marked, because the model would then be
-        lost. Raises OSError.
+        Call it before the folder is moved into the folder of added models. If this process ends before it
+        calls `store`, the marked folder is removed or replaced at the next start. The folder is not marked if
+        it replaces a model that is only on this machine: removing it would lose both models. Raises OSError.
         """
         target = self._root / folder.name
         if self._store is not None and (not os.path.lexists(target) or _marker(target) is not None):
             _mark(folder, digest_of_folder(folder), committed=False)
 
     def store(self, folder: Path, *, replace: bool) -> None:
-        """Store a model's folder, which was moved in, in the database.
+        """Store a model in the database. `folder`: the model's folder, after it was moved into its place.
 
         Raises ModelExists and StorageUnavailable.
         """

@@ -91,11 +91,11 @@ shared_model_chunks = Table(
 
 @dataclass(frozen=True)
 class Stored:
-    """A row of `shared_models`: a model, copy or runtime, or the trace of a deleted one.
+    """A row of `shared_models`, about an added model, a copy or a chosen runtime.
 
-    `sequence`: number of the row's last change, which is larger for later changes. `digest`: digest of the
-    files of a model or copy; None if it was deleted. `detail`: the chosen runtime as JSON; None if the choice
-    was withdrawn.
+    A copy is the gallery's copy of a network. The row of a deleted model or copy stays. `sequence`: number of
+    the row's last change, which is larger for later changes. `digest`: digest of the files of a model or
+    copy; None if it was deleted. `detail`: the chosen runtime as JSON; None if the choice was withdrawn.
     """
 
     kind: Kind

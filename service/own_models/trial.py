@@ -31,8 +31,9 @@ class Bounds:
     `seconds`: wall-clock time for loading and running. `memory_bytes`: memory that the process may use in
     addition to Python, ONNX Runtime and four times the file's size. Memory is bounded on Linux only, where
     `/proc` tells how much the process uses already. `until`: deadline of several trials together, by
-    `time.monotonic`. `own_group`: whether the child gets a process group of its own. It must be False if this
-    process is a bounded child itself, because it is then killed together with its children.
+    `time.monotonic`. `own_group`: whether the child gets a process group of its own, which is killed as a
+    whole. This must be False if this process is itself a bounded child: its child must be in the same group,
+    so that both are killed together.
     """
 
     seconds: float = 60.0
@@ -169,7 +170,7 @@ def _noise(dtype: str, shape: Sequence[int]) -> NDArray[Any]:
 
 
 def _described(name: str, value: object) -> dict[str, Any]:
-    """Return the fields of a `Ran` for one output of a run, as the answer in JSON has them."""
+    """Return one output of a run as it is in the JSON answer: an object with the fields of `Ran`."""
     if not isinstance(value, np.ndarray):
         kind = "sequence" if isinstance(value, list) else type(value).__name__
         return _output(name, kind, ())

@@ -33,10 +33,12 @@ def read_environment(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the values of `settings` by name, and warnings about ignored variables.
 
-    `settings` are lower-case names without the prefix. Variable names are case-insensitive; if a variable
-    is set in several spellings, the one in upper case is used. Empty and blank values count as unset.
-    Kubernetes may have set WEIGHIN_PORT, and variables that are not settings, to service links. Such links
-    are ignored, with a warning only for WEIGHIN_PORT.
+    `settings` are lower-case names without the prefix. Variable names are case-insensitive; if a variable is
+    set in several spellings, the one in upper case is used. Empty and blank values count as unset.
+
+    If a Kubernetes Service is named `weighin`, Kubernetes sets WEIGHIN_PORT to a service link, and sets other
+    variables that are not settings. The link in WEIGHIN_PORT is ignored with a warning, and the other
+    variables are ignored without a warning.
     """
     known = {PREFIX + name.upper(): name for name in settings}
     values: dict[str, str] = {}

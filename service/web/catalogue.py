@@ -39,11 +39,12 @@ MOST_EVALUATIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """Benchmarks of one kind of machine.
+    """State of judging the benchmarks of one kind of machine.
 
     `key`: the benchmarks and models from which `measured` is computed. `measured`: the newest usable
-    benchmark of each model; None while benchmarks are judged. `kind`: name of the kind if other kinds have
-    the same CPU and cores, else empty. `failed_at`: when judging failed; None if it did not fail.
+    benchmark of each model; None until the benchmarks are judged. `kind`: name of the kind of machine if
+    other kinds have the same CPU and cores, else empty. `failed_at`: when judging failed; None if it did not
+    fail.
     """
 
     key: object
@@ -124,10 +125,12 @@ class Catalogue:
     def accuracies(self, facts: Mapping[str, ModelFacts]) -> dict[Labels, Accuracies]:
         """Return the accuracies of each label set of these models.
 
-        They are from the evaluation that has the most of the models. If several evaluations have equally
-        many, they are from the newest of these. A model that is not in the evaluation has the accuracy of its
-        card. If no evaluation has two of the models, but the cards of two models have accuracies, all
-        accuracies are from the cards, so that they can be compared.
+        The accuracies of a label set are from the evaluation that has the largest number of its models. If
+        several evaluations have equally many, the newest of them is used. A model that is not in the
+        evaluation has the accuracy of its card.
+
+        All accuracies of a label set are from the cards if at least two cards have one and no evaluation has
+        two of the models: models can only be compared if their accuracies are from the same source.
         """
         groups: dict[Labels, list[ModelFacts]] = {}
         for each in facts.values():
@@ -196,9 +199,10 @@ class Catalogue:
     def _usable(self, facts: Mapping[str, ModelFacts], machine: str) -> tuple[dict[str, Measured], str]:
         """Return the newest usable benchmark of each model, and the kind of machine as `kind` returns it.
 
-        The comparisons that `front` makes are cached. If several kinds of machine have the name `machine` and
-        one of them is this machine's kind, the benchmarks are of this kind. Otherwise, they are of the kind
-        with the newest benchmark.
+        The benchmarks are of a kind of machine with the name `machine`. If several kinds have this name, this
+        machine's own kind is used if it is one of them, and otherwise the kind with the newest benchmark. If
+        `machine` is empty, this machine's own kind is used. The method also makes the comparisons that
+        `front` needs, because they take long and are cached.
         """
         hashes = {name: each.sha256 for name, each in facts.items()}
         bundles, _ = self._archive.newest_bundles()

@@ -102,10 +102,11 @@ def parts(history: History, model: str) -> Parts:
 
 
 def traffic(history: History, model: str, stage: Stage) -> Traffic:
-    """Build request rates, which are counted by the runs of `stage`, and error counts.
+    """Build the columns of requests per second and of errors over time.
 
-    If `model` is empty, all models are counted. If these are more than MOST_SERIES + 1 models, the
-    MOST_SERIES models with the most runs have a column each, and the other models share one.
+    A request is counted by its run of `stage`. If `model` is empty, all models are counted. If these are more
+    than MOST_SERIES + 1 models, the MOST_SERIES models with the most runs have a column each, and the other
+    models share one.
     """
     window, _ = history
     at, steps = _steps(history)

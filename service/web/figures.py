@@ -423,9 +423,10 @@ def _facts_text(facts: ModelFacts) -> str:
 
 
 def _caveat(groups: Sequence[Group], source: str) -> str:
-    """Return in words from which runs the answers are computed.
+    """Return in words from which runs the answers above the table are computed.
 
-    They are recorded runs, except that in some label sets benchmarks decide which models are dominated.
+    `source`: the recorded runs, in words. All answers are computed from them, with one exception: in some
+    label sets, benchmarks decide which models are dominated. The text names these label sets.
     """
     judged = [
         group.title.partition(":")[0]

@@ -192,10 +192,10 @@ def _group(
 
 
 def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
-    """Return the models on the front that, by the estimates, another model beats.
+    """Return the models on the front that another model beats, if the estimates are taken as exact.
 
-    The other model is faster, more accurate, and not larger. If several models are, the fastest of them is
-    named: no other model is better than it in all three figures.
+    The other model is faster, more accurate, and not larger. If several models beat the same model, the
+    fastest of them is named; it is itself not beaten by any model.
     """
     known = [(each, each.accuracy.value) for each in models if each.accuracy is not None]
     known.sort(key=lambda item: (item[0].p50_ms, item[0].entry))
@@ -217,10 +217,11 @@ def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the names without the beginning that all of them share, by the full names.
+    """Return a short name for each full name: the name without the beginning that all names share.
 
-    A name that is still too long is cut to an end that no other name has. This is the longest such end that
-    fits into the column or, if none fits, the shortest such end.
+    If the rest does not fit into the column, it is cut to an end that begins after a hyphen and that no other
+    name has. The longest such end that fits is used or, if none fits, the shortest. A name without such an
+    end is not cut.
     """
     prefix = shared_prefix(names)
     short = {}

@@ -54,10 +54,12 @@ class Row:
     """Row of one model.
 
     `tags`: words such as `fastest`. `place_cell`: the model's place, in words. `origin`: origin of the
-    model's accuracy; empty if the accuracies of all models of the group have the same origin. The chart shows
-    either `marks` or `parts`: `marks` is None or `parts` is empty. `assumed`: the assumed facts of the
-    model's card on which predictions depend. `is_comparable`: whether the row's latency is that of the
-    group's stage. Rows are sorted by values of `summary`, `facts` and `accuracy`.
+    model's accuracy; empty if the accuracies of all models of the group have the same origin. If stages are
+    stacked, the chart shows `parts`, and `marks` is None. Otherwise, it shows `marks`, and `parts` is empty.
+    `assumed`: the assumed facts of the model's card on which predictions depend. `is_comparable`: whether the
+    row shows the stage by which the models of the group are compared. It may show another stage because the
+    model has no runs of that one. Rows are sorted by the numbers in `summary`, `facts` and `accuracy`, and by
+    `model` and `place`, rather than by the text of cells.
     """
 
     model: str
@@ -84,8 +86,8 @@ class Row:
 class Group:
     """The models of one task and label set. `note`: on what their accuracies were measured.
 
-    `line`: where the chart draws the baseline's median, in percent of its width; if stages are stacked, where
-    it draws the mean. It is None if the baseline has no runs.
+    `line`: where the chart draws a line for the baseline, in percent of the chart's width. The line is at the
+    baseline's median latency or, if stages are stacked, at its mean. It is None if the baseline has no runs.
     """
 
     title: str
@@ -174,9 +176,9 @@ class Known:
 def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
     """Build the rows of every model with runs of `stage` or with errors, and the axis of their charts.
 
-    If no total is recorded for a model (searches have none), its row shows inference, and a tag says so.
-    `baseline`: the model that its label set is compared with. If it is empty, this is the default model, or
-    else the model with the most multiply-accumulates.
+    If no total is recorded for a model (searches have none), its row shows inference, and a tag says so. Each
+    group of models is compared with one of its models that has runs. This is `baseline` if it is one of them,
+    else the default model, else the model with the most multiply-accumulates.
     """
     groups: dict[Labels | None, list[str]] = {}
     names = {name for name, of in known.recorded.summaries if of == stage_of(known.recorded, name, stage)}
@@ -409,7 +411,7 @@ _VALUES: dict[str, Callable[[Row], float | str | None]] = {
 
 
 def sorted_rows(rows: Iterable[Row], sort: Sort) -> list[Row]:
-    """Return the rows, sorted by the column `sort`, which means descending order if it begins with a hyphen.
+    """Return the rows, sorted by the column that `sort` names; `-` before the name means descending order.
 
     Rows whose value in this column is unknown come last.
     """

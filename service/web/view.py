@@ -37,8 +37,9 @@ DEFAULT_SORT: Sort = "p50"
 class Span:
     """A window with its display text and its length in seconds.
 
-    `step_s`: step of charts of one model and stage, in seconds. `overview_s`: step of charts of several
-    models. `overview_s` is longer if shorter steps would have to be merged from too many minute buckets.
+    `step_s`: step of charts that show one model and stage, in seconds. `overview_s`: step of charts that show
+    several models or stages. Steps are merged from minute buckets. `overview_s` is longer than `step_s` in
+    windows in which shorter steps would need too many buckets.
     """
 
     text: str
@@ -104,14 +105,21 @@ class View:
     machine: str = ""
 
     def url(self, path: str, **more: str) -> str:
-        """Return `path` with this view's parameters of `GET /latency` and `more`, without empty values."""
+        """Return the URL of an API path, with this view as query parameters of `GET /latency`.
+
+        `more`: further parameters, which replace those of the view. Parameters with empty values are left
+        out.
+        """
         stage = "" if self.stage == "all" else self.stage
         version = "" if self.version == CURRENT else self.version
         parameters = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since}
         return _url(path, parameters | {"version": version, "machine": self.machine} | more)
 
     def page_url(self, **changed: str) -> str:
-        """Return the page's relative URL of this view with the values `changed`, without default values."""
+        """Return the relative URL of the page for this view, with the fields `changed` replaced.
+
+        Fields with default values are left out of the URL.
+        """
         given = {item.name: getattr(self, item.name) for item in fields(self)} | changed
         standard = {item.name: item.default for item in fields(self)}
         return _url("./dashboard", {name: value for name, value in given.items() if value != standard[name]})

@@ -37,8 +37,8 @@ class Beside:
     def fitting_labels(self, scores: int, model: str, offset: int | None) -> GivenLabels | None:
         """Return the class names of the first source whose number of names fits the number of `scores`.
 
-        Return None if there is no such source. For each source whose names do not fit, add a warning. If
-        these are in the ONNX file's own metadata, raise RefusedModel instead.
+        Return None if there is no such source. Each source that is skipped because its names do not fit adds
+        a warning. If the ONNX file's own metadata has names that do not fit, raise RefusedModel instead.
         """
         for given in self.found_labels:
             try:

@@ -49,9 +49,10 @@ def find_boxes(
 ) -> Boxes | None:
     """Return how the outputs `ran` of a run on noise are read, or None if they are not those of a detector.
 
-    `classes`: possible numbers of class scores in a combined output, the number of labels first.
-    `from_pytorch`: whether corners are assumed to be in the order of PyTorch's networks. Raises RefusedModel,
-    which says what is missing, if there are boxes without scores or classes.
+    `classes`: numbers of class scores that a box may have, beginning with the number of labels; they are used
+    if a single output has both boxes and scores. `from_pytorch`: whether corners are assumed to be in the
+    order of PyTorch's networks. Raises RefusedModel if there are boxes, but no scores or no classes. The
+    message says what is missing.
     """
     suppression = find_suppression(content)
     if suppression is not None:
@@ -163,9 +164,9 @@ def _named_facts(name: str) -> dict[str, tuple[Any, Rank, str]]:
 
 
 def _combined(output: Ran, classes: Sequence[int]) -> Boxes | None:
-    """Return how boxes and scores are read from a single output, as YOLO's exporters write both in one.
+    """Return how an output is read that has both boxes and scores, such as the output of a YOLO exporter.
 
-    Return None if the output has no boxes and scores.
+    Return None if the output does not have both.
     """
     shape, name = output.shape, output.name
     if len(shape) == 2 and shape[1] == 7:

@@ -76,17 +76,19 @@ _Item = TypeVar("_Item")
 class Evidence:
     """Result of comparing conventions on labelled pictures.
 
-    `input` and `class_offset` are the convention to use. `decided`: for each fact that the pictures decide,
-    in words, by how much its value is ahead of the others. `undecided`: for each other fact, the values that
-    the pictures cannot tell apart. If the card's value is among these, the convention has it; otherwise, the
-    convention has the value that assumes least. Facts are paths in the card; `input.mean` stands for mean and
-    std, `input.fitting` for fitting and resize. `pictures`: number of pictures that count. `correct`: number
-    of pictures that the network classifies correctly.
+    `input` and `class_offset` are the convention to use. A fact is decided if the pictures show which of its
+    values is right, and undecided otherwise. Facts are paths in the card; `input.mean` stands for mean and
+    std, `input.fitting` for fitting and resize.
+
+    `decided`: for each decided fact, text on how far its value is ahead of the others. `undecided`: for each
+    undecided fact, the values that the pictures cannot tell apart. The convention has the card's value of an
+    undecided fact if it is one of these, and otherwise the one that assumes least. `pictures`: number of
+    pictures that count. `correct`: number of pictures that the network classifies correctly.
 
     `unreadable`: reasons why pictures cannot be read. `copies`: pictures with the same pixels as an earlier
-    picture; they do not count. `contradictions`: values that do better than those of fixed facts. `fitting`:
-    a sentence if another fitting or filter does better on these pictures, else None. It is no evidence of how
-    the network was trained.
+    picture; they do not count. `contradictions`: cases in which other values than those of fixed facts do
+    better. `fitting`: text about another fitting or filter that does better on these pictures, or None. Such
+    text is no evidence of how the network was trained.
     """
 
     input: InputSpec
@@ -314,18 +316,19 @@ class _Tried:
     def p_values(self, best: int) -> list[float]:
         """Return the p value of each convention in a comparison with the convention at index `best`.
 
-        The p value of a convention that stopped early is capped at HOPELESS. Without the cap, it could be
-        larger now, because later pictures may have changed the temperature of `best`.
+        A convention that stopped after FIRST_PICTURES did so because its p value was below HOPELESS. The p
+        value computed here could be larger, because the later pictures may have changed which convention is
+        best, and its temperature. For such a convention, the result is therefore at most HOPELESS.
         """
         by_now = p_values(self.scores, best)
         return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]
 
     def least_assuming(self, findings: _Findings) -> Convention:
-        """Return the earliest convention that is not significantly worse than the best one.
+        """Return the first convention that is not significantly worse than the best one.
 
-        Without pictures, the first of `self.conventions` would be assumed. It is therefore returned unless
-        the pictures rule it out. If the pictures decide a fact, the returned convention has the value that
-        the best convention has. The decided and the undecided facts are added to `findings`.
+        `self.conventions` begins with the convention that would be used without pictures. That one is
+        returned unless the pictures rule it out. Conventions that differ from the best one in a decided fact
+        are skipped. The decided and the undecided facts are added to `findings`.
         """
         best = best_row(self.scores)
         values = self.conventions[best].values
@@ -408,8 +411,9 @@ def _judge_fitting(
 ) -> tuple[InputSpec, str | None]:
     """Return the input with the fitting to use, and text about a fitting or filter that does better.
 
-    The text is None if no other fitting or filter does better. Decided and undecided facts and contradictions
-    are added to `findings`. If a source states a resize, it also states a fitting, which is the centre crop.
+    The text is None if no other fitting or filter does better, or if the pictures decide that the fitting is
+    "stretch". Decided and undecided facts and contradictions are added to `findings`. The fitting is also
+    fixed if only `input.resize` is in `fixed`, because a resize implies a centre crop.
     """
     tried = _Tried(network, pictures, list(of_fittings(first.input, first.offset)), stop=False)
     spec = first.input
@@ -479,10 +483,11 @@ def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: 
 
 
 def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Convention) -> NDArray[np.float64]:
-    """Return how much higher the log-probability is for a squeezed than for an undistorted picture.
+    """Return how much higher the log-probability of the true class is if a picture is squeezed.
 
-    The result is float64 (pictures that are not square,). Each picture is classified twice. Both inputs show
-    the same part of the picture, on an equal area; the rest of each input has the mean colour of this part.
+    Each picture is classified twice: once squeezed and once undistorted. Both inputs show the same part of
+    the picture, on an equal area. The rest of each input has the mean colour of this part. The result is
+    float64 (pictures,), without the pictures that have almost the aspect ratio of the input.
     """
     spec = convention.input
     side = max(spec.height, spec.width)
@@ -507,9 +512,10 @@ def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Conve
 def _regions(image: DecodedImage, spec: InputSpec) -> tuple[Box, Box] | None:
     """Return two regions of a picture that have equal area and the same centre.
 
-    The first has the input's aspect ratio, so it is not distorted when it fills the input. The second has the
-    picture's aspect ratio, limited to _MOST_SQUEEZED times the input's, so it is squeezed. Returns None if
-    the two ratios are almost equal.
+    The first region has the aspect ratio of the network's input, so it is not distorted when it fills the
+    input. The second region has the aspect ratio of the picture, so it is squeezed. If that would squeeze it
+    by more than the factor _MOST_SQUEEZED, its aspect ratio is chosen such that it is squeezed by this
+    factor. Returns None if picture and input have almost the same aspect ratio.
     """
     left, top, right, bottom = image.box
     across, down = (right - left) / spec.width, (bottom - top) / spec.height  # in units of a square input
@@ -612,6 +618,6 @@ def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
 def _scattered(items: Sequence[_Item]) -> list[_Item]:
     """Return `items` in an order in which the first items, however many, are spread over all items.
 
-    The order is that of steps of the golden ratio.
+    The items are sorted by the fractional part of their index times the golden ratio.
     """
     return [items[at] for at in sorted(range(len(items)), key=lambda at: at * _GOLDEN % 1)]

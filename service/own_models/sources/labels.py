@@ -162,10 +162,11 @@ def label_set(
 ) -> LabelSet:
     """Return the label set of a network with `logits` scores for an image.
 
-    `model`: the model's name. `offset`: the class offset if a source states it, else None. `keep`: whether
-    names stay unchanged unless all are those of a built-in set. If no labels are given, 1000 or 1001 scores
-    are assumed to be ImageNet's; classes of other networks get numbers as names. Raises RefusedModel if the
-    number of labels does not fit the scores.
+    `model`: the model's name. `offset`: the class offset if a source states it, else None. If all names are
+    those of a built-in label set, the result is this set. For a large built-in set, almost all names suffice,
+    unless `keep` is True. If no labels are given, a network with 1000 or 1001 scores is assumed to have
+    ImageNet's classes; classes of other networks get numbers as names. Raises RefusedModel if the number of
+    labels does not fit the scores.
     """
     if given is None:
         return _assumed(logits, model, offset)
@@ -196,10 +197,10 @@ def label_set(
 def named_label_set(
     given: GivenLabels | None, logits: int, model: str, offset: int | None, name: str | None
 ) -> LabelSet:
-    """Return the label set of `label_set`, under the name `name` if the option `--label-set` gives one.
+    """Return the same as `label_set`, with the name that the option `--label-set` gives.
 
-    Raises the errors of `label_set`. Raises RefusedModel also if `name` is a built-in set that has other
-    labels.
+    `name`: the option's value, or None if it is not given. Raises the errors of `label_set`. Raises
+    RefusedModel also if `name` is a built-in set that has other labels.
     """
     known = built_in_sets()
     labels = label_set(given, logits, model, offset, keep=name is not None and name not in known)
@@ -224,8 +225,9 @@ def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:
 def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...], bool, str, str | None]:
     """Return the label set that the names form, as a tuple.
 
-    The tuple has the set's name, its labels, whether it is built in, the reason, and a warning that lists
-    replaced labels.
+    The tuple has the set's name, its labels, whether it is built in, in words why it counts as built in
+    although names differ, and a warning that lists replaced labels. The words are empty if no reason is
+    needed, and the warning is None if no labels were replaced.
     """
     for name, known in built_in_sets().items():
         if len(known) != len(names):

@@ -54,11 +54,12 @@ def log_probabilities(
 
 
 def p_value(differences: NDArray[np.float64]) -> float:
-    """Return the one-sided p value of a positive mean, by sign flips of the paired `differences`.
+    """Return the one-sided p value of a sign-flip test, which tests whether the mean is above 0.
 
-    If there are at most FLIPS ways to flip the signs of n differences, i.e. 2^n, all of them are used.
-    Otherwise, the unflipped signs and FLIPS random flips (with a fixed seed) are used. Differences that are
-    NaN are ignored.
+    The test flips the signs of some of the `differences`. The p value is the share of flips after which the
+    sum is at least as large as before. There are 2^n ways to flip n differences. All are tried if they are at
+    most FLIPS. Otherwise, the test uses the unflipped differences and FLIPS random flips (with a fixed seed).
+    Differences that are NaN are ignored.
     """
     differences = differences[~np.isnan(differences)]
     if not differences.any():
@@ -81,9 +82,11 @@ def adjusted(differences: NDArray[np.float64], ways: int) -> float:
 def interval(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
     """Return the lowest and the highest mean that a one-sided `p_value` at `level` does not rule out.
 
-    Suppose that a hypothetical mean d is subtracted from all differences. A sign flip then gives at least the
-    unflipped sum if and only if the mean of the flipped differences is at most d. Therefore the limits of the
-    interval are two quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical Values").
+    To test whether the mean can be d, d is subtracted from all differences. A sign flip then makes their sum
+    no smaller if and only if the flipped differences have a mean of at most d before the subtraction. So the
+    p value is the share of flips with such a mean, and the limits of the interval are two quantiles of these
+    means (Hartigan 1969, "Using Subsample Values as Typical Values"). For the upper limit, the test is the
+    same with all signs reversed.
     """
     differences = differences[~np.isnan(differences)]
     if not differences.size:
@@ -124,8 +127,8 @@ def best_row(scores: NDArray[np.float64]) -> int:
 def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
     """Return the p value of each row of `scores` (conventions, pictures) in a comparison with row `best`.
 
-    The p values are adjusted by Bonferroni's method for the number of rows that could have been the best,
-    because the best row is chosen on the same pictures that it is tested on.
+    The best row is chosen on the same pictures that it is tested on. The p values are therefore adjusted by
+    Bonferroni's method for the number of comparisons with other rows.
     """
     return [adjusted(scores[best] - other, rivals(scores)) for other in scores]
 

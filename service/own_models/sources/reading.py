@@ -137,9 +137,10 @@ def same_in_both_layouts(graph: GraphFacts) -> bool:
 def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
     """Return the output with one score per class, and why it was chosen.
 
-    The reason has the origin "assumed" if several outputs have scores and the name decided. `wanted`: the
-    output that the option `--output` names, or None. Raises RefusedModel if no output has scores, or if
-    several have scores and no name decides.
+    `wanted`: the output that the option `--output` names, or None. The origin of the reason is "flag" if the
+    option names the output, and "file" if only one output has scores. It is "assumed" if several outputs have
+    scores and one was chosen by its name. Raises RefusedModel if `wanted` is not an output with scores, if no
+    output has scores, or if several have scores and none of them has a name that is usual for scores.
     """
     listed = ", ".join(f"'{output.name}' {output.dtype} {_shape(output.shape)}" for output in ran)
     if wanted is not None:
