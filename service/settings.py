@@ -78,9 +78,9 @@ class Settings(BaseSettings):
     """Up to this number of images in the gallery, a search compares all of them; beyond it, an HNSW index
     finds candidates."""
     runtime: Runtime = "onnxruntime"
-    """Runtime of predictions: `onnxruntime`, `openvino` or `auto`. With `auto`, OpenVINO runs each model that
-    it runs faster on this machine and with answers that agree with ONNX Runtime's. A model's card and
-    `PUT /models/{name}/runtime` have precedence ([runtimes.md](runtimes.md))."""
+    """Runtime of predictions: `onnxruntime`, `openvino` or `auto`. With `auto`, a model runs in
+    OpenVINO if OpenVINO is faster on this machine and its answers agree with those of ONNX Runtime. A model's
+    card and `PUT /models/{name}/runtime` have precedence ([runtimes.md](runtimes.md))."""
     threads: int | None = Field(None, ge=1, le=256)
     """Number of threads that decode images and run models."""
     max_waiting: int = Field(64, ge=0)

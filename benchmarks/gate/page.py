@@ -154,9 +154,9 @@ def _accuracy(results: Results) -> list[str]:
         "Discordance is the share of pictures that only one of the two networks answers correctly. The "
         f"discordance of `{recorded[0]['base']}` with each of four other networks was recorded on the "
         f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws outcomes at random "
-        "instead of running the networks: the share of pictures that only one network answers correctly is "
-        "the discordance. The two networks are either equally accurate, or the new one is 1.5 points less "
-        "accurate. In the second case, the discordance is raised to 1.5 % if it is lower. Each row has "
+        "instead of running the networks. The recorded discordance is the probability that only one of the "
+        "two networks answers a picture correctly. The two networks are either equally accurate, or the new "
+        "one is 1.5 points less accurate. In the second case, the discordance is raised to 1.5 % if it is lower. Each row has "
         f"{accuracy.GATES} gates of each of these two kinds.",
         "",
         "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
@@ -184,14 +184,14 @@ def _accuracy(results: Results) -> list[str]:
             found, decided = worse.outcomes["fail"] / worse.n, 1 - equal.outcomes["undecided"] / equal.n
             if smallest is None and min(found, decided) >= _MOSTLY:
                 smallest = pictures
-        enough.append(f"{_discordances(answers)}: {smallest or f'over {accuracy.PICTURES[-1]}'}")
+        enough.append(f"{smallest or f'over {accuracy.PICTURES[-1]}'} at {_discordances(answers)}")
     return [
         *lines,
         "",
         f"Target: at least {_MOSTLY:.0%} of the gates fail the network that is 1.5 points worse, and at "
-        f"least {_MOSTLY:.0%} decide about equal networks. The number of pictures that meets this target, "
-        "for each discordance (equally accurate and 1.5 points worse, if they differ): "
-        f"{'; '.join(enough)}.",
+        f"least {_MOSTLY:.0%} decide about equal networks. The number of pictures that meets this target "
+        f"depends on the discordance. It is {', '.join(enough)}. If two discordances are given, the second "
+        "is that of the network that is 1.5 points worse.",
     ]
 
 

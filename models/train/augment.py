@@ -20,9 +20,10 @@ from models.train.recipe import Augmentation
 class Draw:
     """How each of N images is augmented.
 
-    `mirrored`, bool (N,), says whether the image is mirrored. `shift`, int64 (N, 2), has the numbers of rows
-    by which it is moved down and of columns by which it is moved right, each at most `max_shift`. `erased`,
-    int64 (N, 4), has top, left, bottom and right of a rectangle to erase. Without erasing, it is empty.
+    `mirrored`, bool (N,), says whether the image is mirrored. `shift`, int64 (N, 2), says by how many rows it
+    is moved down, and by how many columns it is moved right; both are from `-max_shift` to `max_shift`.
+    `erased`, int64 (N, 4), has top, left, bottom and right of a rectangle to erase. Without erasing, it is
+    empty.
     """
 
     mirrored: Tensor

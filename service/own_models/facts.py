@@ -206,7 +206,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def words(value: Any) -> str:
-    """Format a fact's value as the table of `weighin add` and messages show it."""
+    """Return a fact's value as text, in the form that messages and the table of `weighin add` have."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

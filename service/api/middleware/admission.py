@@ -50,8 +50,8 @@ class LoadShedding:
     """Pure ASGI middleware: while the queue of `pool` is full, answer image requests with 503.
 
     A refusal is counted under the model that the query or the path names. If neither names a model, it is
-    counted under the route's default model. It is counted under no model if the route has no default model,
-    or if the body is a form: a form may name a model, but is not read.
+    counted under the route's default model, with two exceptions, in which it is counted under no model: the
+    route has no default model, or the body is a form, which may name a model, but is not read.
 
     Requests for models that are not served pass, so that the route reports the unknown model.
     """

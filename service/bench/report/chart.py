@@ -125,7 +125,7 @@ class Label:
     """A text whose baseline is at (x, y).
 
     `anchor` is the value of SVG's attribute `text-anchor`. `rect` is the area that the text covers. `leader`
-    is the line to the circle, or None if the circle is near.
+    is the line from the text to the circle of the model that it names, or None if the circle is near.
     """
 
     text: str
