@@ -156,8 +156,8 @@ def _accuracy(results: Results) -> list[str]:
         f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws outcomes at random "
         "instead of running the networks. The recorded discordance is the probability that only one of the "
         "two networks answers a picture correctly. The two networks are either equally accurate, or the new "
-        "one is 1.5 points less accurate. In the second case, the discordance is raised to 1.5 % if it is lower. Each row has "
-        f"{accuracy.GATES} gates of each of these two kinds.",
+        "one is 1.5 points less accurate. In the second case, the discordance is raised to 1.5 % if it is "
+        f"lower. Each row has {accuracy.GATES} gates of each of these two kinds.",
         "",
         "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
         "worse: pass | worse: cannot say |",
