@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     gets 507."""
     gallery_exact_up_to: int = Field(20_000, ge=0)
     """Up to this number of images in the gallery, a search compares all of them; beyond it, an HNSW index
-    finds candidates."""
+    finds candidates. Only with SQLite; with PostgreSQL, the number is 2000."""
     runtime: Runtime = "onnxruntime"
     """Runtime of predictions: `onnxruntime`, `openvino` or `auto`. With `auto`, a model runs in
     OpenVINO if OpenVINO is faster on this machine and its answers agree with those of ONNX Runtime. A model's

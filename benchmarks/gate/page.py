@@ -71,10 +71,10 @@ def _traces(results: Results) -> list[str]:
         *lines,
         "",
         f"No launch is left out. `weighin bench` would flag {flagged} of the launches on the quiet machine "
-        "as `dirty`. The SHA-256 is computed from all medians of the sessions (`benchmarks/gate/record.py`), "
-        "from which the gates below are replayed. How many rounds a launch has, and how many runs a round "
-        "has, was decided on other launches, which are in `benchmarks/gate/results.jsonl` under the part "
-        "`choose`.",
+        "as `dirty`. The gates below are replayed from the medians of the sessions. The SHA-256 is "
+        "computed from all these medians (`benchmarks/gate/record.py`). Other launches served to choose the "
+        "numbers of rounds per launch and of runs per round; they are in `benchmarks/gate/results.jsonl`, "
+        "with `part` `choose`.",
     ]
 
 
@@ -156,8 +156,9 @@ def _accuracy(results: Results) -> list[str]:
         f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws outcomes at random "
         "instead of running the networks. The recorded discordance is the probability that only one of the "
         "two networks answers a picture correctly. The two networks are either equally accurate, or the new "
-        "one is 1.5 points less accurate. In the second case, the discordance is raised to 1.5 % if it is "
-        f"lower. Each row has {accuracy.GATES} gates of each of these two kinds.",
+        "one is 1.5 points less accurate. A network that is 1.5 points less accurate answers at "
+        "least 1.5 % of the pictures differently, so if the recorded discordance is lower, 1.5 % is used for "
+        f"it. Each row has {accuracy.GATES} gates of each of these two kinds.",
         "",
         "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
         "worse: pass | worse: cannot say |",
