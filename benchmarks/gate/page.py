@@ -154,8 +154,8 @@ def _accuracy(results: Results) -> list[str]:
         "Discordance is the share of pictures that only one of the two networks answers correctly. The "
         f"discordance of `{recorded[0]['base']}` with each of four other networks was recorded on the "
         f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws outcomes at random "
-        "instead of running the networks. The recorded discordance is the probability that only one of the "
-        "two networks answers a picture correctly. The two networks are either equally accurate, or the new "
+        "instead of running the networks. For each picture, it draws with the recorded discordance as the "
+        "probability that only one of the two networks answers correctly. The two networks are either equally accurate, or the new "
         "one is 1.5 points less accurate. A network that is 1.5 points less accurate answers at "
         "least 1.5 % of the pictures differently, so if the recorded discordance is lower, 1.5 % is used for "
         f"it. Each row has {accuracy.GATES} gates of each of these two kinds.",

@@ -140,8 +140,9 @@ class ModelEntry:
 def served_accuracy(entry: ModelEntry) -> Accuracy | None:
     """Return the accuracy of the model as it is served.
 
-    This is the accuracy in the card. It is marked as `inherited` if it was measured on other answers than
-    those that are served (see `Serving.as_measured`). The result is None if the card has no accuracy.
+    This is the accuracy in the card. It is marked as `inherited` if the model, as it is served, may give
+    other answers than when its accuracy was measured (see `Serving.as_measured`). The result is None if the
+    card has no accuracy.
     """
     if entry.card is None or entry.card.accuracy is None:
         return None
