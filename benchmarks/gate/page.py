@@ -155,10 +155,10 @@ def _accuracy(results: Results) -> list[str]:
         f"discordance of `{recorded[0]['base']}` with each of four other networks was recorded on the "
         f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws outcomes at random "
         "instead of running the networks. For each picture, it draws with the recorded discordance as the "
-        "probability that only one of the two networks answers correctly. The two networks are either equally accurate, or the new "
-        "one is 1.5 points less accurate. A network that is 1.5 points less accurate answers at "
-        "least 1.5 % of the pictures differently, so if the recorded discordance is lower, 1.5 % is used for "
-        f"it. Each row has {accuracy.GATES} gates of each of these two kinds.",
+        "probability that only one of the two networks answers correctly. The two networks are either "
+        "equally accurate, or the new one is 1.5 points less accurate. A network that is 1.5 points less "
+        "accurate answers at least 1.5 % of the pictures differently, so if the recorded discordance is lower, "
+        f"1.5 % is used for it. Each row has {accuracy.GATES} gates of each of these two kinds.",
         "",
         "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
         "worse: pass | worse: cannot say |",
@@ -209,7 +209,8 @@ def _live(results: Results) -> list[str]:
         "### Live gates",
         "",
         "These gates are runs of `weighin gate` itself. The new network is a copy of the base. The copy "
-        "`equal` has a file with other bytes. The copy `slow` has an additional convolution, which was "
+        "`equal` differs from the base only in a comment in the file, because the gate measures nothing if "
+        "both files are identical. The copy `slow` has an additional convolution, which was "
         "sized to cost 8 % and does not change any answer.",
         "",
         "| network, machine | new network | gates | exit 1 | exit 0 | exit 2 | slower by, median | "

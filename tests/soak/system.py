@@ -31,8 +31,6 @@ POOL = 10
 THREADS = (os.cpu_count() or 1) + 4 + 4 + 1 + 1 + 1
 """Threads that are started when they are first needed, and kept: those of asyncio, the gallery's readers and
 writer, and those that compute latencies and dashboards."""
-EXACT_UP_TO = 100
-"""Above this many images, searches use the index, so that it is built and used here."""
 FAKETIME = Path(".cache/faketime/usr/lib")
 """Where `make` unpacks Debian's package libfaketime."""
 
@@ -237,7 +235,6 @@ def running_system(replicas: int) -> Iterator[System]:
                     default_model="efficientnet-lite0-int8",
                     database_url=f"{url}&application_name={quote(f'replica {number}')}",
                     api_key=KEY,
-                    gallery_exact_up_to=EXACT_UP_TO,
                 )
             )
             services.append((process, data, temporary))

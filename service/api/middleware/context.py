@@ -236,7 +236,7 @@ def named_model(scope: Scope) -> str | None:
 
 
 class ErrorCounting:
-    """Outermost pure ASGI middleware: counts every problem document that is sent, once.
+    """Outermost pure ASGI middleware: counts every problem document once, but no reader who leaves a page.
 
     If the connection refuses a request while its body arrives, the refusal is counted. An error is counted
     under the model that the route noted (`note_model`). If the route noted none, it is counted under the

@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -265,3 +266,38 @@ def test_caller_cancelled_as_its_client_disconnects() -> None:
         return problems
 
     assert asyncio.run(scenario()) == []
+
+
+def test_a_call_that_runs_at_the_deadline_is_waited_for() -> None:
+    async def scenario() -> str:
+        gate = Gate()
+        with ThreadPoolExecutor(1) as threads:
+            running, queued = threads.submit(gate.job("first")), threads.submit(gate.job("second"))
+            await gate.until_started(1)
+            with pytest.raises(DeadlineExceeded, match="no result within 0 s"):
+                await patient(0).wait_for(queued)
+            late = asyncio.create_task(patient(0).wait_for(running))
+            await asyncio.sleep(0)
+            gate.open()
+            result = await late
+        assert gate.started == ["first"]
+        return result
+
+    assert asyncio.run(scenario()) == "first"
+
+
+def test_the_client_of_a_call_that_runs_disconnects() -> None:
+    async def scenario() -> None:
+        gate, client = Gate(), Client()
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(gate.job("first"))
+            await gate.until_started(1)
+            waiting = asyncio.create_task(patient(gone=client.gone).wait_for(running))
+            await client.watched.wait()
+            client.left.set()
+            with pytest.raises(ClientGone):
+                await waiting
+            gate.open()
+            assert await asyncio.wrap_future(running) == "first"
+
+    asyncio.run(scenario())
