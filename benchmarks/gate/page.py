@@ -157,8 +157,8 @@ def _accuracy(results: Results) -> list[str]:
         "instead of running the networks. For each picture, it draws with the recorded discordance as the "
         "probability that only one of the two networks answers correctly. The two networks are either "
         "equally accurate, or the new one is 1.5 points less accurate. A network that is 1.5 points less "
-        "accurate answers at least 1.5 % of the pictures differently, so if the recorded discordance is lower, "
-        f"1.5 % is used for it. Each row has {accuracy.GATES} gates of each of these two kinds.",
+        "accurate answers at least 1.5 % of the pictures differently, so if the recorded discordance is "
+        f"lower, 1.5 % is used for it. Each row has {accuracy.GATES} gates of each of these two kinds.",
         "",
         "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
         "worse: pass | worse: cannot say |",
