@@ -88,8 +88,8 @@ def fill(
 ) -> None:
     """Write the buckets that the store would have after 30 days of traffic.
 
-    These are days for all 30 days. Hours and minutes are written only for the most recent time, because the
-    store deletes older ones.
+    Day buckets are written for all 30 days. Hours and minutes are written only for the most recent time,
+    because the store deletes older ones.
     """
     minutes = [sample(runs_per_minute, seed) for seed in range(40)]
     hours = [merge([minutes[(first + n) % 40] for n in range(60)]) for first in range(7)]

@@ -154,11 +154,12 @@ def _accuracy(results: Results) -> list[str]:
         "Discordance is the share of pictures that only one of the two networks answers correctly. The "
         f"discordance of `{recorded[0]['base']}` with each of four other networks was recorded on the "
         f"{recorded[0]['n']} test pictures of Fashion-MNIST. Each simulated gate draws outcomes at random "
-        "instead of running the networks. For each picture, it draws with the recorded discordance as the "
-        "probability that only one of the two networks answers correctly. The two networks are either "
-        "equally accurate, or the new one is 1.5 points less accurate. A network that is 1.5 points less "
-        "accurate answers at least 1.5 % of the pictures differently, so if the recorded discordance is "
-        f"lower, 1.5 % is used for it. Each row has {accuracy.GATES} gates of each of these two kinds.",
+        "instead of running the networks. For each picture, it draws whether only one of the two networks "
+        "answers correctly; the probability of this is the recorded discordance. The two networks are either "
+        "equally accurate, or the new one is 1.5 points less accurate. Two networks whose accuracies "
+        "differ by 1.5 points have a discordance of at least 1.5 %. So if the recorded discordance is lower, "
+        "the gates of the less accurate network use 1.5 %. Each row has "
+        f"{accuracy.GATES} gates of each of these two kinds.",
         "",
         "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
         "worse: pass | worse: cannot say |",
@@ -185,14 +186,15 @@ def _accuracy(results: Results) -> list[str]:
             found, decided = worse.outcomes["fail"] / worse.n, 1 - equal.outcomes["undecided"] / equal.n
             if smallest is None and min(found, decided) >= _MOSTLY:
                 smallest = pictures
-        enough.append(f"{smallest or f'over {accuracy.PICTURES[-1]}'} at {_discordances(answers)}")
+        of_equal, *of_worse = _discordances(answers).split(" and ")
+        at = "".join((of_equal, *(f" ({share} for the less accurate network)" for share in of_worse)))
+        enough.append(f"{smallest or f'over {accuracy.PICTURES[-1]}'} at {at}")
     return [
         *lines,
         "",
         f"Target: at least {_MOSTLY:.0%} of the gates fail the network that is 1.5 points worse, and at "
         f"least {_MOSTLY:.0%} decide about equal networks. The number of pictures that meets this target "
-        f"depends on the discordance. It is {', '.join(enough)}. If two discordances are given, the second "
-        "is that of the network that is 1.5 points worse.",
+        f"depends on the discordance: {', '.join(enough)}.",
     ]
 
 

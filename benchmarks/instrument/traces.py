@@ -122,8 +122,9 @@ def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, 
     The four values of a kind are the number of hits, the number of verdicts, and the two limits of the 95 %
     interval of the share of hits. `level` is the significance level of the verdicts.
 
-    The kind `alike` compares equal sessions, so any verdict but `indistinguishable` is a hit. Every other
-    kind compares a slower session with equal ones, so the verdict `slower` is a hit.
+    A hit is a verdict that reports a difference. For the kind `alike`, which compares equal sessions, it is
+    any verdict but `indistinguishable`, and it is wrong. For every other kind, which compares a slower
+    session with equal ones, it is the verdict `slower`, and it is right.
     """
     false = [
         verdict(mean, p, level) != "indistinguishable" for segment in judged for mean, p in segment.alike

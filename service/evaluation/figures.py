@@ -200,7 +200,7 @@ class ClassifierResult(Finite):
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether the top-1 class is right, for each picture of the label set, bool (n,)."""
+        """Whether the top-1 class is right, bool (n,), for each of the n pictures in these figures."""
         return unpack_bits(self.correct, self.n)
 
     @model_validator(mode="after")

@@ -28,7 +28,8 @@ class Bin:
 def fractions() -> list[float]:
     """Return, ascending, the percentiles that a curve shows, as fractions of 1.
 
-    They are evenly spaced on a log scale of 1 / (1 - fraction). The percentiles of summaries are included.
+    They are evenly spaced on a log scale of 1 / (1 - fraction). The percentiles that summaries state (the
+    keys of MIN_SAMPLES) are added.
     """
     spaced = (1 - 10 ** (-step / _POINTS_PER_DECADE) for step in range(_POINTS_PER_DECADE * _DECADES + 1))
     return sorted({*(round(fraction, 9) for fraction in spaced), *MIN_SAMPLES})

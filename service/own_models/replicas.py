@@ -105,7 +105,7 @@ class SharedModels:
         self._lock = threading.Lock()
         self._following = threading.Lock()
         self._seen = 0
-        """Sequence number of the last change up to which all were also made here, or are noted in `_open`."""
+        """Number of a change: it and all changes before it were also made here, or are noted in `_open`."""
         self._broke_off = True
         """Whether the last attempt to copy changes was interrupted."""
         self._open: dict[tuple[str, str], str] = {}
