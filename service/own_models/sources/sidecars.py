@@ -39,7 +39,7 @@ def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[i
     `scores`: possible numbers of scores per image, empty if the graph does not show them. A `config.json` of
     another network or program, and label files that cannot be read, are ignored with a warning. Raises
     RefusedModel if other files or the metadata cannot be understood, or if Ultralytics wrote the file for
-    another task than classification.
+    another task than classification or detection.
     """
     beside = Beside()
     _ultralytics(metadata, beside)
@@ -151,14 +151,15 @@ def _config(config: Mapping[str, Any], where: str, beside: Beside) -> None:
 def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
     """Add what Ultralytics writes into the ONNX file's metadata to `beside`.
 
-    Its `names` and `imgsz` are Python literals. Raises RefusedModel if its `task` is not classification.
+    Its `names` and `imgsz` are Python literals. Raises RefusedModel if its `task` is neither classification
+    nor detection.
     """
-    task = metadata.get("task")
+    task = metadata.get("task", "classify")
     if "names" not in metadata or "imgsz" not in metadata:
         return
     where = f"{OWN_METADATA} (Ultralytics)"
-    if task not in (None, "classify"):
-        raise RefusedModel(f"{where}: task '{words(task)}' (allowed: classify)")
+    if task not in ("classify", "detect"):
+        raise RefusedModel(f"{where}: task '{words(task)}' (allowed: classify, detect)")
     names = names_of(_literal(metadata["names"], f"{where} names"), f"{where} names")
     beside.found_labels.append(GivenLabels(names, Rank.METADATA, f"{where} names"))
     size = _literal(metadata["imgsz"], f"{where} imgsz")
@@ -169,13 +170,15 @@ def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
     values: dict[str, Any] = {
         "input.height": height,
         "input.width": width,
-        "input.fitting": "center-crop",
-        "input.resize": max(height, width),
         "input.interpolation": "bilinear",
         "input.mean": (0.0,) * 3,
         "input.std": (255.0,) * 3,
         "input.colour_order": "rgb",
     }
+    if task == "detect":  # as ultralytics.data.augment.LetterBox
+        values |= {"input.fitting": "letterbox", "input.pad_value": 114}
+    else:
+        values |= {"input.fitting": "center-crop", "input.resize": max(height, width)}
     for key, path in (("license", "source.licence"), ("description", "architecture")):
         if metadata.get(key, "").strip():
             values[path] = metadata[key][:200]

@@ -194,6 +194,23 @@ def test_boxes_and_scores_in_one_output_are_parted(kind: str, tmp_path: Path) ->
         assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
+@pytest.mark.slow
+def test_the_metadata_of_ultralytics_states_all_of_a_detectors_input(tmp_path: Path) -> None:
+    model = combined("classes by boxes", tmp_path)
+    names = str(dict(enumerate(CLASSES)))
+    for key, value in {"names": names, "imgsz": f"[{SIDE}, {SIDE}]", "task": "detect"}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    options = Options(name="m", facts={"detection.iou": 0.3, "detection.suppression": "by-class"})
+    card = add(save(tmp_path / "given", model), options, to=tmp_path / "zoo").card
+    assert (card.task, card.classes) == ("object-detection", len(CLASSES))
+    assert (card.input.fitting, card.input.pad_value, card.input.std) == ("letterbox", 114, (255.0,) * 3)
+    assert {card.provenance[f"input.{fact}"].origin for fact in ("fitting", "mean", "colour_order")} == {
+        "metadata"
+    }
+    assert {one.label for one in found(tmp_path / "zoo", "m")} == {"red", "blue"}
+
+
 def renamed(tmp_path: Path, kind: str, names: dict[str, str]) -> Path:
     own = save_detector(tmp_path / "own", "own", kind)
     model = onnx.load(own / "model.onnx")

@@ -177,9 +177,16 @@ def test_ultralytics_names_are_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_detector_of_ultralytics_fits_pictures_into_a_letterbox(tmp_path: Path) -> None:
+    facts = values(beside(tmp_path, {"names": "{0: 'a'}", "imgsz": "[480, 640]", "task": "detect"}))
+    assert (facts["height"], facts["width"]) == (480, 640)
+    assert (facts["fitting"], facts["pad_value"]) == ("letterbox", 114)
+    assert "resize" not in facts
+
+
 def test_another_task_of_ultralytics_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedModel, match=r"task 'detect' \(allowed: classify\)"):
-        beside(tmp_path, {"names": "{0: 'a'}", "imgsz": "640", "task": "detect"})
+    with pytest.raises(RefusedModel, match=r"task 'segment' \(allowed: classify, detect\)"):
+        beside(tmp_path, {"names": "{0: 'a'}", "imgsz": "640", "task": "segment"})
 
 
 def test_image_metadata_of_the_onnx_specification_is_read(tmp_path: Path) -> None:
