@@ -175,8 +175,12 @@ def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
         "input.std": (255.0,) * 3,
         "input.colour_order": "rgb",
     }
-    if task == "detect":  # as ultralytics.data.augment.LetterBox
-        values |= {"input.fitting": "letterbox", "input.pad_value": 114}
+    if task == "detect" and "detr" in metadata.get("description", "").lower():
+        values |= {"input.fitting": "stretch"}
+    elif task == "detect":
+        values |= {"input.fitting": "letterbox", "input.pad_value": 114, "detection.decoder.unit": "pixels"}
+        doubt = "Ultralytics resizes with OpenCV, which does not smooth when it makes a picture smaller"
+        beside.doubts["input.interpolation"] = doubt
     else:
         values |= {"input.fitting": "center-crop", "input.resize": max(height, width)}
     for key, path in (("license", "source.licence"), ("description", "architecture")):

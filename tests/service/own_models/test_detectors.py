@@ -205,6 +205,9 @@ def test_the_metadata_of_ultralytics_states_all_of_a_detectors_input(tmp_path: P
     card = add(save(tmp_path / "given", model), options, to=tmp_path / "zoo").card
     assert (card.task, card.classes) == ("object-detection", len(CLASSES))
     assert (card.input.fitting, card.input.pad_value, card.input.std) == ("letterbox", 114, (255.0,) * 3)
+    assert card.detection is not None
+    assert COMBINED["classes by boxes"].items() <= card.detection.decoder.model_dump().items()
+    assert card.detection.decoder.model_dump()["unit"] == "pixels"
     assert {card.provenance[f"input.{fact}"].origin for fact in ("fitting", "mean", "colour_order")} == {
         "metadata"
     }

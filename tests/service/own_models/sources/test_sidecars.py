@@ -182,6 +182,8 @@ def test_a_detector_of_ultralytics_fits_pictures_into_a_letterbox(tmp_path: Path
     assert (facts["height"], facts["width"]) == (480, 640)
     assert (facts["fitting"], facts["pad_value"]) == ("letterbox", 114)
     assert "resize" not in facts
+    detr = {"names": "{0: 'a'}", "imgsz": "640", "task": "detect", "description": "Ultralytics RT-DETR-l"}
+    assert values(beside(tmp_path, detr))["fitting"] == "stretch"
 
 
 def test_another_task_of_ultralytics_is_refused(tmp_path: Path) -> None:
