@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cachetools import LRUCache, TTLCache
 
@@ -114,7 +114,14 @@ class LatencyCache:
         self._steps: LRUCache[tuple[Scope, Bucket], Figures] = _weighted(
             40_000, lambda figures: len(figures.summaries)
         )
-        self._open: TTLCache[Hashable, Mapping[Bucket, Pooled]] = TTLCache(64, OPEN_FOR_S)
+        self._open: TTLCache[
+            tuple[Scope, tuple[Bucket, ...], frozenset[tuple[Bucket, str]]], Mapping[Bucket, Pooled]
+        ] = TTLCache(64, OPEN_FOR_S)
+
+    def drop(self, is_old: Callable[[Scope], bool]) -> None:
+        """Drop everything that is cached for the scopes for which `is_old` returns True."""
+        for cache in (self._buckets, self._sums, self._steps, self._open):
+            _drop(cache, is_old)
 
     @contextlib.contextmanager
     def ask(self, scope: Scope) -> Iterator[Question]:
@@ -241,3 +248,8 @@ class LatencyCache:
 def _weighted(limit: int, length: Callable[[V], int]) -> LRUCache[K, V]:
     # The weight is capped, because an entry over the limit would raise an error.
     return LRUCache(limit, lambda value: min(limit, 1 + length(value)))
+
+
+def _drop(cache: MutableMapping[Any, Any], is_old: Callable[[Scope], bool]) -> None:
+    for key in [key for key in cache if is_old(key[0])]:
+        cache.pop(key, None)  # it may have expired meanwhile

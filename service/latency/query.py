@@ -77,6 +77,7 @@ class Latencies:
         self._stored: TTLCache[tuple[object, ...], set[Run]] = TTLCache(64, _VERSIONS_FOR_S)
         self._stored_last_runs: TTLCache[tuple[object, ...], dict[str, int]] = TTLCache(64, _VERSIONS_FOR_S)
         self._cache = LatencyCache(recorder)
+        self._cached_for: Mapping[str, str] = {}
         self._lock = threading.Lock()
 
     def now(self) -> float:
@@ -336,12 +337,7 @@ class Latencies:
             return scope
         if version != CURRENT:
             return scope._replace(versions=Versions(prefix=version))
-        current = self._current()
-        models = sorted(current) if model is None else sorted(current.keys() & {model})
-        if not models:
-            return scope
-        versions = Versions("", tuple(models), tuple(sorted({current[name] for name in models})))
-        return scope._replace(versions=versions)
+        return scope._replace(versions=_current_versions(self._current(), model))
 
     def _window(self, question: Question, since: float, degraded: str | None) -> Window:
         begin = max(since, question.now - KEEP_DAYS_S)
@@ -374,6 +370,7 @@ class Latencies:
 
     def _answer(self, scope: Scope, answer: Callable[[Question, str | None], T]) -> T:
         with self._lock:
+            self._forget_old_versions()
             try:
                 with self._cache.ask(scope) as question:
                     return answer(question, None)
@@ -381,6 +378,32 @@ class Latencies:
                 if self._recorder.problem is None:  # otherwise the recorder has logged it
                     _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
                 return answer(self._cache.ask_memory(scope), self._recorder.problem or error.detail)
+
+    def _forget_old_versions(self) -> None:
+        """Drop what is cached for versions that are no longer served: no question selects them again."""
+        current = self._current()
+        if current == self._cached_for:
+            return
+        self._cached_for = dict(current)
+
+        def is_old(scope: Scope) -> bool:
+            versions = scope.versions
+            if versions is None or versions.prefix:
+                return False
+            return versions != _current_versions(current, scope.model)
+
+        self._cache.drop(is_old)
+
+
+def _current_versions(current: Mapping[str, str], model: str | None) -> Versions | None:
+    """Return the versions that CURRENT selects for `model`, or for all models if it is None.
+
+    `current`: the served version of each model. The result is None if the model is not served.
+    """
+    models = sorted(current) if model is None else sorted(current.keys() & {model})
+    if not models:
+        return None
+    return Versions("", tuple(models), tuple(sorted({current[name] for name in models})))
 
 
 def _names(machines: Iterable[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
 from service.latency.prometheus import Metrics
 from service.latency.query import ALL, Latencies
 from service.latency.recorder import Recorder
+from service.latency.series import Versions
 from service.latency.store import LatencyStore
 from service.storage.database import open_database
 
@@ -71,6 +72,25 @@ def fill(replaced: Replaced) -> None:
     replaced.record(7, "two", OTHER, 4)
     replaced.record(11, "gone", OLD, 5)
     replaced.record(13, "gone", NEW, 5)
+
+
+def test_what_is_cached_for_a_replaced_version_is_dropped(replaced: Replaced) -> None:
+    def cached() -> set[Versions | None]:
+        cache = replaced.latencies._cache
+        return {key[0].versions for each in (cache._buckets, cache._sums, cache._steps) for key in each}
+
+    fill(replaced)
+    replaced.recorder.flush()
+    replaced.now += 2 * HOUR_S
+    replaced.recorder.flush()
+    replaced.counts()
+    replaced.counts(version=ALL)
+    both = ("one", "two")
+    assert {None, Versions("", both, (NEW, OTHER)), Versions("", ("two",), (OTHER,))} <= cached()
+    replaced.current = {"one": OLD, "two": OTHER}
+    replaced.counts()
+    assert {None, Versions("", both, (OLD, OTHER)), Versions("", ("two",), (OTHER,))} <= cached()
+    assert not any(versions is not None and NEW in versions.current for versions in cached())
 
 
 @pytest.mark.slow
