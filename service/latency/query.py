@@ -193,7 +193,7 @@ class Latencies:
         """
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, list[tuple[int, Figures]]]:
-            steps = _steps(question, max(since, question.now - KEEP_DAYS_S), step_s)
+            steps = _steps(question, _begin(question, since), step_s)
             self._cache.sum_up(question, steps)
             points = []
             for step in steps:
@@ -340,7 +340,7 @@ class Latencies:
         return scope._replace(versions=_current_versions(self._current(), model))
 
     def _window(self, question: Question, since: float, degraded: str | None) -> Window:
-        begin = max(since, question.now - KEEP_DAYS_S)
+        begin = _begin(question, since)
         resolution_s = question.resolution_at(begin)
         start = bucket_of(resolution_s, begin).start
         return Window(start, question.now, resolution_s, degraded, *self._machines(question, start))
@@ -408,6 +408,14 @@ def _current_versions(current: Mapping[str, str], model: str | None) -> Versions
 
 def _names(machines: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(machine or UNKNOWN_MACHINE for machine in machines))
+
+
+def _begin(question: Question, since: float) -> float:
+    """Return `since`, but no time before the data that are kept, and none in the future.
+
+    `since` is in the future if the clock was set back after it was computed.
+    """
+    return min(max(since, question.now - KEEP_DAYS_S), question.now)
 
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:

@@ -324,7 +324,7 @@ def _count_latencies(result: Result, client: httpx.Client) -> list[str]:
 def _logged(system: System) -> list[str]:
     """Find unexpected errors in the logs of the services."""
     return [
-        f"replica {number} logged: {line.strip()[:1000]}"
+        f"replica {number} logged: {line.strip()[:200]} ... {line.strip()[-2000:]}"
         for number, service in enumerate(system.services)
         for line in service.process.lines
         if "Traceback" in line or "unexpected error" in line

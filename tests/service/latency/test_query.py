@@ -204,6 +204,22 @@ def test_cache_after_the_clock_was_ahead(store: LatencyStore, *, flushed_ahead: 
         assert [figures.summaries["one", "total"].count for _, figures in points] == [20]
 
 
+@pytest.mark.parametrize("back", [600, 3 * DAY_S, 400 * DAY_S])
+def test_a_clock_that_is_set_back_during_a_question(back: int, store: LatencyStore) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    recorder.record("one", "live", {"total": 1_000_000})
+    recorder.flush()
+    latencies = Latencies(recorder)
+    since = clock.now - MINUTE_S
+    clock.now -= back
+    for step_s in (None, MINUTE_S, DAY_S):
+        window, _ = latencies.history("live", since, step_s)
+        assert window.start <= window.end
+    window, _ = latencies.window("live", since)
+    assert window.start <= window.end
+
+
 def test_closed_buckets_are_read_once(store: LatencyStore) -> None:
     clock = Clock()
     recorder = Recorder(store, Metrics({}), clock=clock)
