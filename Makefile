@@ -54,7 +54,8 @@ test-models: .venv-models/installed photos fashion stamps detectors ## Run the t
 		-n auto --dist loadfile --no-loadscope-reorder
 
 test-ray: .venv-ray/installed ## Run the tests of Ray Serve: two simulated nodes, without a network
-	$(WITHOUT_NETWORK) 'ip link set lo up; .venv-ray/bin/pytest tests/ray -m ray'
+	$(WITHOUT_NETWORK) 'ip link set lo up; export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$$(cat /proc/sys/kernel/random/uuid); \
+		.venv-ray/bin/pytest tests/ray -m ray'
 
 # Loopback only, because Ray listens on all addresses, and no process outlives the shell. Root keeps its
 # privileges, because PostgreSQL does not run as root.
