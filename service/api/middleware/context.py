@@ -267,7 +267,7 @@ class ErrorCounting:
         path = route_path(scope).strip("/")
         route = path.partition("/")[0]
         if route not in MODEL_PATHS or (route == "v2" and not _INFER.fullmatch(path)):
-            if (route, slug) != ("dashboard", errors.ClientGone.slug):  # whoever leaves a page makes no error
+            if (route, slug) != ("dashboard", errors.ClientGone.slug):  # leaving a page is no error
                 self._metrics.count_error(None, slug)
             return
         model = scope["state"].get("model") or self._named(scope)
