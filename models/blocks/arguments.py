@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 Activation = Callable[[], nn.Module]
-"""Function that creates an activation module, e.g. `nn.ReLU6`. It is called anew for each use."""
+"""Function that creates an activation module, e.g. `nn.ReLU6`. It is called again for each use."""
 
 
 def check_positive(**values: int) -> None:
