@@ -95,7 +95,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarksPage:
-    """The variables of the template `benchmarks.html`. A test compares them with those that it uses."""
+    """The variables of the template `benchmarks.html`. A test checks that the template uses exactly these."""
 
     models: Sequence[str] = field(metadata=explained("Models that can be measured"))
     key_needed: bool = field(metadata=explained("Whether starting a run needs WEIGHIN_API_KEY"))

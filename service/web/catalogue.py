@@ -129,8 +129,8 @@ class Catalogue:
         several evaluations have equally many, the newest of them is used. A model that is not in the
         evaluation has the accuracy of its card.
 
-        All accuracies of a label set are from the cards if at least two cards have one and no evaluation has
-        two of the models: models can only be compared if their accuracies are from the same source.
+        Models can only be compared if their accuracies are from the same source. Therefore, an evaluation
+        with only one of the models is not used if the cards of at least two models give an accuracy.
         """
         groups: dict[Labels, list[ModelFacts]] = {}
         for each in facts.values():

@@ -96,7 +96,7 @@ class Detail:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """The variables of the template `figures.html`. A test compares them with those that it uses."""
+    """The variables of the template `figures.html`. A test checks that the template uses exactly these."""
 
     degraded: str | None = field(
         metadata=explained("Why state cannot be written or read completely; None if it can")
@@ -543,8 +543,9 @@ def _other_stages(view: View, stage: Stage, recorded: Recorded) -> list[Choice]:
 def _shown_stage(choice: StageChoice, recorded: Recorded, model: str) -> Stage:
     """Return the stage to show.
 
-    It is `choice` if this is a single stage other than the total. Otherwise, it is the total, or inference if
-    stages but no total were recorded. `model`: the model whose details are shown; empty for all models.
+    It is `choice` if this is a single stage other than `total`. Otherwise, it is `total`, or `inference` if
+    only other stages than `total` were recorded. `model`: the model whose details are shown; empty for all
+    models.
     """
     if choice not in ("all", "", "total"):
         return choice  # type: ignore[return-value]

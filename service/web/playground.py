@@ -42,7 +42,7 @@ class DetectorChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlaygroundPage:
-    """The variables of the template `playground.html`. A test compares them with those that it uses."""
+    """The variables of the template `playground.html`. A test checks that the template uses exactly these."""
 
     task: PlaygroundTask = field(metadata=explained("Task that the page shows; the reader can switch it"))
     models: Sequence[str] = field(metadata=explained("Names of the models that are compared"))

@@ -42,7 +42,7 @@ NAVIGATION = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """The variables of the template `base.html`. A test compares them with those that it uses."""
+    """The variables of the template `base.html`. A test checks that the template uses exactly these."""
 
     root: str = field(metadata=explained("Path prefix behind a proxy; empty for none"))
     version: str = field(metadata=explained("Version of Weigh-in"))

@@ -140,7 +140,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DashboardPage:
-    """The variables of the template `dashboard.html`. A test compares them with those that it uses."""
+    """The variables of the template `dashboard.html`. A test checks that the template uses exactly these."""
 
     regimes: Sequence[Choice] = field(
         metadata=explained("Options of the regime: `most runs`, and each regime that has runs or errors")

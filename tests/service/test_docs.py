@@ -40,6 +40,37 @@ def test_every_route_is_documented(paths: dict[str, Any]) -> None:
             assert (method, path) in called, f"docs: no curl for {method.upper()} {path}"
 
 
+COMMON = {"malformed-request", "request-timeout", "headers-too-large", "invalid-parameter"}
+"""Errors that docs/api.md gives once, for all routes."""
+
+
+def test_errors_of_each_route(paths: dict[str, Any]) -> None:
+    """The line `Errors:` of a route in docs/api.md lists the same errors as OpenAPI."""
+    page = (ROOT / "docs/api.md").read_text()
+    sections = re.findall(r"^### `([A-Z]+) (\S+)`\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
+    listed: dict[tuple[str, str], set[str]] = {}
+    for method, path, section in sections:
+        line = re.search(r"^Errors: (.*)$", section, re.MULTILINE)
+        words = line[1] if line else ""
+        named = set(re.findall(r"`([a-z-]+)`", words))
+        if other := re.search(r"those of `([A-Z]+) (\S+)`(?: except `([a-z-]+)`)?", words):
+            named = named - {other[3]} | listed[other[1], other[2]] - {other[3]}
+        listed[method, path] = named
+    described = {}
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            kinds = {
+                slug
+                for response in operation["responses"].values()
+                for content in response.get("content", {}).values()
+                for slug in content.get("examples", {})
+            }
+            common = COMMON if method == "get" else COMMON | {"cross-site-request"}
+            assert common <= kinds, (method, path)
+            described[method.upper(), path] = kinds - common
+    assert listed == {route: kinds for route, kinds in described.items() if not route[1].startswith("/v2")}
+
+
 @pytest.mark.parametrize(
     "kind", [kind for kind in STATUS if kind is not ClientGone], ids=lambda kind: kind.slug
 )

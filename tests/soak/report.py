@@ -136,7 +136,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"{data['without_fault']['p99_ms']} ms |",
         "",
         "| fault | times | answers meanwhile | of these, predictions | errors | p50, p99 of `/classify` "
-        "| not degraded any more, at most |",
+        "| longest time until not degraded any more |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for fault in data["faults"]:

@@ -107,6 +107,7 @@ async def model_metadata(request: Request, name: str, version: str | None = None
         InvalidInferenceRequest,
         errors.BodyTooLarge,
         errors.CrossSiteRequest,
+        errors.MalformedRequest,
         errors.DeadlineExceeded,
         protocol=True,
     ),

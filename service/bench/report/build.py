@@ -47,8 +47,8 @@ def build_report(
     model, for facts that a bundle lacks.
 
     Accuracies are those that the cards stated when the benchmark ran. If there is an evaluation, models of
-    its label sets have their accuracy on its pictures instead. Such a model has no accuracy if the evaluation
-    lacks the file that was measured.
+    its label sets have their accuracy on its pictures instead, or no accuracy if the evaluation used another
+    file of the model than the benchmark, or did not use the model.
     """
     bundle = stored.bundle
     summaries = summarise(bundle)
