@@ -282,7 +282,10 @@ class Draft:
         if facts.known("input.mean") != facts.known("input.std"):
             raise RefusedModel("--mean, --std: one is given without the other (allowed: both, or --range)")
         flagged = any(claim.rank is Rank.FLAG for claim in facts.claims.get("input.resize", ()))
-        stated = {} if preset is None else preset_named(preset).values(height, width, channels)
+        stated = {}
+        if preset is not None:
+            detector = isinstance(self._ending, DetectorEnding)
+            stated = preset_named(preset).values(height, width, channels, detector=detector)
         if facts.value("input.dtype") == "uint8":
             for path, number in (("input.mean", 0.0), ("input.std", 1.0)):
                 facts.state(path, (number,) * channels, Rank.FORCED, "the file takes uint8, pixel values")

@@ -28,7 +28,8 @@ class Preset:
     """How one tool prepares an image.
 
     `resize_of`: the length of the image's shorter side before the crop, divided by the longer side of the
-    network's input, as a fraction. It is used only if the fitting is "center-crop".
+    network's input, as a fraction. It is used only if the fitting is "center-crop". `fitting_of_detectors`:
+    how the tool prepares an image for a detector; None if the tool has no single way.
     """
 
     title: str
@@ -38,18 +39,21 @@ class Preset:
     std: tuple[float, ...]
     colour_order: str = "rgb"
     resize_of: tuple[int, int] = (1, 1)
+    fitting_of_detectors: Fitting | None = None
 
-    def values(self, height: int, width: int, channels: int) -> dict[str, Any]:
+    def values(self, height: int, width: int, channels: int, *, detector: bool) -> dict[str, Any]:
         """Return the facts of the card by path, for an input of this size."""
         values: dict[str, Any] = {
-            "input.fitting": self.fitting,
             "input.interpolation": self.interpolation,
             "input.mean": self.mean if channels == 3 else (sum(self.mean) / 3,),
             "input.std": self.std if channels == 3 else (sum(self.std) / 3,),
         }
         if channels == 3:
             values["input.colour_order"] = self.colour_order
-        if self.fitting == "center-crop":
+        fitting = self.fitting_of_detectors if detector else self.fitting
+        if fitting is not None:
+            values["input.fitting"] = fitting
+        if fitting == "center-crop":
             values["input.resize"] = self.resize(height, width)
         return values
 
@@ -83,7 +87,9 @@ PRESETS: Mapping[str, Preset] = {
         "stretch", "nearest", (103.939, 116.779, 123.68), (1.0,) * 3, colour_order="bgr",
     ),
     "tensorflow": Preset("TensorFlow Hub's image modules: 0 to 1", "stretch", "bilinear", *_TO_ONE),
-    "ultralytics": Preset("Ultralytics' classify networks", "center-crop", "bilinear", *_TO_ONE),
+    "ultralytics": Preset(
+        "Ultralytics' classify networks", "center-crop", "bilinear", *_TO_ONE, fitting_of_detectors="letterbox"
+    ),
     "raw": Preset("pixel values 0 to 255 as they are", "stretch", "bilinear", *_RAW),
 }  # fmt: skip
 """All presets, by the names that the option `--preset` takes."""

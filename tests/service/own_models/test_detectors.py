@@ -214,6 +214,21 @@ def test_the_metadata_of_ultralytics_states_all_of_a_detectors_input(tmp_path: P
     assert {one.label for one in found(tmp_path / "zoo", "m")} == {"red", "blue"}
 
 
+@pytest.mark.parametrize(
+    ("preset", "fitting", "origin"), [("ultralytics", "letterbox", "flag"), ("torchvision", "stretch", "assumed")]
+)
+def test_a_preset_never_crops_the_picture_of_a_detector(
+    preset: str, fitting: str, origin: str, tmp_path: Path
+) -> None:
+    own = save_detector(tmp_path / "own", "own", "decoded-boxes")
+    options = Options(name="m", labels=labelled(tmp_path), preset=preset)
+    given = save(tmp_path / "given", (own / "model.onnx").read_bytes())
+    card = add(given, options, to=tmp_path / "zoo").card
+    assert card.input.fitting == fitting
+    assert card.provenance["input.fitting"].origin == origin
+    assert card.provenance["input.mean"].origin == "flag"
+
+
 def renamed(tmp_path: Path, kind: str, names: dict[str, str]) -> Path:
     own = save_detector(tmp_path / "own", "own", kind)
     model = onnx.load(own / "model.onnx")
