@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.middleware.context import ErrorCounting, RequestContext
@@ -266,3 +268,30 @@ def test_unexpected_error(tiny_models_dir: Path, begun: bool) -> None:
 
     asyncio.run(ask())
     assert 'weighin_errors_total{kind="internal-error",model="tiny"} 1.0' in metrics.render().decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "series"),
+    [
+        ("/dashboard", {}),
+        ("/dashboard/figures", {}),
+        ("/benchmarks", {'kind="client-gone",model=""': 1}),
+    ],
+)
+def test_leaving_the_dashboard_is_no_error(tmp_path: Path, path: str, series: dict[str, int]) -> None:
+    async def leaves(scope: Scope, _: Receive, send: Send) -> None:
+        scope["state"]["problem"] = "client-gone"
+        await Response(status_code=499)(scope, _, send)
+
+    metrics = Metrics({})
+    registry = Registry((tmp_path,), "tiny")
+    app = ErrorCounting(leaves, registry=registry, recorder=Recorder(None, metrics), metrics=metrics)
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get(path)
+
+    asyncio.run(ask())
+    found = re.findall(r"^weighin_errors_total\{(.*)\} (.*)$", metrics.render().decode(), re.MULTILINE)
+    assert {labels: int(float(count)) for labels, count in found} == series
