@@ -108,7 +108,7 @@ def end_to_end(name: str, jpeg: Path, rounds: int) -> list[Figure]:
     shares = [sum(one[stage] for stage in DECODING) / one["inference"] for one in bare]
     return [
         figure(f"{name}: POST /detect, one client, p50", "ms", served),
-        figure("  bare decode + preprocess + session, p50", "ms", sums),
+        figure("  bare decode + preprocess + inference, p50", "ms", sums),
         figure("  end to end / bare", "×", [a / b for a, b in zip(served, sums, strict=True)], LARGEST_RATIO),
         figure("  boxes and suppression / inference", "×", shares, LARGEST_SHARE),
     ]
@@ -203,7 +203,7 @@ def runtimes(name: str) -> str:
         )
     head = (
         "network and runtime",
-        "p50, ms (rounds)",
+        "p50, ms (lowest to highest round)",
         "/ fp32 in ONNX Runtime",
         "largest difference from ONNX Runtime, in standard deviations of its output",
         "objects of fp32 in ONNX Runtime that are found",

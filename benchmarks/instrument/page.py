@@ -55,13 +55,14 @@ def _verdicts(results: Results) -> list[str]:
     if not models:
         return [*lines, "Not measured yet."]
     lines += [
-        "Each launch interleaves four equal sessions of a model and three copies whose runs do 3, 5 and 10 % "
-        "more work. For each profile (quick, standard, publish; "
+        "Each launch has seven sessions, whose runs alternate: four equal sessions of a model, and one "
+        "session of each of three copies whose runs do 3, 5 and 10 % more work. For each profile (quick, "
+        "standard, publish; "
         "[benchmarks.md](benchmarks.md#what-a-run-does)), the rounds are cut into disjoint segments. A "
         "segment has as many launches, and as many rounds of each launch, as one run of `weighin bench` with "
-        "that profile. In each segment, the four equal sessions form two pairs, which give two verdicts, "
-        f"and each copy gives one verdict. {len(every) - len(quiet)} of {len(every)} "
-        "launches were excluded because the machine was not quiet.",
+        "that profile. In each segment, the four equal sessions form two pairs, which give two verdicts. "
+        "Each copy is compared with two of the equal sessions, which gives one verdict. Launches during "
+        f"which the machine was not quiet were excluded: {len(every) - len(quiet)} of {len(every)}.",
         "",
         "A verdict of faster or slower needs a p-value below the level and a difference of at least "
         f"{MIN_DIFFERENCE:.0%}. `models/zoo/verdicts.py` contains this rule and the level in use. "
@@ -178,9 +179,9 @@ def _order(results: Results) -> list[str]:
         *lines,
         "",
         f"Target: no pair ranked differently ({wrong} of {distinguishable} [{low:.1%}, {high:.1%}])"
-        f"{': met' if not wrong else ': **missed**'}. A model's p50 differed by up to {max(between):.1%} "
-        "between the runs, so a comparison of two bundles cannot distinguish a change of this size from "
-        "noise.",
+        f"{': met' if not wrong else ': **missed**'}. The p50 of the same model differed by up to "
+        f"{max(between):.1%} between the two runs. So if two measurements come from different runs (two "
+        "bundles), a change of this size cannot be told from noise.",
     ]
 
 
@@ -221,7 +222,7 @@ def _stalls(results: Results) -> list[str]:
         "stop, so each stop delays only one request (coordinated omission). The open loop sends 100 requests "
         "per second at random times (Poisson arrivals) and measures latency from the intended send time.",
         "",
-        "| service | loop | n | p50 ms | p99 ms | bound on p99 ms | max ms |",
+        "| service | loop | n | p50 ms | p99 ms | upper bound on p99 by early stopping, ms | max ms |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     newest = {(run["stalling"], run["loop"]): run for run in runs}

@@ -129,7 +129,7 @@ def targets(searches: dict[tuple[str, int], Record]) -> str:
     for images in (10_000, 100_000):
         if (record := searches.get(("churn", images))) is not None:
             last = record["recalls"][-1]
-            name = f"recall@10 after ten rounds of 20 %, {_number(images)}"
+            name = f"recall@10 after ten rounds that each replace 20 % of the images, {_number(images)}"
             row(name, f"{last:.4f}", "≥ 0.98", last >= 0.98)
     return "### Against the targets\n\n" + _table(("", "measured", "target", ""), rows)
 

@@ -20,10 +20,10 @@ FLOAT_MODULES = ("stem", "blocks.0")
 
 def plans() -> Iterator[tuple[str, QuantizationPlan]]:
     """Yield a description and the quantization plan of each variant to measure."""
-    yield "everything in int8, biases not corrected", QuantizationPlan(correct_biases=False)
-    yield "everything in int8", QuantizationPlan()
+    yield "all blocks and the stem in int8, biases not corrected", QuantizationPlan(correct_biases=False)
+    yield "all blocks and the stem in int8", QuantizationPlan()
     yield "stem in float", QuantizationPlan(("stem",))
-    yield "stem and first block in float: the choice", QuantizationPlan(FLOAT_MODULES)
+    yield "stem and block 0 in float: the choice", QuantizationPlan(FLOAT_MODULES)
     yield "the choice, biases not corrected", QuantizationPlan(FLOAT_MODULES, correct_biases=False)
     yield "the choice, ranges by entropy", QuantizationPlan(FLOAT_MODULES, method="entropy")
     for percentile in (99.9, 99.99):

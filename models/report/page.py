@@ -139,8 +139,9 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield (
-        "Top-1 is `reported` or `inherited` if the table says so ([models.md](models.md)). Otherwise it was "
-        "measured on all test images, and its 95 % interval (Wilson) follows. *Under corruption* is the mean "
+        "Top-1 is `reported` or `inherited` if the table says so ([models.md](models.md)); here, an "
+        "inherited top-1 is that of the parent, unchanged. Otherwise it was measured on all test images, and "
+        "its 95 % interval (Wilson) follows. *Under corruption* is the mean "
         "top-1 accuracy over five corruptions at five severities. With `stable`, it is the share of images "
         "whose top-1 class stays the same ([training.md](training.md#how-differences-are-tested))."
         + "".join(f" *× {_name(row)}*: how many times as fast as that model." for row in baselines)
@@ -181,7 +182,7 @@ def _fronts(models: Sequence[Row]) -> Iterator[str]:
         first = "; ".join(f"{_name(a)} has fewer MACs than {_name(b)} but is slower" for a, b in inverted[:6])
         others = len(inverted) - 6
         more = f"; and {others} more pair{'s' if others > 1 else ''}" if others > 0 else ""
-        yield f"- MACs do not predict latency: {first}{more}."
+        yield f"- MACs do not predict latency (only differences of over 5 % are listed): {first}{more}."
 
 
 def _name(row: Row) -> str:

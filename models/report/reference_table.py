@@ -10,7 +10,7 @@ from pathlib import Path
 from models.cost.latency import Measurement, measurement
 
 PRECISIONS = ("fp32", "int8")
-UNRELIABLE = "The measurements that the next lines flag are unreliable: do not quote them."
+UNRELIABLE = "Measurements of the networks in lines that begin with `void` are unreliable: do not quote them."
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
         wide = by_name[EQUAL_WIDTH]
         yield (
             f"Plain convolutions as wide as the blocks (`{short_name(wide.card)}`) need "
-            f"{wide.card.macs / plain.card.macs:.1f} × the MACs. Compared with `{short_name(plain.card)}`: "
+            f"{wide.card.macs / plain.card.macs:.1f} times as many MACs as `{short_name(plain.card)}`. The "
+            "difference between the two: "
             f"{_effect(wide, plain, pairs)}"
         )
     if not blocks:
@@ -151,7 +152,8 @@ def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
         verdict = "" if p is None else f" ({'significant' if p < LEVEL else 'not significant'})"
         return f"{100 * (accuracy(row) - accuracy(base)):+.2f} points{verdict}"
     if row.card.agreement is not None:
-        return f"the same top-1 class for {row.card.agreement.value:.1%} of {row.card.agreement.n} images"
+        agreement = row.card.agreement
+        return f"the same top-1 class for {agreement.value:.1%} of the {agreement.n} test images"
     return "accuracy not measured"
 
 
@@ -181,6 +183,7 @@ def _searched(
         f"**Searched** (a design found by measuring the latency of candidates and training them briefly): "
         f"`{short_name(row.card)}` reaches {accuracy(row):.2%} in {row.p50_ms:.3f} ms with "
         f"{row.card.file.bytes:,} bytes."
+        + ("" if measured is None else " × is the ratio of the two times, with its 95 % interval.")
     )
     yield ""
     yield from (f"- more accurate and faster than {compared}" for compared in ahead)

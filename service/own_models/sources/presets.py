@@ -88,7 +88,8 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "tensorflow": Preset("TensorFlow Hub's image modules: 0 to 1", "stretch", "bilinear", *_TO_ONE),
     "ultralytics": Preset(
-        "Ultralytics' classify networks", "center-crop", "bilinear", *_TO_ONE, fitting_of_detectors="letterbox"
+        "Ultralytics' classify networks",
+        "center-crop", "bilinear", *_TO_ONE, fitting_of_detectors="letterbox",
     ),
     "raw": Preset("pixel values 0 to 255 as they are", "stretch", "bilinear", *_RAW),
 }  # fmt: skip

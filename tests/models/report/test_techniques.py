@@ -68,8 +68,8 @@ def test_blocks_are_compared_with_plain_convolutions(tiny: Card) -> None:
     )
     text = "\n".join(gains([plain, wide, ghost, fire], pairs))
     assert "`standard-equal-macs` reaches 93.00% in 2.000 ms" in text
-    assert "(`standard-equal-width`) need 8.0 × the MACs. " in text
-    assert " × the MACs. Compared with `standard-equal-macs`: +2.00 points (significant)" in text
+    assert "(`standard-equal-width`) need 8.0 times as many MACs as `standard-equal-macs`. " in text
+    assert " The difference between the two: +2.00 points (significant)" in text
     assert "2 blocks with 3.60 M to 4.40 M MACs; faster than plain convolutions: 1; smaller: none;" in text
     assert "; more accurate: 1. Significant differences in accuracy: 1." in text
     assert "- `ghost`: +1.00 points (not significant), +1.000 ms (× 1.50)" in text
@@ -98,7 +98,7 @@ def test_slower_int8_is_reported_with_the_reason(tiny: Card) -> None:
     agreement = Agreement(parent="a", value=0.97, n=100, interval=interval, how="h")
     int8 = row(tiny, "a-int8", 3.0, None, derived_from="a", precision="int8", agreement=agreement)
     text = "\n".join(gains([row(tiny, "a", 2.0, None), int8]))
-    assert "the same top-1 class for 97.0% of 100 images" in text
+    assert "the same top-1 class for 97.0% of the 100 test images" in text
     assert "points" not in text
     assert "int8 is slower than float for `a-int8`: in a network this small" in text
     faster = "\n".join(gains([row(tiny, "a", 4.0, None), int8]))

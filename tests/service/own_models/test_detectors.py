@@ -215,7 +215,8 @@ def test_the_metadata_of_ultralytics_states_all_of_a_detectors_input(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("preset", "fitting", "origin"), [("ultralytics", "letterbox", "flag"), ("torchvision", "stretch", "assumed")]
+    ("preset", "fitting", "origin"),
+    [("ultralytics", "letterbox", "flag"), ("torchvision", "stretch", "assumed")],
 )
 def test_a_preset_never_crops_the_picture_of_a_detector(
     preset: str, fitting: str, origin: str, tmp_path: Path
