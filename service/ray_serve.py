@@ -132,8 +132,8 @@ class Replica:
     async def check_health(self) -> None:
         """Wait until the models are loaded. Ray sends no request before the first call has returned.
 
-        This method waits, and not the lifespan, because Ray does not report the errors of a lifespan. Raises
-        NotReady after READY_WITHIN_S, and if no model can be served.
+        The waiting is done here and not in the lifespan, because Ray does not report the errors of a
+        lifespan. Raises NotReady after READY_WITHIN_S, and if no model can be served.
         """
         assert self._registry is not None
         await until_loaded(self._registry, self._started + READY_WITHIN_S)
@@ -154,8 +154,9 @@ async def until_loaded(registry: Registry, ends_at: float) -> None:
 def call_when_draining(stopping: Callable[[], None]) -> None:
     """Call `stopping` on this event loop as soon as Ray begins to drain this replica.
 
-    Ray tells the deployment only after all requests have ended, so an endless stream would hold up the
-    replica until Ray kills it. This function therefore wraps the method by which Ray begins the shutdown.
+    Ray tells the deployment about the shutdown only after all requests have ended, so an endless stream would
+    delay the shutdown until Ray kills the replica. This function therefore wraps the method by which Ray
+    begins the shutdown.
     """
     from ray.serve._private.replica import Replica as RayReplica
 
@@ -179,8 +180,8 @@ class OwnFields:
 
     It runs around Ray's own middleware. Without it, Ray would add the client's `X-Request-ID` to the
     response, in addition to the one of the service, and uvicorn would add the field `Server`. This middleware
-    also removes header fields from requests by which a client could control Ray. It tells Ray not to watch
-    for disconnects, because the service does so itself.
+    also removes, from all requests, the header fields by which a client could control Ray. It tells Ray not
+    to watch for disconnects, because the service does so itself.
     """
 
     def __init__(self, app: ASGIApp) -> None:

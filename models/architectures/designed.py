@@ -43,9 +43,9 @@ BlockName = Literal[
 class Stage(Frozen):
     """A part of a design: `repeats` blocks of the same kind, each with `channels` output channels.
 
-    The input of the first block is the output of the previous stage (or of the stem), and its stride is
-    `stride`. All other blocks have `channels` input channels and stride 1. `ratio` is the expansion of an
-    inverted residual or Ghost block, or the reduction of a bottleneck or Fire block; other blocks ignore it.
+    The first block has stride `stride`, and its input is the output of the previous stage (or of the stem).
+    All other blocks have `channels` input channels and stride 1. `ratio` is the expansion of an inverted
+    residual or Ghost block, or the reduction of a bottleneck or Fire block; other blocks ignore it.
     `group_width` is about the number of channels in each group of a grouped convolution (see `groups_of`).
     """
 
@@ -178,7 +178,8 @@ BLOCKS: dict[str, Callable[[int, Stage, int], nn.Module]] = {
 class DesignedNetwork(ImageClassifier):
     """Network of a design, which maps grey images (N, 1, 28, 28) to logits (N, classes).
 
-    Raises ValueError if a block cannot have the design's channels, e.g. groups that do not divide them.
+    Raises ValueError if a block does not support the design's numbers of channels, e.g. because its number of
+    groups does not divide them.
     """
 
     input_channels = 1

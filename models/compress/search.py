@@ -168,11 +168,11 @@ def search(
     """Search until `folder` has `candidates` candidates, and return all candidates in `folder`.
 
     A search that was killed is resumed and loses at most one candidate. Designs over the budget are narrowed
-    to fit it. A design that was judged before keeps its values and does not count as a candidate. `training`
-    describes what `judge` does, and `report` receives one line for each candidate. Latency is measured here,
-    so nothing else should run on the machine meanwhile.
-    Raises ValueError if the search in `folder` has another `training`, and RuntimeError if the sampler
-    suggests too few new designs.
+    to fit it. If the sampler suggests a design again, the values of its first trial are used, and the
+    repetition does not count as a further candidate. `training` describes what `judge` does, and `report`
+    receives one line for each candidate. Latency is measured here, so nothing else should run on the machine
+    meanwhile. Raises ValueError if the search in `folder` has another `training`, and RuntimeError if the
+    sampler suggests too few new designs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder)

@@ -198,8 +198,9 @@ def _paired(pairs: Pairs) -> Iterator[str]:
 def _matrix(pairs: Pairs) -> Iterator[str]:
     """Yield the lines of a table that compares each network with each other network.
 
-    The rows are numbered and sorted by accuracy, the highest first. The head of a column is a row's number:
-    the column compares the networks above this row with the network of this row.
+    The rows are numbered and sorted by accuracy, the highest first. The head of a column is the number of a
+    row: column 3, for example, compares the network of row 3 with those of rows 1 and 2, and has no other
+    cells.
     """
     lead: dict[str, float] = dict.fromkeys(pairs.sha256, 0.0)
     cells = {}

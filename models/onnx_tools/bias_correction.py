@@ -88,10 +88,10 @@ def _means_in_turn(
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield the name of each node in `outputs`, in order, with the channel means of its output.
 
-    `outputs` has, for each node's name, the name of the value in `model` whose channels are averaged. The
-    caller may change a node's weights right after its means were yielded, but not later. From then on, these
-    weights are final. When all weights on which a value depends are final, the value is computed once more
-    and kept. A layer is therefore run at most twice, however many layers follow it.
+    `outputs` has, for each node's name, the name of the value in `model` whose channels are averaged. After a
+    node's means were yielded, the caller may change the node's weights until it asks for the next item. Once
+    it has asked, these weights are final. When all weights on which a value depends are final, the value is
+    computed once more and kept. A layer is therefore run at most twice, however many layers follow it.
     """
     rest = _needed([_Node.of(node) for node in model.graph.node], list(outputs.values()))
     to_come = dict(outputs)
@@ -220,10 +220,9 @@ def _consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]) -> str:
-    """Return the name of the value after `node` that quantization rounds.
+    """Return the name of the value that quantization rounds: the output of the activation after `node`.
 
-    It is the output of the activation that follows `node`. If no activation follows, it is the output of
-    `node`.
+    If no activation follows, it is the output of `node`.
     """
     after = consumers[node.output[0]]
     has_activation = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
@@ -233,7 +232,8 @@ def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeP
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:
     """Return the names of a convolution's int32 bias, of the bias's scale and of the rounded output.
 
-    Return None if the bias is float, or if the convolution has no bias because all of it is zero.
+    Return None if the bias is float, or if the convolution has no bias. (A bias whose values are all zero is
+    left out of the file.)
     """
     producers = {value: node for node in graph.node for value in node.output}
     consumers = _consumers(graph)

@@ -125,10 +125,12 @@ def choose_plan(
     `images` are input tensors of the network. `output` is the name of the output with the scores, to which
     the network has applied `activation`. `size` is (height, width) of an image if the file leaves them free.
 
-    The first variant has all layers in int8. The next variants have the first groups of operators in float.
-    The best of these variants is the start of the next ones: each of them also has one part of the other
-    groups in float, or one group of the best part. Finally, these parts and groups are put in float together,
-    one after another, beginning with the one that removes most divergence. At most 28 variants are tried.
+    The first variant has all layers in int8. The second one has the first group of operators in float, the
+    third one the first two groups, and so on. The best of these variants is called the start. The groups that
+    it has in int8 are divided into parts of consecutive groups. Each part is tried in float, in addition to
+    what the start has in float; then each group of the best part is tried in the same way. Finally, these
+    parts and groups are put in float together, one after another, beginning with the one that removes most
+    divergence. At most 28 variants are tried.
 
     Operators stay in float only if they thereby remove at least GAIN of the remaining divergence, and at
     least WORTH times their share of the multiply-accumulates, and if this reduction is certain (CERTAIN).
@@ -202,8 +204,8 @@ class _Search:
         """Try the first group in float, then the first two groups, and so on; return the best trial.
 
         If no such trial is worth it, return `everything`, the trial with all layers in int8. The next group
-        is added even if the groups before it were not worth it, because the rounding in a layer hides what
-        the layers before it lose by rounding.
+        is added even if the groups before it were not worth it: while a layer is rounded, its error can hide
+        the benefit of float in the layers before it.
         """
         best, beginning = everything, Group(frozenset(), 0.0)
         for number, group in enumerate(self._groups[:_FIRST]):
@@ -264,7 +266,8 @@ class _Search:
     def _try(self, kept: Group) -> _Trial | None:
         """Quantize all operators except those of `kept`, and measure the divergence.
 
-        Return None if onnxruntime would quantize an operator of `kept` itself.
+        Return None if ONNX Runtime would run an operator of `kept` in int8 although it is left in float. This
+        happens to a single layer in float between quantized layers.
         """
         plan = QuantizationPlan(keep_nodes=kept.nodes)
         try:

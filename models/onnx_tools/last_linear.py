@@ -371,9 +371,9 @@ def _sum(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.
 def _made(
     node: onnx.NodeProto, values: NDArray[np.generic], others: Sequence[NDArray[np.generic]]
 ) -> NDArray[np.generic] | None:
-    """Return the result of a node on a constant with `values`, or None if the operator is not handled here.
+    """Return what a node computes from a constant that has `values`.
 
-    `others` has the values of the node's other inputs.
+    Return None if the operator is not handled here. `others` has the values of the node's other inputs.
     """
     ints = {each.name: each.i for each in node.attribute}
     match node.op_type:
@@ -401,9 +401,9 @@ def _made(
 
 
 def _along(values: NDArray[np.generic], part: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
-    """Reshape `part`, scales or zero points, so that NumPy broadcasts it to `values`.
+    """Reshape `part` so that NumPy broadcasts it to `values`.
 
-    `part` has a single value, or one value for each position along `axis` of `values`.
+    `part` has scales or zero points: a single value, or one value for each position along `axis` of `values`.
     """
     if part.size == 1:
         return part.reshape(())

@@ -189,7 +189,8 @@ class _Place:
 def _place(tensor: onnx.TensorProto, model: Path) -> _Place:
     """Return the place of an external tensor's values.
 
-    Raises UnreadableModel if the file is missing, or if it or its place is not allowed.
+    Raises UnreadableModel if the external file is missing, is outside the model's folder or is no regular
+    file, and if the stated offset or length does not fit.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")

@@ -109,8 +109,8 @@ def quantized(
     compute `means` once and give it.
 
     Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
-    both. Raises ValueError if there are no images, or if `plan` keeps in floating point an unknown module or
-    a single convolution between quantized ones.
+    both. Raises ValueError if there are no images, if `plan` names a module that the network does not have,
+    or if a single convolution between quantized ones would stay in floating point.
     """
     # Imported lazily: these take 20 MB, and the service may import this module.
     import onnx

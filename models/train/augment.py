@@ -22,8 +22,8 @@ class Draw:
 
     `mirrored`, bool (N,), says whether the image is mirrored. `shift`, int64 (N, 2), says by how many rows it
     is moved down, and by how many columns it is moved right; both are from `-max_shift` to `max_shift`.
-    `erased`, int64 (N, 4), has top, left, bottom and right of a rectangle to erase. Without erasing, it is
-    empty.
+    `erased`, int64 (N, 4), has top, left, bottom and right of a rectangle to erase. If nothing is erased from
+    an image, its rectangle has no area.
     """
 
     mirrored: Tensor

@@ -144,10 +144,10 @@ class Outputs(TypedDict):
     (`models/zoo/detection.py`).
 
     `names`: names in the graph, for outputs that have another name there. If there is no `activation`, the
-    last operator of the file determines it. `class_offset`: number of logits or scores before the first
-    class: 1 if a background class comes first, 0 if it comes last. The background class is neither counted
-    nor reported, so there is one logit more than classes. `multi_label`: more than one class may be right,
-    each with its own probability.
+    last operator of the file determines it. `class_offset`: given if the network has a background class; the
+    number of logits or scores before the first class: 1 if the background class comes first, 0 if it comes
+    last. The background class is neither counted nor reported, so such a network has one logit more than
+    classes. `multi_label`: more than one class may be right, each with its own probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
@@ -317,7 +317,8 @@ class Source(Finite):
 class Fact(Finite):
     """Where one fact of a card comes from.
 
-    `undecided`: the values between which labelled pictures did not decide, including the card's value.
+    `undecided`: the values of the fact that labelled pictures could not tell apart. The card's value is one
+    of them.
     """
 
     origin: Origin
@@ -329,8 +330,8 @@ class Card(Finite):
     """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model.
 
     Version 1 is still read. Version 2 adds, for networks from elsewhere, `format`, `given`, `provenance`, the
-    precision `fp16`, and those fields of `input` and `outputs` that have defaults. It also adds detectors,
-    with `task` and `detection`, and `runtime`.
+    precision `fp16`, and those fields of `input` and `outputs` that have defaults. It also adds the field
+    `runtime`, and detectors with the fields `task` and `detection`.
     """
 
     schema_version: Literal[1, 2] = 1

@@ -36,14 +36,14 @@ class SsdAnchors(Finite):
     of the anchor's size. Height and width are logarithms of the size relative to the anchor's.
 
     A layer has ceil(height / stride) x ceil(width / stride) cells, row by row, with the anchors of a cell one
-    after another. Coordinates are fractions of the input: an anchor is centred at
-    (row + `anchor_offset`) / rows down and (column + `anchor_offset`) / columns across, where rows and
-    columns are its layer's numbers of cells. The layers' scales rise linearly from `min_scale` to
-    `max_scale`; a single layer has their mean. A cell has one anchor per aspect ratio. If
-    `interpolated_scale_aspect_ratio` is given, the cell has another anchor of this ratio, whose scale is the
-    geometric mean of this layer's and the next layer's scale (1 after the last layer). With
-    `reduce_boxes_in_lowest_layer`, a cell of the first layer has three anchors instead: one of scale 0.1 and
-    ratio 1, and two of the layer's scale, with ratios 2 and 1/2.
+    after another. Coordinates are fractions of the input: an anchor is centred at (row + `anchor_offset`) /
+    rows down and (column + `anchor_offset`) / columns across, where rows and columns are its layer's numbers
+    of cells. The layers' scales rise linearly from `min_scale` to `max_scale`; a single layer has their mean.
+    A cell has one anchor per aspect ratio. If `interpolated_scale_aspect_ratio` is given, the cell has
+    another anchor of this ratio. Its scale is the geometric mean of this layer's and the next layer's scale;
+    for the last layer, the next scale is 1. With `reduce_boxes_in_lowest_layer`, a cell of the first layer
+    has three anchors instead: one of scale 0.1 and ratio 1, and two of the layer's scale, with ratios 2 and
+    1/2.
     """
 
     kind: Literal["ssd-anchors"]
@@ -129,11 +129,11 @@ class DecodedBoxes(_InputBoxes):
     """Boxes that the graph decodes, as exported from TensorFlow's Object Detection API, torchvision and DETR.
 
     Outputs: `boxes` (N, 4), and either `scores` of each box and class (N, classes), or one score per box (N,)
-    and `classes` (N,), the class ids. With a single class, scores (N,) need no `classes`. Optionally
-    `count`, () or (1,): the number of valid boxes. The first `outputs.class_offset` classes, in
-    `scores` or as ids in `classes`, are not reported. With `no_object`, the last of the scores is that of no
-    object.
-    With `boxes_first`, the graph has no batch dimension, and the number of boxes varies: shapes omit N.
+    and `classes` (N,), the class ids. With a single class, scores (N,) need no `classes`. Optionally `count`,
+    () or (1,): the number of valid boxes. The first `outputs.class_offset` classes, in `scores` or as ids in
+    `classes`, are not reported. With `no_object`, each box has one more score, after those of the classes:
+    that there is no object in the box. With `boxes_first`, the graph has no batch dimension, and the number
+    of boxes varies: shapes omit N.
     """
 
     kind: Literal["decoded-boxes"]

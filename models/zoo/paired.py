@@ -49,8 +49,8 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
 def interval(b: float, c: float, n: int) -> tuple[float, float]:
     """Return the 95 % interval that `compare` states for the difference of two accuracies.
 
-    Of `n` images, only the first network classifies `b` correctly, and only the second network `c`. These may
-    be fractions, e.g. expected numbers when a comparison is planned.
+    `b` is how many of the `n` images only the first network classifies correctly, and `c` how many only the
+    second one does. They may be fractions, e.g. expected numbers when a comparison is planned.
     """
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
     centre = share_b - share_c
@@ -61,8 +61,8 @@ def interval(b: float, c: float, n: int) -> tuple[float, float]:
 def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
     """Return Tango's 95 % score interval of the difference of two accuracies.
 
-    Of `n` images, only the first network classifies `b` correctly, and only the second network `c`. Source:
-    Tango, Statistics in Medicine 17, 1998.
+    `b` is how many of the `n` images only the first network classifies correctly, and `c` how many only the
+    second one does. Source: Tango, Statistics in Medicine 17, 1998.
 
     Suppose that `b` and `c` are small, and that `b` is larger than `c`. Then Tango's upper bound is near the
     exact bound, but the upper bound of Agresti and Min (`interval`) is too low. Tango's lower bound is too
@@ -94,7 +94,7 @@ def _score_bound(b: float, c: float, n: int) -> float:
 
 
 def _score(b: float, c: float, n: int, difference: float) -> float:
-    """Return by how many standard errors (b - c) / n exceeds `difference`.
+    """Return (b - c) / n minus `difference`, in units of its standard error.
 
     The standard error is computed as if `difference` were the true difference.
     """
@@ -109,11 +109,11 @@ def _score(b: float, c: float, n: int, difference: float) -> float:
 def mcnemar(b: int, c: int) -> float:
     """Return the two-sided mid-p of McNemar's test.
 
-    Only the first network classifies `b` images correctly, and only the second network `c` images. Under the
-    null hypothesis, an image that only one network classifies correctly is equally likely to be counted in
-    `b` or `c`. The mid-p counts half the probability of the observed outcome. Fagerland, Lydersen and Laake,
-    BMC Medical Research Methodology 13:91 (2013), find that it nearly always holds its level, while the exact
-    test is conservative.
+    `b` is how many images only the first network classifies correctly, and `c` how many only the second one
+    does. Under the null hypothesis, an image that only one network classifies correctly is equally likely to
+    be counted in `b` or `c`. The mid-p counts half the probability of the observed outcome. Fagerland,
+    Lydersen and Laake, BMC Medical Research Methodology 13:91 (2013), find that it nearly always holds its
+    level, while the exact test is conservative.
     """
     n, fewer = b + c, min(b, c)
     if n == 0 or b == c:

@@ -5,9 +5,10 @@ all rounds: it ignores extreme rounds, which other work on the machine may have 
 value come from a hierarchical bootstrap. This resamples launches, then rounds within them, because rounds of
 one launch are not independent. A verdict needs a p below LEVEL, adjusted if several models are compared, and
 a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no more than one
-in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures). If there are
-few rounds, all resamples are alike. Therefore p is at least the p value of a sign test with the same number
-of rounds, and intervals from fewer than MIN_ROUNDS rounds are not shown.
+in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures). With few
+rounds, all resamples are alike, and the bootstrap's p value is too small. If it is below the smallest p value
+of a sign test with the same number of rounds, it is replaced by that. Intervals from fewer than MIN_ROUNDS
+rounds are not shown.
 """
 
 from __future__ import annotations
@@ -124,9 +125,9 @@ def resampled_means(
 def two_sided_p(means: NDArray[np.float64]) -> float:
     """Return the two-sided p value of the hypothesis that the mean is zero, from the means of the resamples.
 
-    The means that are at most 0 are counted, and so are the means that are at least 0. The p value is twice
-    the share of the smaller count in all means. One is added to this count and to the number of all means,
-    so that the p value is never 0. A p value above 1 is replaced by 1.
+    The means that are at most 0 are counted, and so are the means that are at least 0. With the smaller of
+    these two counts, the p value is 2 * (smaller + 1) / (number of means + 1), but at most 1. Because of the
+    added ones, it is never 0.
     """
     count = len(means)
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))

@@ -220,8 +220,9 @@ def exists(name: str) -> errors.ModelExists:
 
 
 def _put_instead(words: str) -> str:
-    """Return the message `words`, with its alternatives replaced by those that the HTTP API allows.
+    """Return the message `words`, with what it allows instead replaced by what the HTTP API allows instead.
 
-    `words`: the message of a ModelExists error. Its alternatives may be options of the command line.
+    `words`: the message of a ModelExists error. It ends in "(allowed: ...)", which may name options of the
+    command line.
     """
     return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"

@@ -206,11 +206,11 @@ def recommend(  # not async: reads the database and compares models
         ),
     ] = None,
 ) -> RecommendResponse:
-    """Recommend the most accurate model within the bounds, by inference latency on one thread.
+    """Recommend the most accurate model within the bounds.
 
-    Only clean benchmarks on one kind of machine are used, with this version of ONNX Runtime and these model
-    files. Benchmarks on different kinds of machines are never compared; `machines` has the recommendation
-    for each kind.
+    The bounds on latency are for inference on one thread. Only clean benchmarks on one kind of machine are
+    used, with this version of ONNX Runtime and these model files. Benchmarks on different kinds of machines
+    are never compared; `machines` has the recommendation for each kind.
 
     If `data` is given, accuracies are those on your pictures: one half of the pictures ranks the models,
     and the figures are from the other half. Otherwise, accuracies are those of the model cards, on other

@@ -33,7 +33,10 @@ def new_id() -> str:
 
 
 def request_json(bundle: Bundle) -> str:
-    """Return the request for a bundle that the command line measured, as JSON."""
+    """Return the fields of a request that would have measured the bundle, as JSON.
+
+    The bundle was measured by the command line.
+    """
     configuration = bundle.configuration
     return json.dumps(
         {

@@ -436,7 +436,7 @@ class BenchmarkJobs:
 def _public_fields(request: Request) -> dict[str, object]:
     """Return the fields of a request that the API shows.
 
-    Paths and options of the command line are left out. Photos are shown by their number.
+    Paths and options of the command line are left out. Of the photos, only the number is shown.
     """
     hidden = ("photos", "url", "launches", "rounds", "runs")
     shown = {name: value for name, value in asdict(request).items() if name not in hidden}

@@ -277,9 +277,10 @@ class BenchmarkStore:
     def interrupt_lost(self, now: float) -> None:
         """Mark running benchmarks that have lost their process as interrupted.
 
-        With an SQLite file, every running benchmark has lost its process: this process has locked the data
-        directory, so the service that ran the benchmark has ended, and its benchmark process with it. In a
-        shared database, a benchmark has lost its process if it has sent no heartbeat for SILENT_AFTER_S.
+        With an SQLite file, every benchmark that is stored as running has lost its process: this process has
+        locked the data directory, so the service that ran the benchmark has ended, and with it the process of
+        the benchmark. In a shared database, a benchmark has lost its process if it has sent no heartbeat for
+        SILENT_AFTER_S.
         """
         with writing(self._engine, self._obstacle) as connection:
             self._interrupt(connection, now, true())

@@ -215,8 +215,8 @@ def _shown_truth(picture: Picture) -> str:
 def _uncountable(pictures: Mapping[str, Picture], ids: Mapping[str, int], detects: bool) -> str | None:
     """Return why a model cannot be judged on the pictures, or None if it can.
 
-    `ids`: for each class of the data set that the model has, the model's class id. `detects`: whether the
-    model is a detector.
+    `ids`: the model's class id for each of the data set's classes that it knows. `detects`: whether the model
+    is a detector.
     """
     if not pictures:
         return "none of the pictures of its classes can be used"

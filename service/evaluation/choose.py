@@ -45,8 +45,9 @@ def choose(
 
     By default, a classifier must know at least two classes of the data set, because one class cannot show
     whether the classifier tells classes apart. One class is enough for a detector, for a model in `names`,
-    and if the data set has only one. By default, models are also left out if their label set has fewer than
-    half as many of the classes as the best label set, because they would be judged on few of the pictures.
+    and if the data set has only one. By default, models are also left out if another label set knows more
+    than twice as many of the data set's classes as theirs, because they would be judged on few of the
+    pictures.
 
     Raises UnknownModel. Raises InvalidParameter or ModelUnavailable if a model in `names` cannot be
     evaluated, and InvalidDataset if no model can be evaluated.
@@ -98,9 +99,10 @@ def _of_the_best_labels(
     matched: Mapping[str, Matched],
     left_out: dict[str, str],
 ) -> list[ModelEntry]:
-    """Return the models whose label set has at least half as many classes as the best label set.
+    """Return the models whose label set knows enough of the data set's classes.
 
-    The models of all other label sets are added to `left_out`, with the reason.
+    These are at least half as many classes as the label set that knows most of them knows. The models of all
+    other label sets are added to `left_out`, with the reason.
     """
     known = {labels: len(set(each.ids.values())) for labels, each in matched.items()}
     best = max(known, key=lambda labels: known[labels], default=None)

@@ -48,7 +48,7 @@ class Labels:
 
     A name is looked up in this order:
 
-    - as a label, comparing only letters and digits, in any case
+    - as a label, comparing only letters and digits, and ignoring upper and lower case
     - as a part of a label ("tench" of "tench, Tinca tinca", "top" of "T-shirt/top")
     - as a synonym of a built-in label
     - as the WordNet id of a built-in label

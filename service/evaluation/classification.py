@@ -62,8 +62,9 @@ def summarise(
     """Return every figure of a classifier.
 
     `truth`: true class id of each picture, int64 (n,). `pictures`: name of each picture. `labels`: the labels
-    of all classes of the model. `half`: the half of the data set that has the picture, 0 or 1, int64 (n,).
-    Raises ValueError if there are no pictures, or if the arguments have different numbers of pictures.
+    of all classes of the model. `half`: for each picture, the half of the data set that it belongs to, 0 or
+    1, int64 (n,). Raises ValueError if there are no pictures, or if the arguments have different numbers of
+    pictures.
     """
     n = len(truth)
     if n == 0 or not n == len(predictions) == len(pictures) == len(half):
@@ -107,9 +108,10 @@ def macro(classes: Sequence[Share]) -> Mean:
     upper bounds.
 
     1. The method MOVER combines the Wilson intervals of the classes. Each class has a distance from its
-       accuracy to the bound of its Wilson interval. The distance from the mean to its bound is the root of
-       the sum of the squares of these distances, divided by the number of classes (Zou, Huang and Zhang,
-       Computational Statistics and Data Analysis 53, 2009). If there are many small classes, this interval
+       accuracy to the lower bound of its Wilson interval. The root of the sum of the squares of these
+       distances, divided by the number of classes, is the distance from the mean to its lower bound; the same
+       holds for the upper bounds (Zou, Huang and Zhang, Computational Statistics and Data Analysis 53, 2009).
+       If there are many small classes, this interval
        contains the true mean too rarely.
     2. The other interval is Wilson's for the effective number of pictures, as it is used for surveys. This
        number is the size of a simple random sample whose share has the same variance as the mean (Franco et

@@ -50,11 +50,11 @@ def summarise(
     """Return every figure of a detector.
 
     `objects` and `detections`: the annotated objects and the detections of each picture. `pictures`: name of
-    each picture. `labels`: the labels of all classes of the model. `half`: the half of the data set that has
-    the picture, 0 or 1, int64 (n,). `min_score`: lowest score of a detection that counts for the field
-    `worst` of the result. It is the score with which the model is served. The pictures must have the same
-    order for all models, because the resampling depends on it. Raises ValueError if the arguments have
-    different numbers of pictures, or if no object has to be found.
+    each picture. `labels`: the labels of all classes of the model. `half`: for each picture, the half of the
+    data set that it belongs to, 0 or 1, int64 (n,). `min_score`: detections with a lower score do not count
+    for the field `worst` of the result. It is the score with which the model is served. The pictures must
+    have the same order for all models, because the resampling depends on it. Raises ValueError if the
+    arguments have different numbers of pictures, or if no object has to be found.
     """
     n = len(pictures)
     if not n == len(objects) == len(detections) == len(half):
@@ -184,9 +184,9 @@ def _with_interval(
 
     The interval uses Student's distribution. It is an interval for the mean that the average precision would
     have over many samples with this number of pictures. This mean is lower for larger samples, by the same
-    amount for all models: in a simulation, it was lower by 0.03 for 400 objects of a class than for 20. 200
-    resamplings are enough for a standard error (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-    6.4).
+    amount for all models: in a simulation, it was lower by 0.03 for 400 objects of a class than for 20
+    objects. For a standard error, 200 resamplings are enough (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, 6.4).
 
     If all resamplings give the same value, the interval is Wilson's. It is then computed for the number of
     pictures if each half has only one picture. Otherwise, it is computed for the number of objects, as if

@@ -10,12 +10,12 @@ from service.evaluation.result import MAX_MODELS, Evaluation, LabelSet, ModelRes
 
 
 def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
-    """Return an evaluation with the models of both. If both have a model, its result in `later` counts.
+    """Return an evaluation with the models of both. If a model is in both, its result in `later` counts.
 
     All pairs of models are compared again. The models of one label set must be judged on the same pictures.
     So if the two evaluations judge a label set on different pictures, its models in `earlier` are dropped. A
-    note in the result names the dropped models. Raises InvalidEvaluation if the two evaluations have
-    different distinct pictures, or too many models together.
+    note in the result names the dropped models. Raises InvalidEvaluation if the distinct pictures of the two
+    data sets are not the same, or if the evaluations have too many models together.
     """
     mine, theirs = earlier.data, later.data
     if (mine.sha256, mine.task, mine.n, mine.half) != (theirs.sha256, theirs.task, theirs.n, theirs.half):

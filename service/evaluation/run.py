@@ -50,7 +50,7 @@ Show = Callable[[int], None]
 class Subject:
     """A model to evaluate.
 
-    `ids`: for each class of the data set that the model has, the model's class id.
+    `ids`: the model's class id for each of the data set's classes that it knows.
     """
 
     model: ServedModel
@@ -354,7 +354,7 @@ def _true_class(subject: Subject, picture: Picture) -> int:
 
 
 def _key(model: ServedModel, side: int) -> str:
-    """Return a hash of everything but the picture that affects a model's outcome.
+    """Return a hash of everything that affects a model's outcome, except for the picture.
 
     This is the model file, some fields of the card, and `side`, which is the length in pixels that the
     shorter side of a decoded picture must have at least.

@@ -73,9 +73,10 @@ def duplicate(sha256: tuple[str, str], perceptual_hash: tuple[int, int], cosine:
     needs both similar hashes and similar embeddings, because different pictures of one kind have similar
     embeddings, and different plain pictures have similar hashes. docs/retrieval.md has the false positives.
 
-    Similar hashes differ in at most NEAR_HASH_BITS bits. They also have set bits in common: at least one, and
-    at least as many as the bits in which they differ. Without this second condition, the hashes of plain
-    shapes, in which few bits are set, and of flat pictures, in which none is, would often count as similar.
+    Similar hashes differ in at most NEAR_HASH_BITS bits. Also, some bits are 1 in both hashes: at least one
+    bit, and at least as many as the bits in which the hashes differ. Without this second condition, the
+    hashes of plain shapes, in which few bits are set, and of flat pictures, in which none is, would often
+    count as similar.
     """
     if sha256[0] == sha256[1]:
         return "exact"

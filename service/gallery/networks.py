@@ -159,10 +159,10 @@ class Networks:
     def keep(self, model: ServedModel) -> None:
         """Copy the model's file, card and labels to this machine's folder and the shared database.
 
-        A copy that exists already stays. If the folder cannot be written, this is only logged. Raises
-        EmbeddersChanged if another version has replaced the model meanwhile. Raises ModelUnavailable if the
-        model's folder is empty, or has new content that is not served. Raises StorageUnavailable if replicas
-        share a database and the copy cannot be stored there.
+        If a copy exists already, it is not replaced. If the folder cannot be written, this is only logged.
+        Raises EmbeddersChanged if another version has replaced the model meanwhile. Raises ModelUnavailable
+        if the model's folder is empty, or has new content that is not served. Raises StorageUnavailable if
+        replicas share a database and the copy cannot be stored there.
         """
         embedder = embedder_of(model)
         target = self._folder / embedder

@@ -45,7 +45,7 @@ class Progress:
     """Progress of a re-index.
 
     `model`: name of the new model. `done`: number of images with an embedding by this model, of `total`
-    images. `problem`: why the re-index waits or has stopped, in words for clients; None if it does not.
+    images. `problem`: why the re-index waits or has stopped, in words for clients; None if it does neither.
     """
 
     model: str

@@ -37,8 +37,8 @@ _DIGITS = 6
 class Match:
     """A stored image that a search found.
 
-    `score`: its cosine with the query. `duplicate`: whether it is an exact or a near duplicate of the query;
-    None if it is neither.
+    `score`: its cosine with the query. `duplicate`: which kind of duplicate of the query it is, exact or
+    near; None if it is no duplicate.
     """
 
     image: StoredImage

@@ -129,10 +129,10 @@ class GalleryStore:
     def page(
         self, after: str | None, limit: int, where: Sequence[Condition] = ()
     ) -> tuple[list[StoredImage], int]:
-        """Return the next `limit` images after the id `after`, ordered by id, and how many images there are.
+        """Return the next `limit` images after the id `after`, ordered by id, and the number of all images.
 
-        If `after` is None, the first images are returned. If `where` has conditions, only images that meet
-        them are returned and counted.
+        `after` and `limit` do not change this number. If `after` is None, the first images are returned. If
+        `where` has conditions, only images that meet them are returned and counted.
         """
         query = select(gallery_images).order_by(gallery_images.c.id).limit(limit)
         count = select(func.count()).select_from(gallery_images)

@@ -11,8 +11,8 @@ LOOK_LEVEL is for Student's distribution.
 
 Accuracy: there is one interval of the loss on the same pictures, which further measurements cannot narrow. It
 is the smallest interval that contains two others (`loss_interval`). A network whose true loss equals the
-limit passes at most about 2.5 % of gates and fails at most 2.5 %. This holds however few pictures the
-networks answer differently.
+limit passes at most about 2.5 % of gates and fails at most 2.5 %. This holds even if the networks answer only
+very few pictures differently.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def log_ratios(
 def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> LatencyJudgement:
     """Judge the slowdown from all launches so far. Call this after each launch from MIN_LAUNCHES on.
 
-    `new` and `control` contain, for each launch, the first and the second list that `log_ratios` returns.
+    For each launch, `new` contains the first list that `log_ratios` returns, and `control` the second one.
     `max_slower` is the allowed slowdown, 0.03 for 3 %. Raises ValueError in each of these cases: there are no
     launches; there are more than MAX_LAUNCHES launches, for which LOOK_LEVEL is not valid; a launch has no
     rounds; `new` and `control` have different launches; a ratio is not finite.
@@ -238,8 +238,8 @@ def judge_average_precision(
     """Judge the loss of average precision on `n` pictures.
 
     `low` and `high` are the ends of the 95 % interval of the loss. If the networks answer few pictures
-    differently, `low` and `high` are too close to the loss. So another interval is judged. It extends
-    from the loss equally far to both sides, by half of `high - low` or by a minimum if this is larger. The
+    differently, `low` and `high` are too close to the loss. So another interval is judged. It extends from
+    the loss equally far to both sides, by half of `high - low` or by a minimum, whichever is larger. The
     minimum is the upper bound of Wilson's interval for 0 of `n`, or for 0 of `objects` (the number of objects
     in the pictures) if there are fewer objects than pictures. The estimate of the pictures needed assumes
     that `high - low` is inversely proportional to the square root of the number of pictures.

@@ -62,9 +62,9 @@ It gets the current step in words, and the share of this step that is done, 0 to
 class Measured:
     """The latency of both networks after some launches.
 
-    `judgement`, `base_ms` and `new_ms` are None if no launch was completed. `base_ms` and `new_ms` are the
-    medians of the rounds' medians of each network. `disturbances` says in words what disturbed the machine.
-    `needs` says in words what a decision needs; it is None if there is a judgement.
+    `judgement`, `base_ms` and `new_ms` are None if no launch was completed. Each round has a median for each
+    network; `base_ms` and `new_ms` are the medians of these. `disturbances` says in words what disturbed the
+    machine. `needs` says in words what a decision needs; it is None if there is a judgement.
     """
 
     judgement: LatencyJudgement | None
@@ -102,7 +102,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """The result if classes that have pictures are no labels of the networks.
+    """The result if there are pictures of classes that are not among the labels of the networks.
 
     `reason` says in words which classes these are, and what to do.
     """
@@ -326,7 +326,8 @@ def _judged(evaluation: Evaluation, max_loss: float) -> AccuracyJudgement:
 def _not_counted(data: Data) -> tuple[str, ...]:
     """Return a note for each reason why pictures do not count.
 
-    A note has the number of these pictures and names the first of them.
+    Each note gives the reason, the number of pictures that do not count for this reason, and the first of
+    these pictures.
     """
     notes = []
     conflicting = [each.pictures[0] for each in data.conflicts]

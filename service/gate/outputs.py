@@ -24,7 +24,7 @@ def to_junit(result: GateResult) -> str:
     """Return JUnit XML with one suite, and a test case for each check.
 
     A check that failed is a failure. An undecided check is an error, so that it does not count as passed. If
-    the outcome is undecided although no check is, an additional test case `outcome` has the error.
+    no check is undecided but the outcome is, an additional test case `outcome` has the error.
     """
     cases = [(str(check.name), check.status, check.sentence) for check in result.checks]
     if result.outcome == "undecided" and not any(status == "undecided" for _, status, _ in cases):

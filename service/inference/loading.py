@@ -89,8 +89,8 @@ class ServedModel:
     def session_for(self, outputs: Sequence[str]) -> Session:
         """Return the session that computes `outputs`.
 
-        This is the session of ONNX Runtime if one of `outputs` is not a main output, such as an embedding or
-        a feature map. Otherwise, it is the session that computes predictions.
+        If one of `outputs` is an additional output, such as an embedding or a feature map, this is the
+        session of ONNX Runtime. Otherwise, it is the session that computes predictions.
         """
         if self.runner is not None and set(outputs) <= set(self.card.main_outputs):
             return self.runner

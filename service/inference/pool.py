@@ -25,8 +25,8 @@ class Deadline:
     """Time at which a caller stops waiting for a thread.
 
     `at`: the time by the event loop's clock, in seconds. `limit_s`: the time limit, for the error message.
-    `disconnected`: a function that returns when the client disconnects. The pool awaits it only while the
-    client's job waits, `wait_for` until the result is there.
+    `disconnected`: a function that returns when the client disconnects. The pool awaits this function only
+    while the client's job waits. The method `wait_for` awaits it until the result is there.
     """
 
     at: float

@@ -464,8 +464,9 @@ class Registry:
     def served_cards(self) -> dict[str, Card]:
         """Return the card of each model, with the accuracy and agreement of the model as it is served.
 
-        An unknown accuracy is left out. The accuracy is unknown if OpenVINO serves the model, if its answers
-        may differ from those of ONNX Runtime, and if the two have not been compared on enough pictures.
+        An unknown accuracy is left out. The accuracy is unknown if all of these hold: OpenVINO serves the
+        model; its answers may differ from those of ONNX Runtime; the two runtimes have not been compared on
+        enough pictures.
         """
         return {
             entry.name: self._serving(entry, entry.card).card(entry.card)

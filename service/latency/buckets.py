@@ -42,8 +42,8 @@ def bucket_of(resolution_s: int, moment: float) -> Bucket:
 class Dropped(NamedTuple):
     """Times, in seconds since 1970, before which rows of minutes and of hours may be missing.
 
-    Normally, only rows that are older than the KEEP constants allow are missing. Newer rows are missing only
-    if a clock was ahead, or if a process of the service could not save its rows for a long time.
+    Normally, a row is missing only if its age exceeds the limit that a KEEP constant sets. Newer rows are
+    missing only if a clock was ahead, or if a process of the service could not save its rows for a long time.
     """
 
     minutes_from: int = 0

@@ -73,7 +73,11 @@ class Question:
     def read(
         self, buckets: Iterable[Bucket], without: frozenset[tuple[Bucket, str]] = frozenset()
     ) -> dict[Bucket, Pooled]:
-        """Read these buckets from the store, but not the rows of the buckets and processes in `without`."""
+        """Read these buckets from the store.
+
+        `without`: pairs of a bucket and a process; the rows that this process wrote for this bucket are
+        skipped.
+        """
         read: dict[Bucket, Pooled] = {}
         if self.view is not None:
             for run in consecutive(buckets):

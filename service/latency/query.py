@@ -411,7 +411,7 @@ def _names(machines: Iterable[str]) -> tuple[str, ...]:
 
 
 def _begin(question: Question, since: float) -> float:
-    """Return `since`, but no time before the data that are kept, and none in the future.
+    """Return `since`, limited to the range from the oldest data that are kept to now.
 
     `since` is in the future if the clock was set back after it was computed.
     """

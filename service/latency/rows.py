@@ -170,8 +170,9 @@ def read_pooled(
 ) -> dict[Bucket, Pooled]:
     """Read and pool the buckets from `first` up to, but not including, `end`; all are as long as `first`.
 
-    `end` is in seconds since 1970. The rows of the buckets and processes in `without` are skipped. Buckets
-    without rows are absent from the result. Raises StorageUnavailable for a histogram that cannot be decoded.
+    `end` is in seconds since 1970. `without`: pairs of a bucket and a process; the rows that this process
+    wrote for this bucket are skipped. Buckets without rows are absent from the result. Raises
+    StorageUnavailable for a histogram that cannot be decoded.
     """
     columns = _TOTALS if scope.totals_only else _HISTOGRAMS
     read: Callable[..., Distribution] = Distribution.totals if scope.totals_only else HistogramCodec().decode

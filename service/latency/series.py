@@ -16,8 +16,8 @@ class Versions(NamedTuple):
     """Versions of models that a question is about.
 
     If `prefix` is not empty, these are all versions that begin with it. If `prefix` is empty, they depend on
-    the model. For a model in `models`, they are the versions in `current`, and also the empty version, which
-    runs have whose version is unknown. For any other model, they are all versions.
+    the model. For a model in `models`, they are the versions in `current`, and the empty version: runs of
+    unknown version have the empty version. For any other model, they are all versions.
     """
 
     prefix: str = ""

@@ -69,7 +69,7 @@ def ask(
 def of_memory(words: str, memory_bytes: int) -> str:
     """Return the error message `words`. If it says that memory ran out, begin it with the memory limit.
 
-    A message that names the limit already stays unchanged.
+    If the message already names the limit, it is returned unchanged.
     """
     if _MORE not in words and any(sign in words.lower() for sign in _OUT_OF_MEMORY):
         return f"{_MORE} {memory_bytes / (1 << 30):.3g} GiB of memory: {words}"

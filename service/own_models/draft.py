@@ -223,10 +223,10 @@ class Draft:
         return ran
 
     def _possible_layouts(self) -> tuple[str, ...]:
-        """Return the layouts between which labelled pictures can decide, that of the first run first.
+        """Return the layouts between which labelled pictures can decide.
 
-        The other layout is included if the file also runs in it, and if height, width and channels of the
-        input are the same in both layouts.
+        The first one is the layout in which the file ran first. The other layout is included if the file also
+        runs in it, and if height, width and channels of the input are the same in both layouts.
         """
         if not same_in_both_layouts(self._given.graph):
             return self._layouts[:1]

@@ -271,7 +271,8 @@ class SharedModels:
 
         Call it before the folder is moved into the folder of added models. If this process ends before it
         calls `store`, the marked folder is removed or replaced at the next start. The folder is not marked if
-        it replaces a model that is only on this machine: removing it would lose both models. Raises OSError.
+        it replaces a model that is only on this machine: if the new folder were then removed, both models
+        would be lost. Raises OSError.
         """
         target = self._root / folder.name
         if self._store is not None and (not os.path.lexists(target) or _marker(target) is not None):

@@ -1,7 +1,7 @@
 """Store of models in a database that replicas share.
 
-It has the files of models, in chunks by the SHA-256 of the file, the names of deleted models, and the
-runtimes that were chosen for models.
+It has the files of models, the names of deleted models, and the runtimes that were chosen for models. Files
+are stored in chunks, under the SHA-256 of the file.
 """
 
 from __future__ import annotations

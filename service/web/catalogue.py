@@ -125,7 +125,7 @@ class Catalogue:
     def accuracies(self, facts: Mapping[str, ModelFacts]) -> dict[Labels, Accuracies]:
         """Return the accuracies of each label set of these models.
 
-        The accuracies of a label set are from the evaluation that has the largest number of its models. If
+        The accuracies of a label set are from the evaluation that has the most models of this label set. If
         several evaluations have equally many, the newest of them is used. A model that is not in the
         evaluation has the accuracy of its card.
 

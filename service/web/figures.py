@@ -311,7 +311,7 @@ class FiguresBuilder:
     def _with_percentiles(
         self, view: View, since: float, stages: Collection[Stage], recorded: Recorded
     ) -> tuple[Recorded, str | None]:
-        """Return `recorded` with the percentiles of `stages` and of the selected model.
+        """Return `recorded` with the percentiles of all models in `stages`, and of the selected model in all.
 
         Other percentiles are not read, because reading histograms takes most of the time. The second value is
         the reason why some percentiles could not be read from the store, or None.
@@ -423,7 +423,7 @@ def _facts_text(facts: ModelFacts) -> str:
 
 
 def _caveat(groups: Sequence[Group], source: str) -> str:
-    """Return in words from which runs the answers above the table are computed.
+    """Return text that says which runs the answers above the table are computed from.
 
     `source`: the recorded runs, in words. All answers are computed from them, with one exception: in some
     label sets, benchmarks decide which models are dominated. The text names these label sets.

@@ -219,9 +219,9 @@ def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Return a short name for each full name: the name without the beginning that all names share.
 
-    If the rest does not fit into the column, it is cut to an end that begins after a hyphen and that no other
-    name has. The longest such end that fits is used or, if none fits, the shortest. A name without such an
-    end is not cut.
+    If the rest does not fit into the column, only its last part is kept. This part begins after a hyphen, and
+    no other name ends with it. The longest such part that fits is used or, if none fits, the shortest. A name
+    without such a part is not cut.
     """
     prefix = shared_prefix(names)
     short = {}

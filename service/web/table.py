@@ -453,8 +453,8 @@ def answers(group: Group) -> Answers:
 def _dominated(front: GroupFront, rows: Sequence[Row]) -> tuple[str, str]:
     """Return the text and the note of the tile about dominated models.
 
-    The text names the dominated models, or gives their number if they are more than MOST_NAMED. The note
-    names up to three models that are only behind another model.
+    The text names the models that are proven to be dominated, or gives their number if they are more than
+    MOST_NAMED. The note names up to three models that are behind another model without such a proof.
     """
     proven = ", ".join(sorted(front.dominated))
     if len(front.dominated) > MOST_NAMED:

@@ -211,9 +211,9 @@ async def _read_form(request: Request) -> Form:
 async def read_image(request: Request, deadline: Deadline) -> bytes:
     """Return the bytes of the posted image.
 
-    Raises BodyTooLarge, DeadlineExceeded, ClientGone and EmptyBody. Raises MalformedRequest if the
-    form is malformed or does not have exactly one image, InvalidParameter for a part that is not a parameter
-    of the route, and UnknownImageType for a form of another media type.
+    Raises BodyTooLarge, DeadlineExceeded, ClientGone and EmptyBody. Raises MalformedRequest if the form is
+    malformed or does not have exactly one image, InvalidParameter for a part that is not a parameter of the
+    route, and UnknownImageType for a form whose media type is not multipart/form-data.
     """
     form: Form | None = getattr(request.state, "form", None)
     if form is None:

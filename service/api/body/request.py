@@ -75,7 +75,7 @@ def route_path(scope: Mapping[str, Any]) -> str:
 
 
 def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:
-    """Decorate an endpoint that accepts unknown query parameters, such as pages and health checks."""
+    """Decorate an endpoint, such as a page or a health check, that accepts unknown query parameters."""
     setattr(endpoint, _TOLERANT, True)
     return endpoint
 

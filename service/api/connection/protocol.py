@@ -393,9 +393,9 @@ class HttpProtocol(HttpToolsProtocol):
 
         In two cases, only the write side is closed at first, and further input is discarded. The first case
         is that the client may still be sending: `lingering` is set, the request's body is incomplete, or
-        bytes are unread. The second case is that the connection is not kept alive, because the client then
-        closes it itself. If both sides were closed at once, the connection could be reset, and the client
-        could lose the response.
+        bytes are unread. The second case is that the connection is not kept alive: it is then enough to close
+        the write side, because the client closes the connection afterwards. If both sides were closed at
+        once, the connection could be reset, and the client could lose the response.
         """
         lingering = lingering or self._receiving or bool(self._unread) or not self._keep_alive
         self._ignoring = True

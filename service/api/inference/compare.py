@@ -105,7 +105,7 @@ class ObjectOut(BaseModel):
 
 
 class ComparisonOut(BaseModel):
-    """Results of all models on one image, without the fields of a request."""
+    """Results of all models on one image, without the id of the request, which CompareResponse adds."""
 
     image: ImageFacts
     timings_ms: CompareTimings

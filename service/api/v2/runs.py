@@ -50,7 +50,7 @@ class Plan:
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
-        """Names in the card of those outputs of the network that are needed."""
+        """The outputs of the network that are needed, by their names in the card."""
         named = dict.fromkeys(one.output.role for one in self.wanted if one.output.role is not None)
         main = self.model.card.main_outputs
         computed = any(one.output.role is None for one in self.wanted)

@@ -1,4 +1,7 @@
-"""Checks of the weights: denormal numbers and zeros without speed-up, timed with and without them."""
+"""Checks of the weights: denormal numbers, and zeros that give no speed-up.
+
+Each check times the model with these values, and with other values in their place.
+"""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> E
 
 
 def _gmacs(bundle: Bundle, model: ModelFacts, p50_ns: float | None, throughput: float | None) -> float | None:
-    """Return 10^9 multiply-accumulates per second.
+    """Return the entry's rate in units of 10^9 multiply-accumulates per second.
 
     In the offline scenario, this is the rate of all threads together. In other scenarios, it follows from the
     median time of one run. Return None if the entry has no runs.

@@ -13,9 +13,9 @@ from service.bench.bundle import Block, Cold, Entry, Memory, RateTrial, Scenario
 class WorkerEntry(Frozen):
     """An object tells a worker to run an entry, and in which folder the model is.
 
-    `sha256` is the SHA-256 that the model file must have; an empty text allows any file. `extra_work` is a
-    number of dot products of 8192 numbers that are added to every run; benchmarks/instrument uses them to
-    make some of several equal entries slower by a known amount.
+    `sha256` is the SHA-256 that the model file must have; an empty text allows any file. `extra_work` is how
+    many dot products, each of 8192 numbers, every run computes in addition; benchmarks/instrument uses this
+    to make some of several equal entries slower by a known amount.
     """
 
     entry: Entry

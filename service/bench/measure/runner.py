@@ -195,7 +195,7 @@ class Runner:
 def _with_runtimes_of_service(plan: Plan) -> Plan:
     """Return the plan in which each entry over HTTP has the runtime in which the service runs its model.
 
-    Raises MeasurementFailed if the service does not answer, or has not loaded a model.
+    Raises MeasurementFailed if the service does not answer, or has not loaded one of these models.
     """
     entries = []
     for each in plan.worker_entries:

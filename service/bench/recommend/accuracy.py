@@ -17,8 +17,8 @@ class AccuracyEstimate:
     """An accuracy, 0 to 1, with its 95 % interval.
 
     `kind` is the kind of the accuracy, and `how` says in words how it was determined. For the kind
-    `evaluated`, there are two figures: `ranked`, by which models are ranked, is measured on one half of the
-    user's pictures, and `value` on the other half. For other kinds, `ranked` is None.
+    `evaluated`, there are two figures. Models are ranked by `ranked`, which is measured on one half of the
+    user's pictures; `value` is measured on the other half. For other kinds, `ranked` is None.
     """
 
     value: float

@@ -52,9 +52,9 @@ def this_machine() -> Fingerprint:
 
 
 def _unknown_accuracies(cards: Mapping[str, Card], servings: Mapping[str, Serving]) -> dict[str, str]:
-    """Return the reasons why the accuracy of models in the service is unknown, by name of the model.
+    """Return why the accuracy on a model's card may not hold in the service, by name of the model.
 
-    Models whose card has no accuracy are left out.
+    Models whose card states no accuracy are left out.
     """
     return {
         name: reason

@@ -176,9 +176,9 @@ def weigh_evidence(
     bundles. `hashes` has the SHA-256 of the model files in the zoo, by name of the model. `servings` has the
     runtime and the precision in which the service runs each model; by default, this is ONNX Runtime, in the
     precision of the card. `machine` is the kind of machine that the recommendation is for; by default, it is
-    the kind of this machine. If it is another kind, the precision in `servings` may be unknown. Then a
-    benchmark in any precision is usable, because `weighin bench` and the service use the same precision on
-    the same CPU.
+    the kind of this machine. For another kind, the precision in `servings` may be unknown. If it is unknown,
+    a benchmark in any precision is usable: it was measured on a machine of the wanted kind, and there the
+    service uses the same precision as `weighin bench`.
     """
     evidence, is_elsewhere = Evidence(), False
     if here is not None and machine is not None and machine != here.machine:

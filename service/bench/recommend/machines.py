@@ -31,9 +31,9 @@ def kinds_of(bundles: Iterable[StoredBundle], here: Machine | None = None) -> di
 def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None) -> Machine:
     """Return the kind of machine that has this name.
 
-    `name` is a key of `kinds`, or a machine's name that several kinds share and that `kinds_of` has extended
-    to tell them apart. A shared name means the kind of `here`. Raises InvalidParameter if no kind has the
-    name, or if several kinds share it and `here` is of none of them.
+    `name` is a key of `kinds`. It may also be the short name, without the fields by which `kinds_of` extends
+    a name that several kinds share; then the kind of `here` is returned if it has this name. Raises
+    InvalidParameter if no kind has the name, or if several kinds share it and `here` is of none of them.
     """
     alike = {full: machine for full, machine in kinds.items() if machine.name == name}
     if name in kinds:

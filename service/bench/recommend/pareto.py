@@ -78,10 +78,10 @@ def front(models: Sequence[C]) -> tuple[list[C], list[Dominated]]:
 
     A model dominates another if it is not larger, the interval of its accuracy is above the other's, and it
     is faster. If one benchmark measured both, the paired comparison of rounds decides whether it is faster.
-    Otherwise, it is faster if its 95 % interval of the median lies below the other's, without overlap.
-    No p value is corrected for the number of pairs. For example, 15 models form 105 pairs, and Holm's
-    correction would multiply even the smallest p by 105. The result would never be below LEVEL, because
-    RESAMPLES limits how small p can be. A model of unknown accuracy neither dominates nor is dominated.
+    Otherwise, it is faster if its 95 % interval of the median lies below the other's, without overlap. No p
+    value is corrected for the number of pairs, because with many pairs no corrected p could be below LEVEL:
+    15 models form 105 pairs, so Holm's correction would multiply the smallest p by 105, and RESAMPLES limits
+    how small p can be. A model of unknown accuracy neither dominates nor is dominated.
     """
     on_front, dominated = [], []
     for mine in models:

@@ -369,8 +369,8 @@ def _rank(fit: Fit) -> tuple[float, float, int]:
 def _why(constraints: Constraints, fits: Sequence[Fit], *, nothing_measured: bool) -> str:
     """Return the reason for the first model that fits, or why no model fits.
 
-    `nothing_measured` says that no model of the wanted task and label set has a usable benchmark, although at
-    least one of them needs one, because neither its size nor its accuracy rules it out.
+    `nothing_measured` says that no model of the wanted task and label set has a usable benchmark, and that at
+    least one of these models is ruled out neither by its size nor by its accuracy, so it needs a benchmark.
     """
     if not fits:
         what = "no usable benchmark" if nothing_measured else "no model is within all bounds"

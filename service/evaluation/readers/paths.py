@@ -113,10 +113,10 @@ class _Listing:
 class AnnotatedFiles:
     """The files that annotations name, all of them below `base`.
 
-    Relative paths begin in `base`, or in a folder below it. Which one is decided by the paths at the start of
-    `first`, the list of the paths in the annotations. If at least half of those that are relative exist in
-    `base`, they begin there. Otherwise they begin in the folder in which most of them exist, and a path that
-    does not exist there is looked up in `base`.
+    Relative paths begin in `base`, or in a folder below it. To find out where, the first paths in `first`,
+    the list of the paths in the annotations, are tried. If at least half of the relative ones among them
+    exist in `base`, all relative paths begin in `base`. Otherwise they begin in the folder in which most of
+    the tried ones exist, and a path that does not exist there is looked up in `base`.
 
     A path may have backslashes. It may differ from the file's name in case and in Unicode form, and may lack
     the suffix.

@@ -1,4 +1,4 @@
-"""Search of a gallery in SQLite. It is exact while the gallery is small, and then uses an HNSW graph.
+"""Search of a gallery in SQLite. It is exact for a small gallery, and uses an HNSW graph for a large one.
 
 The graph is a cache. A separate thread adds the store's changes to it. A search reads the changes that the
 graph lacks from the store. So it covers every acknowledged image and no deleted image, even while a large

@@ -1,4 +1,4 @@
-"""The graph as files, which are replaced in one step and read only if no byte has changed since.
+"""The graph as files. They are replaced in one step, and are not read if a byte has changed since then.
 
 `<name>.graph` is usearch's file. `index.json` has the name and SHA-256 of this file, the sequence number of
 the last change, the network of the embeddings, the dead nodes, and a checksum of itself. Both are written to

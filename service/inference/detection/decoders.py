@@ -119,7 +119,7 @@ class BoxDecoder(ABC):
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the indices of the `count` largest values, in ascending order.
+    """Return the indices of the `count` largest values, the smallest index first.
 
     If equal values compete for the last places, those with the smallest indices are returned.
     """

@@ -80,9 +80,10 @@ class Session(ABC):
 
     @property
     def label(self) -> str:
-        """The runtime's name. If the precision is not the card's, it follows, as in `openvino-bf16`.
+        """The runtime's name.
 
-        A `+` in the precision becomes `-`, because it would mean a space in a URL: `openvino-int8-bf16`.
+        If the precision is not the card's, a hyphen and the precision are appended, as in `openvino-bf16`. A
+        `+` in the precision becomes `-`, because it would mean a space in a URL: `openvino-int8-bf16`.
         """
         same = self.precision == self._card_precision
         return self.runtime if same else f"{self.runtime}-{self.precision.replace('+', '-')}"

@@ -1,6 +1,7 @@
 """Choice of the runtime of each model.
 
-A request decides. If no request chose a runtime, the model's card decides, and otherwise the setting.
+If a request chose a runtime, this runtime is used. If not, the runtime in the model's card is used. If the
+card names no runtime either, the runtime in the settings is used.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class RuntimeChoices:
     def __init__(
         self, default: Runtime = "onnxruntime", folder: Path | None = None, *, streams: int = 1
     ) -> None:
-        """Read what earlier requests chose from the file in `folder`. An unreadable file is ignored.
+        """Read the file in `folder` with the choices of earlier requests. An unreadable file is ignored.
 
         `default`: the runtime in the settings. `folder`: the data directory. If it is None, choices and
         weighings are not saved. `streams`: number of runs under way at a time. Raises InvalidParameter if

@@ -141,7 +141,7 @@ class Weigher:
     ) -> None:
         """Prepare to weigh the models of `registry`.
 
-        `busy`: whether a benchmark or the demo runs, which weighing would disturb.
+        `busy`: whether a benchmark or the demo is running. Weighing would disturb them.
         """
         self._registry = registry
         self._pool = pool
@@ -362,7 +362,7 @@ class Weigher:
             await asyncio.sleep(POLL_S)
 
     async def _on_pool(self, function: Callable[[], T], *, exclusive: bool = False) -> T:
-        """Run a job on the pool as soon as no benchmark and no demo runs and the queue has room."""
+        """Run a job on the pool when neither a benchmark nor the demo is running and the queue has room."""
         pause = _FIRST_PAUSE_S
         while True:
             await self._until_idle()

@@ -81,14 +81,15 @@ class Evidence:
     std, `input.fitting` for fitting and resize.
 
     `decided`: for each decided fact, text on how far its value is ahead of the others. `undecided`: for each
-    undecided fact, the values that the pictures cannot tell apart. The convention has the card's value of an
-    undecided fact if it is one of these, and otherwise the one that assumes least. `pictures`: number of
-    pictures that count. `correct`: number of pictures that the network classifies correctly.
+    undecided fact, the values that the pictures cannot tell apart. For an undecided fact, the convention has
+    the card's value if it is one of these values, and otherwise the one of them that assumes least.
+    `pictures`: number of pictures that count. `correct`: number of pictures that the network classifies
+    correctly.
 
     `unreadable`: reasons why pictures cannot be read. `copies`: pictures with the same pixels as an earlier
-    picture; they do not count. `contradictions`: cases in which other values than those of fixed facts do
-    better. `fitting`: text about another fitting or filter that does better on these pictures, or None. Such
-    text is no evidence of how the network was trained.
+    picture; they do not count. `contradictions`: cases in which another value of a fixed fact does better
+    than the one that a source states. `fitting`: text about another fitting or filter that does better on
+    these pictures, or None. Such text is no evidence of how the network was trained.
     """
 
     input: InputSpec
@@ -317,8 +318,9 @@ class _Tried:
         """Return the p value of each convention in a comparison with the convention at index `best`.
 
         A convention that stopped after FIRST_PICTURES did so because its p value was below HOPELESS. The p
-        value computed here could be larger, because the later pictures may have changed which convention is
-        best, and its temperature. For such a convention, the result is therefore at most HOPELESS.
+        value computed here could be larger: with the later pictures, another convention may be the best one,
+        and the temperature of the best one may be different. For such a convention, the result is therefore
+        at most HOPELESS.
         """
         by_now = p_values(self.scores, best)
         return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]
@@ -393,9 +395,9 @@ class _Tried:
 class _Rivals:
     """Values of one fact that compete with the best convention's value.
 
-    `alike`: the best convention's value, and the values that the pictures cannot tell from it. `behind`:
-    among the conventions with another value of the fact, the index of the one that does best. It is None if
-    there is no such convention.
+    `alike`: the best convention's value, and the values that the pictures cannot tell from it. `behind`: the
+    index of the best convention whose value of the fact is not the best convention's. It is None if there is
+    no such convention.
     """
 
     alike: Sequence[str]

@@ -225,8 +225,8 @@ def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:
 def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...], bool, str, str | None]:
     """Return the label set that the names form, as a tuple.
 
-    The tuple has the set's name, its labels, whether it is built in, in words why it counts as built in
-    although names differ, and a warning that lists replaced labels. The words are empty if no reason is
+    The tuple has five items: the set's name; its labels; whether it is built in; text that says why it counts
+    as built in although names differ; a warning that lists replaced labels. The text is empty if no reason is
     needed, and the warning is None if no labels were replaced.
     """
     for name, known in built_in_sets().items():

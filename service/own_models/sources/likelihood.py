@@ -82,11 +82,11 @@ def adjusted(differences: NDArray[np.float64], ways: int) -> float:
 def interval(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
     """Return the lowest and the highest mean that a one-sided `p_value` at `level` does not rule out.
 
-    To test whether the mean can be d, d is subtracted from all differences. A sign flip then makes their sum
-    no smaller if and only if the flipped differences have a mean of at most d before the subtraction. So the
-    p value is the share of flips with such a mean, and the limits of the interval are two quantiles of these
-    means (Hartigan 1969, "Using Subsample Values as Typical Values"). For the upper limit, the test is the
-    same with all signs reversed.
+    To test whether the mean can be d, d is subtracted from all differences. A flip reverses the signs of some
+    of them. It makes their sum no smaller if and only if those that it reverses had a mean of at most d
+    before the subtraction. So the p value is the share of flips with such a mean, and the limits of the
+    interval are two quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical Values"). For
+    the upper limit, the test is the same with all signs reversed.
     """
     differences = differences[~np.isnan(differences)]
     if not differences.size:

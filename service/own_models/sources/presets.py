@@ -147,7 +147,7 @@ def fit_channels(facts: Facts, channels: int) -> None:
 
 
 def scale_resize(facts: Facts, beside: Beside) -> None:
-    """Scale a resize that metadata states to the size of the network's input.
+    """If metadata states a resize, scale it to the size of the network's input.
 
     This is needed only if metadata states the resize for an input of another size.
     """

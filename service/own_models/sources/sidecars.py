@@ -63,9 +63,10 @@ def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[i
 
 
 def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[Mapping[str, Any], str]:
-    """Return the content of `config.json` if Hugging Face or timm wrote it for this network, and its name.
+    """Return the content and the name of `config.json`.
 
-    Otherwise, the content is {}. A file that cannot be used is named in a warning of `beside`.
+    The content is {} unless Hugging Face or timm wrote the file for this network. A file that cannot be used
+    is named in a warning of `beside`.
     """
     try:
         config, where = _json_file(file, CONFIG)
