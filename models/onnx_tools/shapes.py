@@ -422,7 +422,7 @@ def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
 def _replace_contrib(model: onnx.ModelProto) -> None:
     """Replace operators of ONNX Runtime by standard operators whose outputs have the same shapes.
 
-    ONNX's inference knows only standard operators.
+    ONNX's shape inference knows only standard operators.
     """
     for node in model.graph.node:
         if node.domain != CONTRIB:

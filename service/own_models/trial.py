@@ -59,7 +59,8 @@ class Ran:
     """One output of a run on noise.
 
     `values`: its first 4096 values. `finite`: whether all values are finite. `low` and `high`: the smallest
-    and the largest value. `sums_to_one`: whether each image has several values of 0 or more that add up to 1.
+    and the largest value. `sums_to_one`: whether each image has more than one value, none is negative, and
+    they add up to 1.
     """
 
     name: str
