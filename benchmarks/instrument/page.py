@@ -61,8 +61,9 @@ def _verdicts(results: Results) -> list[str]:
         "[benchmarks.md](benchmarks.md#what-a-run-does)), the rounds are cut into disjoint segments. A "
         "segment has as many launches, and as many rounds of each launch, as one run of `weighin bench` with "
         "that profile. In each segment, the four equal sessions form two pairs, which give two verdicts. "
-        "Each copy is compared with two of the equal sessions, which gives one verdict. Launches during "
-        f"which the machine was not quiet were excluded: {len(every) - len(quiet)} of {len(every)}.",
+        "Each copy is compared once with two of the equal sessions together, which gives one verdict. "
+        "Launches during which the machine was not quiet were excluded: "
+        f"{len(every) - len(quiet)} of {len(every)}.",
         "",
         "A verdict of faster or slower needs a p-value below the level and a difference of at least "
         f"{MIN_DIFFERENCE:.0%}. `models/zoo/verdicts.py` contains this rule and the level in use. "

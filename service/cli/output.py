@@ -114,10 +114,11 @@ def write_json(path: Path, content: BaseModel | str) -> None:
 
 
 def write_document(path: Path, text: str, option: str) -> None:
-    """Write a document in UTF-8 to the file of `option`, or to standard output.
+    """Write a document in UTF-8 to the file `path`, or to standard output.
 
-    A file is written completely or not at all. Raises InvalidParameter if writing fails, for example because
-    the disk is full or the reader of a pipe has ended.
+    `option`: the name of the option that gave the path, for messages. A file is written completely or not at
+    all. Raises InvalidParameter if writing fails, for example because the disk is full or the reader of a
+    pipe has ended.
     """
     if path == STANDARD_OUTPUT:
         print_document(text)

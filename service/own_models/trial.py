@@ -44,7 +44,7 @@ class Bounds:
     def from_now(self) -> Bounds:
         """Return bounds for several trials that together may take `seconds`, counted from now.
 
-        If these bounds have a deadline already, it stays.
+        If `self` has a deadline already, the returned bounds have the same one.
         """
         return self if self.until is not None else replace(self, until=time.monotonic() + self.seconds)
 

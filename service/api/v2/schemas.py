@@ -29,7 +29,7 @@ Parameters = Annotated[
 
 
 class RequestInput(BaseModel):
-    """The input of the network, or images for it."""
+    """The tensor that the network takes, or encoded images from which the service computes this tensor."""
 
     name: StrictStr = Field(examples=["image"])
     shape: list[Side] = Field(

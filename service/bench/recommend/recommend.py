@@ -216,8 +216,8 @@ def recommend(
 def command(models: Sequence[str], runtimes: Mapping[str, RuntimeName] = MappingProxyType({})) -> str:
     """Return the command that measures these models, each in its runtime. The default is ONNX Runtime.
 
-    For each runtime, the command calls `weighin bench` once, because `weighin bench` runs every model in
-    every runtime that it is given. These calls are joined by `&&`.
+    The command calls `weighin bench` once for each runtime, with the models of this runtime: in a single
+    call, `weighin bench` would run every model in every runtime. The calls are joined by `&&`.
     """
     commands = []
     for runtime in RUNTIMES:
