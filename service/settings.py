@@ -70,13 +70,13 @@ class Settings(BaseSettings):
     """The model that embeds the images of a new gallery. A gallery with images keeps its model until it is
     re-indexed."""
     gallery_max_images: int = Field(100_000, ge=0)
-    """Maximum number of images in the gallery; a request to add more gets 507."""
+    """Maximum number of images in the gallery; an image beyond it is not stored (507)."""
     gallery_max_bytes: int = Field(10_000_000_000, ge=0)
-    """Maximum size of all original images in the gallery together, in bytes; a request to add more
-    gets 507."""
+    """Maximum size of all original images in the gallery together, in bytes; an image beyond it is not stored
+    (507)."""
     gallery_exact_up_to: int = Field(20_000, ge=0)
     """Up to this number of images in the gallery, a search compares all of them; beyond it, an HNSW index
-    finds candidates. Only with SQLite; with PostgreSQL, the number is 2000."""
+    finds candidates. This setting applies only to SQLite; with PostgreSQL, the number is always 2000."""
     runtime: Runtime = "onnxruntime"
     """Runtime of predictions: `onnxruntime`, `openvino` or `auto`. With `auto`, a model runs in
     OpenVINO if OpenVINO is faster on this machine and its answers agree with those of ONNX Runtime. A model's
@@ -89,7 +89,8 @@ class Settings(BaseSettings):
     """Maximum time in seconds from the arrival of a request until a thread starts it; after that the request
     gets 504. Also the time limit for receiving a body."""
     max_body_bytes: int = Field(20_000_000, ge=1)
-    """Maximum size of a request body in bytes; a larger body gets 413 while it is received."""
+    """Maximum size of a request body in bytes; a larger body gets 413 while it is received. In a form of
+    `POST /gallery/images`, this is the limit of each image."""
     max_model_bytes: int = Field(500_000_000, ge=1)
     """Maximum size of the body of `POST /models` and `PUT /models/{name}` in bytes; a larger one gets 413."""
     max_pixels: int = Field(64_000_000, ge=1)
@@ -97,7 +98,8 @@ class Settings(BaseSettings):
     max_batch: int = Field(64, ge=1)
     """Maximum number of images, or of tensors, in a request to `/v2`; a request with more gets 400."""
     compare_budget_s: float = Field(2.0, gt=0)
-    """Maximum duration of one comparison in seconds; a longer one gets 422 before it starts."""
+    """Maximum estimated duration of one comparison in seconds; if the estimate is longer, the comparison does
+    not start, and the request gets 422."""
     shutdown_grace_s: float = Field(8.0, ge=0)
     """Time in seconds that requests in flight have to finish after SIGTERM."""
     allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()

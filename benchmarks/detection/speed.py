@@ -204,9 +204,10 @@ def runtimes(name: str) -> str:
     head = (
         "network and runtime",
         "p50, ms (lowest to highest round)",
-        "/ fp32 in ONNX Runtime",
-        "largest difference from ONNX Runtime, in standard deviations of its output",
-        "objects of fp32 in ONNX Runtime that are found",
+        "time / time of fp32 in ONNX Runtime",
+        "largest difference from the same network's output in ONNX Runtime, in standard deviations of that "
+        "output",
+        "objects that fp32 in ONNX Runtime finds: how many of them this row finds, and how many others",
     )
     return f"{markdown(head, rows)}{note}"
 

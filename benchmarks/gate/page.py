@@ -70,9 +70,9 @@ def _traces(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"No launch of this table is left out. `weighin bench` would flag {flagged} of the launches on the "
-        "quiet machine as `dirty`. For each round, the median of each session was recorded. The gates below "
-        "are replayed from these medians, and the SHA-256 is computed from them "
+        f"The replayed gates use all launches that this table counts. `weighin bench` would flag {flagged} "
+        "of the launches on the quiet machine as `dirty`. For each round, the median of each session was "
+        "recorded. The gates below are replayed from these medians, and the SHA-256 is computed from them "
         "(`benchmarks/gate/record.py`). Other launches served to choose the numbers of rounds per launch and "
         "of runs per round; they are in `benchmarks/gate/results.jsonl`, with `part` `choose`.",
     ]

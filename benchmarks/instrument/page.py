@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from benchmarks.instrument.order import disagreements
-from benchmarks.instrument.traces import judge, median_ms, rates, segments, true_slowdowns
+from benchmarks.instrument.traces import BLOCK_RUNS, judge, median_ms, rates, segments, true_slowdowns
 from benchmarks.results import Record, Results
 from models.zoo.statistics import wilson
 from models.zoo.verdicts import LEVEL, MIN_DIFFERENCE
@@ -55,15 +55,18 @@ def _verdicts(results: Results) -> list[str]:
     if not models:
         return [*lines, "Not measured yet."]
     lines += [
-        "Each launch has seven sessions, whose runs alternate: four equal sessions of a model, and one "
-        "session of each of three copies whose runs do 3, 5 and 10 % more work. For each profile (quick, "
-        "standard, publish; "
+        f"Each launch has seven sessions, which take turns in blocks of {BLOCK_RUNS} runs, in random order: "
+        "four equal sessions of a model, and one session of each of three copies whose runs do 3, 5 and 10 % "
+        "more work. For each profile (quick, standard, publish; "
         "[benchmarks.md](benchmarks.md#what-a-run-does)), the rounds are cut into disjoint segments. A "
         "segment has as many launches, and as many rounds of each launch, as one run of `weighin bench` with "
         "that profile. In each segment, the four equal sessions form two pairs, which give two verdicts. "
         "Each copy is compared once with two of the equal sessions together, which gives one verdict. "
         "Launches during which the machine was not quiet were excluded: "
         f"{len(every) - len(quiet)} of {len(every)}.",
+        "",
+        "The target for equal sessions is met if the upper bound of the interval is at most 5 %. The targets "
+        "for the copies are met if the measured share is high enough.",
         "",
         "A verdict of faster or slower needs a p-value below the level and a difference of at least "
         f"{MIN_DIFFERENCE:.0%}. `models/zoo/verdicts.py` contains this rule and the level in use. "
@@ -223,7 +226,7 @@ def _stalls(results: Results) -> list[str]:
         "stop, so each stop delays only one request (coordinated omission). The open loop sends 100 requests "
         "per second at random times (Poisson arrivals) and measures latency from the intended send time.",
         "",
-        "| service | loop | n | p50 ms | p99 ms | upper bound on p99 by early stopping, ms | max ms |",
+        "| service | loop | n | p50 ms | p99 ms | bound on p99 by the rule below, ms | max ms |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     newest = {(run["stalling"], run["loop"]): run for run in runs}

@@ -43,7 +43,7 @@ def figures(results: Results) -> list[Figure]:
         cpu_ms = _per_round(results, name, "raw", "cpu_ms")
         if cpu_ms:
             ratios = [cpu_ms[at] / floor[at] for at in cpu_ms]
-            words = f"CPU time per request of {_label(name)}, raw / CPU time per image of the bare loop"
+            words = f"CPU time per request ({_label(name)}, raw) / CPU time per image of the bare loop"
             rows.append(figure(words, "×", ratios, goal))
     return rows
 

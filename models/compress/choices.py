@@ -20,8 +20,8 @@ FLOAT_MODULES = ("stem", "blocks.0")
 
 def plans() -> Iterator[tuple[str, QuantizationPlan]]:
     """Yield a description and the quantization plan of each variant to measure."""
-    yield "all blocks and the stem in int8, biases not corrected", QuantizationPlan(correct_biases=False)
-    yield "all blocks and the stem in int8", QuantizationPlan()
+    yield "stem, blocks and head in int8, biases not corrected", QuantizationPlan(correct_biases=False)
+    yield "stem, blocks and head in int8", QuantizationPlan()
     yield "stem in float", QuantizationPlan(("stem",))
     yield "stem and block 0 in float: the choice", QuantizationPlan(FLOAT_MODULES)
     yield "the choice, biases not corrected", QuantizationPlan(FLOAT_MODULES, correct_biases=False)

@@ -38,9 +38,9 @@ def import_torchvision() -> None:
     """Import torchvision, even if its compiled operators do not load beside a CPU build of torch.
 
     torchvision's wheel is linked to CUDA. Without CUDA's library, torchvision's operators of non-maximum
-    suppression are not declared, and importing it fails, only because it registers shape functions for these
-    operators. Then this function declares the operators and imports again. No classifier needs these
-    operators, and calling them still fails.
+    suppression are not declared. The import then fails, but only because torchvision registers shape
+    functions for them. In this case, this function declares the operators and imports torchvision again. No
+    classifier needs these operators, and calling them still fails.
     """
     try:
         importlib.import_module("torchvision")

@@ -140,11 +140,15 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
     yield ""
     yield (
         "Top-1 is `reported` or `inherited` if the table says so ([models.md](models.md)); here, an "
-        "inherited top-1 is that of the parent, unchanged. Otherwise it was measured on all test images, and "
-        "its 95 % interval (Wilson) follows. *Under corruption* is the mean "
-        "top-1 accuracy over five corruptions at five severities. With `stable`, it is the share of images "
-        "whose top-1 class stays the same ([training.md](training.md#how-differences-are-tested))."
-        + "".join(f" *× {_name(row)}*: how many times as fast as that model." for row in baselines)
+        "inherited top-1 was not measured: it is that of the float network from which the int8 network was "
+        "made. Otherwise it was measured on all test images, and its 95 % interval (Wilson) follows. *Under "
+        "corruption* is the mean top-1 accuracy over five corruptions at five severities. With `stable`, it "
+        "is the share of images whose top-1 class stays the same "
+        "([training.md](training.md#how-differences-are-tested))."
+        + "".join(
+            f" *× {_name(row)}*: how many times as fast as that model (2.00 means half the time)."
+            for row in baselines
+        )
     )
 
 

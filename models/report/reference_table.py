@@ -10,7 +10,10 @@ from pathlib import Path
 from models.cost.latency import Measurement, measurement
 
 PRECISIONS = ("fp32", "int8")
-UNRELIABLE = "Measurements of the networks in lines that begin with `void` are unreliable: do not quote them."
+UNRELIABLE = (
+    "Lines that begin with a flag, such as `void` or `dirty`, name networks whose measurements are "
+    "unreliable: do not quote them."
+)
 
 
 @dataclass(frozen=True)

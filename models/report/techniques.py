@@ -77,8 +77,9 @@ def gains(
         ]
         if title == "Quantized" and slower:
             yield (
-                f"- int8 is slower than float for {', '.join(slower)}: in a network this small, converting "
-                f"to integers and back between the layers takes more time than the integer arithmetic saves."
+                f"- int8 is significantly slower than float for {', '.join(slower)}: in a network this "
+                "small, converting to integers and back between the layers takes more time than the integer "
+                "arithmetic saves."
             )
         if title == "Distilled" and fine_tuned is not None:
             yield f"- Gain by the teacher alone: {fine_tuned}."
@@ -153,7 +154,10 @@ def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
         return f"{100 * (accuracy(row) - accuracy(base)):+.2f} points{verdict}"
     if row.card.agreement is not None:
         agreement = row.card.agreement
-        return f"the same top-1 class for {agreement.value:.1%} of the {agreement.n} test images"
+        return (
+            f"the same top-1 class for {agreement.value:.1%} of the {agreement.n} images on which the two "
+            "were compared"
+        )
     return "accuracy not measured"
 
 
@@ -183,7 +187,13 @@ def _searched(
         f"**Searched** (a design found by measuring the latency of candidates and training them briefly): "
         f"`{short_name(row.card)}` reaches {accuracy(row):.2%} in {row.p50_ms:.3f} ms with "
         f"{row.card.file.bytes:,} bytes."
-        + ("" if measured is None else " × is the ratio of the two times, with its 95 % interval.")
+        + (
+            ""
+            if measured is None
+            else " The list has the networks designed by hand that are significantly slower and not "
+            "significantly more accurate; × is the ratio of the two times, estimated from all rounds, with "
+            "its 95 % interval."
+        )
     )
     yield ""
     yield from (f"- more accurate and faster than {compared}" for compared in ahead)

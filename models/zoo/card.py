@@ -144,10 +144,11 @@ class Outputs(TypedDict):
     (`models/zoo/detection.py`).
 
     `names`: names in the graph, for outputs that have another name there. If there is no `activation`, the
-    last operator of the file determines it. `class_offset`: given if the network has a background class; the
-    number of logits or scores before the first class: 1 if the background class comes first, 0 if it comes
-    last. The background class is neither counted nor reported, so such a network has one logit more than
-    classes. `multi_label`: more than one class may be right, each with its own probability.
+    last operator of the file determines it. `class_offset`: number of logits or scores before the first
+    class: 1 if a background class comes first, or if a detector's class ids begin at 1; otherwise 0. If it is
+    given and there is one logit more than classes, the first or the last logit is that of a background class,
+    which is neither counted nor reported. `multi_label`: more than one class may be right, each with its own
+    probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]

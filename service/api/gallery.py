@@ -186,6 +186,7 @@ async def images(
         errors.Unauthorized,
         errors.CrossSiteRequest,
         errors.BodyTooLarge,
+        errors.UnknownImageType,
         errors.EmptyBody,
         errors.InvalidParameter,
         errors.DatabaseUnreachable,

@@ -101,8 +101,8 @@ def _of_the_best_labels(
 ) -> list[ModelEntry]:
     """Return the models whose label set knows enough of the data set's classes.
 
-    These are at least half as many classes as the label set that knows most of them knows. The models of all
-    other label sets are added to `left_out`, with the reason.
+    It knows enough if it knows at least half as many of them as the label set that knows most. The models of
+    all other label sets are added to `left_out`, with the reason.
     """
     known = {labels: len(set(each.ids.values())) for labels, each in matched.items()}
     best = max(known, key=lambda labels: known[labels], default=None)

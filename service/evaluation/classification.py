@@ -111,8 +111,7 @@ def macro(classes: Sequence[Share]) -> Mean:
        accuracy to the lower bound of its Wilson interval. The root of the sum of the squares of these
        distances, divided by the number of classes, is the distance from the mean to its lower bound; the same
        holds for the upper bounds (Zou, Huang and Zhang, Computational Statistics and Data Analysis 53, 2009).
-       If there are many small classes, this interval
-       contains the true mean too rarely.
+       If there are many small classes, this interval contains the true mean too rarely.
     2. The other interval is Wilson's for the effective number of pictures, as it is used for surveys. This
        number is the size of a simple random sample whose share has the same variance as the mean (Franco et
        al., Journal of Survey Statistics and Methodology 7, 2019). If there is a small class among large ones,

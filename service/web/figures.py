@@ -311,10 +311,11 @@ class FiguresBuilder:
     def _with_percentiles(
         self, view: View, since: float, stages: Collection[Stage], recorded: Recorded
     ) -> tuple[Recorded, str | None]:
-        """Return `recorded` with the percentiles of all models in `stages`, and of the selected model in all.
+        """Return `recorded` with percentiles.
 
-        Other percentiles are not read, because reading histograms takes most of the time. The second value is
-        the reason why some percentiles could not be read from the store, or None.
+        They are those of all models in `stages`, and of the selected model in all stages. Other percentiles
+        are not read, because reading histograms takes most of the time. The second value is the reason why
+        some percentiles could not be read from the store, or None.
         """
         assert view.regime
         window = partial(

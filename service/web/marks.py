@@ -102,9 +102,9 @@ def _round(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Positions on the axis of a model's median, and of the ends of its bars to p90 and p99.
+    """Positions of a model's median, and of the ends of its bars to p90 and p99, in percent of the axis.
 
-    They are in percent of the axis. The position of a percentile is None if the percentile is withheld.
+    The position of a percentile is None if the percentile is withheld.
     """
 
     p50: float

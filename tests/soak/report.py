@@ -128,7 +128,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"| capacity with {CLIENTS} clients in a closed loop | {data['capacity_per_s']} operations/s |",
         f"| rate: {SHARE:.0%} of that, at random times | {data['rate_per_s']} operations/s |",
         f"| answers | {data['answers']} |",
-        f"| errors that no request asked for | {sum(data['errors'].values())} |",
+        f"| errors, without those expected for bad input | {sum(data['errors'].values())} |",
         f"| violations | {len(data['violations'])} |",
         f"| resident memory, baseline | {memory['baseline']} MB |",
         f"| resident memory, last minute | {memory['end']} MB ({growth:+.1f} %; allowed: {GROWTH:+.0%}) |",
@@ -136,7 +136,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"{data['without_fault']['p99_ms']} ms |",
         "",
         "| fault | times | answers meanwhile | of these, predictions | errors | p50, p99 of `/classify` "
-        "| longest time until not degraded any more |",
+        "| longest time from the end of the fault until no replica reported `degraded` |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for fault in data["faults"]:

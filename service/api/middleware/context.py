@@ -238,10 +238,10 @@ def named_model(scope: Scope) -> str | None:
 class ErrorCounting:
     """Outermost pure ASGI middleware: counts every problem document once.
 
-    A client that disconnects from a path under /dashboard is not counted. If the connection refuses a request
-    while its body arrives, the refusal is counted. An error is counted under the model that the route noted
-    (`note_model`). If the route noted none, it is counted under the known model that the path, query or form
-    names, or under no model. Paths without a route are not counted.
+    The error `client-gone` of /dashboard and of the paths under it is not counted. If the connection refuses
+    a request while its body arrives, the refusal is counted. An error is counted under the model that the
+    route noted (`note_model`). If the route noted none, it is counted under the known model that the path,
+    query or form names, or under no model. Paths without a route are not counted.
     """
 
     def __init__(self, app: ASGIApp, *, registry: Registry, recorder: Recorder, metrics: Metrics) -> None:

@@ -55,7 +55,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 async def model_ready(
     request: Request, response: Response, name: str, version: str | None = None
 ) -> ModelReady:
-    """Return 200 if the model is loaded, else 503."""
+    """Return 200 if the model is loaded, and 503 if it is not."""
     is_ready = served_entry(request, name, version).model is not None
     if not is_ready:
         _refuse(response)

@@ -35,7 +35,6 @@ def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None)
     a name that several kinds share; then the kind of `here` is returned if it has this name. Raises
     InvalidParameter if no kind has the name, or if several kinds share it and `here` is of none of them.
     """
-    alike = {full: machine for full, machine in kinds.items() if machine.name == name}
     if name in kinds:
         return kinds[name]
     alike = {full: machine for full, machine in kinds.items() if machine.name == name}

@@ -53,9 +53,9 @@ def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Datas
     Pascal VOC counts pixels from 1, and a box includes its last pixel: `xmin` 1 is the left edge of the
     picture. But if any box begins below 1, all coordinates of the data set are read as continuous, from 0. An
     object that cannot be used becomes a problem of the data set and is left out. If the picture that an XML
-    file names does not exist, the XML file belongs to the picture that has its own name. The paths of
-    pictures in the XML files are relative to `images`, by default the data set's folder, or to a folder below
-    it (see AnnotatedFiles).
+    file names does not exist, the XML file belongs to the picture with the name of the XML file (without
+    suffix). The paths of pictures in the XML files are relative to `images`, by default the data set's
+    folder, or to a folder below it (see AnnotatedFiles).
 
     A file with a document type is refused, because it could define entities that grow without bound or read
     other files. Raises InvalidDataset if no picture exists.

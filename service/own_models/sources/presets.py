@@ -28,8 +28,9 @@ class Preset:
     """How one tool prepares an image.
 
     `resize_of`: the length of the image's shorter side before the crop, divided by the longer side of the
-    network's input, as a fraction. It is used only if the fitting is "center-crop". `fitting_of_detectors`:
-    how the tool prepares an image for a detector; None if the tool has no single way.
+    network's input, as a fraction. It is used only if the fitting is "center-crop". `pad_value`: value
+    of the border, 0 to 255, if the fitting is "letterbox". `fitting_of_detectors`: how the tool prepares an
+    image for a detector; None if the tool has no single way.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Preset:
     std: tuple[float, ...]
     colour_order: str = "rgb"
     resize_of: tuple[int, int] = (1, 1)
+    pad_value: int = 114
     fitting_of_detectors: Fitting | None = None
 
     def values(self, height: int, width: int, channels: int, *, detector: bool) -> dict[str, Any]:
@@ -55,6 +57,8 @@ class Preset:
             values["input.fitting"] = fitting
         if fitting == "center-crop":
             values["input.resize"] = self.resize(height, width)
+        elif fitting == "letterbox":
+            values["input.pad_value"] = self.pad_value
         return values
 
     def resize(self, height: int, width: int) -> int:
@@ -88,7 +92,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "tensorflow": Preset("TensorFlow Hub's image modules: 0 to 1", "stretch", "bilinear", *_TO_ONE),
     "ultralytics": Preset(
-        "Ultralytics' classify networks",
+        "Ultralytics' networks",
         "center-crop", "bilinear", *_TO_ONE, fitting_of_detectors="letterbox",
     ),
     "raw": Preset("pixel values 0 to 255 as they are", "stretch", "bilinear", *_RAW),

@@ -98,9 +98,9 @@ def test_slower_int8_is_reported_with_the_reason(tiny: Card) -> None:
     agreement = Agreement(parent="a", value=0.97, n=100, interval=interval, how="h")
     int8 = row(tiny, "a-int8", 3.0, None, derived_from="a", precision="int8", agreement=agreement)
     text = "\n".join(gains([row(tiny, "a", 2.0, None), int8]))
-    assert "the same top-1 class for 97.0% of the 100 test images" in text
+    assert "the same top-1 class for 97.0% of the 100 images on which the two were compared" in text
     assert "points" not in text
-    assert "int8 is slower than float for `a-int8`: in a network this small" in text
+    assert "int8 is significantly slower than float for `a-int8`: in a network this small" in text
     faster = "\n".join(gains([row(tiny, "a", 4.0, None), int8]))
     assert "is slower" not in faster
 

@@ -216,7 +216,7 @@ def test_the_metadata_of_ultralytics_states_all_of_a_detectors_input(tmp_path: P
 
 @pytest.mark.parametrize(
     ("preset", "fitting", "origin"),
-    [("ultralytics", "letterbox", "flag"), ("torchvision", "stretch", "assumed")],
+    [("ultralytics", "letterbox", "flag"), ("timm", "stretch", "assumed"), ("hf", "stretch", "assumed")],
 )
 def test_a_preset_never_crops_the_picture_of_a_detector(
     preset: str, fitting: str, origin: str, tmp_path: Path
@@ -227,6 +227,8 @@ def test_a_preset_never_crops_the_picture_of_a_detector(
     card = add(given, options, to=tmp_path / "zoo").card
     assert card.input.fitting == fitting
     assert card.provenance["input.fitting"].origin == origin
+    padding = card.provenance.get("input.pad_value")
+    assert (None if padding is None else padding.origin) == ("flag" if fitting == "letterbox" else None)
     assert card.provenance["input.mean"].origin == "flag"
 
 
