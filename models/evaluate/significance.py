@@ -170,7 +170,8 @@ def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str
             f"**Distillation from random weights**: {gain.seeds} trainings of `{gain.student}` with a "
             f"teacher and {gain.seeds} without, {gain.epochs} epochs each. The teacher is the mean of "
             f"the trained networks {', '.join(f'`{name}`' for name in gain.teachers)} ({gain.teacher:.2%}). "
-            f"On average, the students reach {gain.distilled:.2%} with the teacher and {gain.alone:.2%} without it; {gain}."
+            f"On average, the students reach {gain.distilled:.2%} with the teacher and {gain.alone:.2%} "
+            f"without it; {gain}."
         )
 
 
