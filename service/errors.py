@@ -268,7 +268,7 @@ class RefusedModel(WeighinError):
 
 
 class ModelInUse(WeighinError):
-    """The model cannot be deleted or replaced over HTTP: the service needs it, or it was not added here."""
+    """The model cannot be deleted or replaced over HTTP: it is needed, or it was not added over HTTP."""
 
     slug = "model-in-use"
 

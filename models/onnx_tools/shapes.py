@@ -1,4 +1,4 @@
-"""Infer the shapes of all values of an ONNX file, without the values of its weights."""
+"""Infer the shapes of all tensors of an ONNX file. The numbers in its weights are not needed."""
 
 from __future__ import annotations
 

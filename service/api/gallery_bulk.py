@@ -72,8 +72,8 @@ class Bulk:
 
         A part named `metadata` describes the image that follows it. The result of an image that cannot be
         stored is "rejected". If no image was stored, and at least one was rejected with GalleryFull or
-        StorageUnavailable, the first such error is raised. Errors that reading `parts` raises are passed on
-        after the images in progress are done.
+        StorageUnavailable, the first such error is raised. If reading `parts` raises an error, the images in
+        progress are finished before the error is raised.
         """
         return await _Adding(self).add(parts)
 

@@ -256,7 +256,7 @@ def _writer(request: Request) -> GalleryWriter:
 
 
 async def _read_form(request: Request) -> tuple[bytes, bytes]:
-    """Return the image and the metadata of a form. If the form has no metadata, they are empty."""
+    """Return the image and the metadata of a form. Without metadata, the second value is empty."""
     bounds = app_part(request, Bounds)
     limits = {IMAGE: bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
     contents: dict[str, list[bytes]] = {IMAGE: [], METADATA: []}

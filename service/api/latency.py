@@ -357,9 +357,9 @@ def check_machine(request: Request, machine: str | None) -> None:
 class LatencyAnswers:
     """Computes the responses of the latency routes on one thread, and reuses them for equal requests.
 
-    There is one thread, so that merging histograms takes at most one core from requests. A response is reused
-    for equal requests that arrived before its computation began, so that many dashboards cost no more than
-    one. As long as no further latency is recorded, a response is also reused for later requests, for at most
+    There is one thread, so that merging histograms takes at most one core from requests. Equal requests that
+    wait when a computation begins all get its response, so that many dashboards cost no more than one. As
+    long as no further latency is recorded, a response is also reused for later requests, for at most
     CACHE_TTL_S seconds.
     """
 

@@ -220,7 +220,7 @@ def exists(name: str) -> errors.ModelExists:
 
 
 def _put_instead(words: str) -> str:
-    """Return the message `words`, with what it allows instead replaced by what the HTTP API allows instead.
+    """Return the message `words` with another text in "(allowed: ...)": what the HTTP API offers.
 
     `words`: the message of a ModelExists error. It ends in "(allowed: ...)", which may name options of the
     command line.

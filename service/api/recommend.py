@@ -200,8 +200,8 @@ def recommend(  # not async: reads the database and compares models
         Query(
             max_length=500,
             description="Kind of machine to recommend for, as named in `machines`; by default the kind of "
-            "the machine that answers. CPU and cores suffice if only one kind has them, or if the machine "
-            "that answers has them",
+            "the machine that answers. CPU and number of cores may be given instead of the full name, if "
+            "only one kind has them, or if the machine that answers has them",
             examples=["AMD EPYC 9R14, 2 cores"],
         ),
     ] = None,
@@ -209,8 +209,9 @@ def recommend(  # not async: reads the database and compares models
     """Recommend the most accurate model within the bounds.
 
     The bounds on latency are for inference on one thread. Only clean benchmarks on one kind of machine are
-    used, with this version of ONNX Runtime and these model files. Benchmarks on different kinds of machines
-    are never compared; `machines` has the recommendation for each kind.
+    used, and only if they ran with the version of ONNX Runtime and the model files that the service uses now.
+    Benchmarks on different kinds of machines are never compared; `machines` has the recommendation for each
+    kind.
 
     If `data` is given, accuracies are those on your pictures: one half of the pictures ranks the models,
     and the figures are from the other half. Otherwise, accuracies are those of the model cards, on other

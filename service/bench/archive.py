@@ -33,9 +33,9 @@ def new_id() -> str:
 
 
 def request_json(bundle: Bundle) -> str:
-    """Return the fields of a request that would have measured the bundle, as JSON.
+    """Return, as JSON, the fields of the request that would start the same benchmark.
 
-    The bundle was measured by the command line.
+    There was no such request, because the command line measured the bundle.
     """
     configuration = bundle.configuration
     return json.dumps(

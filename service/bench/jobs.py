@@ -85,8 +85,8 @@ class Benchmark:
 class _Running:
     """An object stands for the benchmark that this service runs now.
 
-    `jobs_before` is how many jobs of the service had ended when the benchmark started. `process_ended` says
-    that the benchmark's process has ended; the end may not be stored yet.
+    `jobs_before` is how many jobs of requests the pool had begun when the benchmark started. `process_ended`
+    says that the benchmark's process has ended; the end may not be stored yet.
     """
 
     def __init__(self, row: BenchmarkRow, process: JobProcess, jobs_before: int) -> None:
@@ -143,7 +143,7 @@ class BenchmarkJobs:
         return self._starting or self._running is not None
 
     async def open(self) -> None:
-        """Mark running benchmarks that have lost their process as interrupted.
+        """If a benchmark is stored as running but its process has ended, store it as interrupted.
 
         Nothing happens if the database cannot be written.
         """
@@ -154,7 +154,7 @@ class BenchmarkJobs:
         """Start a benchmark.
 
         Raises Busy while the demo or another benchmark on this machine runs, the errors of `make_plan` for an
-        invalid request, and StorageUnavailable if the result could not be stored.
+        invalid request, and StorageUnavailable if nothing can be stored at present.
         """
         self._check_free()
         self._starting = True
@@ -333,9 +333,10 @@ class BenchmarkJobs:
     async def _keep(
         self, running: _Running, state: BenchmarkState, detail: str | None, bundle: bytes | None
     ) -> None:
-        """Store how a benchmark has ended, as soon as the database can be reached.
+        """Store how a benchmark has ended. If the database cannot be reached, wait until it can.
 
-        Raises StorageUnavailable if the end cannot be stored, or if the service stops before it is stored.
+        Raises StorageUnavailable if the end cannot be stored for another reason, or if the service stops
+        before it is stored.
         """
         while True:
             changed = self._changed
@@ -383,7 +384,7 @@ class BenchmarkJobs:
     async def _listen(self, running: _Running) -> JobReport | None:
         """Process the reports of a benchmark until its process ends.
 
-        Return the last report that is not on the progress, or None if there is no such report.
+        Return the last report that is no progress report, or None if there is no such report.
         """
         last: JobReport | None = None
         async for report in running.process.reports():

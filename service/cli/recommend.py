@@ -1,4 +1,4 @@
-"""`weighin recommend`: recommend a model for a budget, by benchmarks of this machine or of another kind."""
+"""`weighin recommend`: recommend a model for a budget, by benchmarks of this or another kind of machine."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def view_of(spec: InputSpec) -> View:
 
 
 def corrupted_views(image: DecodedImage, view: View, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield each corrupted version of the picture as uint8 RGB (H, W, 3), in the order of the constant VIEW.
+    """Yield each corrupted version of the picture as uint8 RGB (H, W, 3), in the order of VIEW (this module).
 
     `seed` determines the noise. A grey picture, such as those of Fashion-MNIST, stays grey.
     """

@@ -52,9 +52,9 @@ def summarise(
     `objects` and `detections`: the annotated objects and the detections of each picture. `pictures`: name of
     each picture. `labels`: the labels of all classes of the model. `half`: for each picture, the half of the
     data set that it belongs to, 0 or 1, int64 (n,). `min_score`: detections with a lower score do not count
-    for the field `worst` of the result. It is the score with which the model is served. The pictures must
-    have the same order for all models, because the resampling depends on it. Raises ValueError if the
-    arguments have different numbers of pictures, or if no object has to be found.
+    for the field `worst` of the result. It is the minimum score that the service applies to this model. The
+    pictures must have the same order for all models, because the resampling depends on it. Raises ValueError
+    if the arguments have different numbers of pictures, or if no object has to be found.
     """
     n = len(pictures)
     if not n == len(objects) == len(detections) == len(half):

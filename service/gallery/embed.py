@@ -30,12 +30,12 @@ _THUMBNAIL_QUALITY = 82
 
 
 def embedder_of(model: ServedModel) -> str:
-    """Return the embedder of a model, which is the embedder of the model's card (`embedder_of_card`)."""
+    """Return the id of a model's network (its embedder), as `embedder_of_card` computes it from its card."""
     return embedder_of_card(model.card)
 
 
 def embedder_of_card(card: Card) -> str:
-    """Return the embedder of a card, which is an id of the network that computes the embeddings.
+    """Return the id of the network that a card describes. This id is called the embedder.
 
     It has at most 77 characters: the model's name and 12 hexadecimal digits, which differ if the embeddings
     differ. For cards of version 1, the digits are the start of the file's SHA-256, because galleries of

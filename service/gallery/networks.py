@@ -193,9 +193,9 @@ class Networks:
     def _save_copy(
         self, copies: NetworkCopies, model: ServedModel, target: Path, content: bytes | None
     ) -> None:
-        """Store a model's copy in `copies`: the folder `target` or, if it could not be written, `content`.
+        """Store a model's copy in `copies`, from the folder `target`, or from `content` if that is missing.
 
-        `content`: the model's file, or None if `target` had been written before. Raises OSError.
+        `content`: the bytes of the model's file, or None if `target` existed already. Raises OSError.
         """
         if content is None or target.is_dir():
             copies.save_copy(embedder_of(model), target)

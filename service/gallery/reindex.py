@@ -83,8 +83,8 @@ class Reindexer:
         """Start to re-embed all images with the model `name`, which is activated at the end.
 
         If `name` is the active model, a re-index under way is cancelled. Raises UnknownModel, NotReady,
-        ModelUnavailable, InvalidParameter for a model without embeddings, Busy if the model is being
-        replaced, and StorageUnavailable.
+        ModelUnavailable and StorageUnavailable. Raises InvalidParameter if the model cannot compute
+        embeddings, and Busy if the model is being replaced.
         """
         model = self._networks.named(name)
 

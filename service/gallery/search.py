@@ -120,8 +120,8 @@ class Retriever:
     async def active_model(self, expected: str | None = None) -> ActiveModel:
         """Return the model whose embeddings are searched at the moment.
 
-        Raises OtherModel if `expected` is served but not this model, and the errors of `Networks.named` if it
-        is not served. Raises the errors of `Networks.active`.
+        Raises OtherModel if `expected` is a served model, but another one. Raises the errors of
+        `Networks.named` if `expected` is not served, and the errors of `Networks.active`.
         """
         state = await self._threads.read(self._store.database.state)
         name = self._networks.name_of(state)

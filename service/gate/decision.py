@@ -4,10 +4,10 @@ Latency: each launch is a new process. It gives one value: the interquartile mea
 (new network over base). Launches are independent, but rounds of one launch are not. So the interval is
 Student's interval over the values of the launches. The gate looks at this interval after each launch from the
 third on, and stops when the interval lies on one side of the limit. Several looks make an error more likely,
-so each look has the stricter level LOOK_LEVEL. With this level, the intervals of all looks together contain
-the true slowdown with a probability of 95 %. They are repeated confidence intervals (Jennison and Turnbull,
-JRSS B 51, 1989) of Pocock's design (Biometrika 64, 1977). Pocock's levels are for the normal distribution;
-LOOK_LEVEL is for Student's distribution.
+so each look has the stricter level LOOK_LEVEL. With this level, every one of the intervals of all looks
+contains the true slowdown with a probability of 95 %. They are repeated confidence intervals (Jennison and
+Turnbull, JRSS B 51, 1989) of Pocock's design (Biometrika 64, 1977). Pocock's levels are for the normal
+distribution; LOOK_LEVEL is for Student's distribution.
 
 Accuracy: there is one interval of the loss on the same pictures, which further measurements cannot narrow. It
 is the smallest interval that contains two others (`loss_interval`). A network whose true loss equals the

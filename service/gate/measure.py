@@ -266,8 +266,8 @@ def _unmatched(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the classes that have pictures but are no labels, with the reason for each, and notes.
 
-    Classes that the mapping leaves out are not returned. If there are such classes, the only note says how
-    many pictures or objects they have. Otherwise, there are no notes.
+    Classes that the mapping leaves out are not returned. If it leaves classes out, there is one note, which
+    says how many pictures or objects they have. Otherwise, there are no notes.
     """
     counts = dataset.counts()
     unknown: dict[str, str] = {}

@@ -236,9 +236,9 @@ def nothing_asked(result: GateResult) -> bool:
 
 
 def unreported(result: GateResult) -> GateResult:
-    """Return the result of a gate whose reports could not all be written.
+    """Return the result of a gate that passes, but whose reports could not all be written.
 
-    The gate would pass, but its outcome is changed to undecided.
+    Its outcome is changed to undecided.
     """
     sentence = with_outcome("undecided", "it would pass, but not every report could be written")
     changes = {"outcome": "undecided", "exit_code": EXIT_CODES["undecided"], "sentence": sentence}

@@ -226,10 +226,10 @@ class Registry:
         """Run the predictions of a model in the requested runtime, and save the choice.
 
         If `requested` is None, the choice of earlier requests is discarded, so that the model's card or the
-        setting decides. In this case, the model may be broken or missing. If the requested runtime is `auto`,
-        an earlier weighing is discarded, so that the model is weighed again. Requests in progress end in the
-        session in which they began. Raises UnknownModel, NotReady, ModelUnavailable and StorageUnavailable,
-        and InvalidParameter if the runtime cannot run the model.
+        setting decides; this is allowed even for a model that is broken or missing. If the requested runtime
+        is `auto`, an earlier weighing is discarded, so that the model is weighed again. Requests in progress
+        end in the session in which they began. Raises UnknownModel, NotReady, ModelUnavailable and
+        StorageUnavailable, and InvalidParameter if the runtime cannot run the model.
         """
         with self._update_lock:
             forgotten = self._forgotten(name) if requested is None else None

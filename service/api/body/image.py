@@ -245,7 +245,7 @@ def timings(durations: Durations) -> dict[str, float]:
 
 
 def document_form_fields(app: FastAPI) -> None:
-    """In OpenAPI, list the query parameters of each route that takes an image as form fields, too."""
+    """For each route that takes an image, also document its query parameters as form fields in OpenAPI."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -213,8 +213,8 @@ def _file_name(part: str, given: str) -> str:
 def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
     """Return the labels that the form's part `labels` gives, or None if it is missing or empty.
 
-    If the part is a file, it is written to a file in `folder`, whose path is returned. Otherwise, the part's
-    text is the name of a built-in label set, which is returned.
+    If the part is a file, its content is written to a file in `folder`, and the path of this file is
+    returned. Otherwise, the part's text is the name of a built-in label set, which is returned.
     """
     if part is None or not part.data or not part.data.strip():
         return None

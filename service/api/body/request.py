@@ -44,7 +44,7 @@ class Bounds:
 
 
 def add_parts(app: FastAPI, parts: Iterable[object]) -> None:
-    """Make the objects `parts`, each of another class, available to the routes of `app`.
+    """Make the objects `parts`, no two of the same class, available to the routes of `app`.
 
     A route gets an object by its class, with `app_part`.
     """

@@ -117,9 +117,9 @@ def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
 
     `fields`: the header fields of the head that are in FRAMING_FIELDS.
 
-    Raises MalformedRequest if one of these fields was sent twice, if `Host` is missing, malformed or
-    contradicts the request line, for the conflicts that section 6 of RFC 9112 lists, and for every transfer
-    coding except `chunked`.
+    Raises MalformedRequest in four cases: one of these fields was sent twice; `Host` is missing, is malformed
+    or contradicts the request line; fields conflict as section 6 of RFC 9112 lists; the transfer coding is
+    not `chunked`.
     """
     values: dict[bytes, bytes] = {}
     for name, value in fields:

@@ -256,7 +256,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def _read_body(self, data: bytes) -> int:
-        """Pass the current request the bytes of its body that are at the start of `data`.
+        """Pass bytes to the current request: those at the start of `data` that belong to its body.
 
         Returns the number of these bytes.
         """

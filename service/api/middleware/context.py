@@ -139,7 +139,7 @@ class RequestContext:
     def _refusal(
         self, method: str, headers: Mapping[bytes, str], scheme: str | None
     ) -> errors.CrossSiteRequest | None:
-        """Return an error if a browser sent the request for a page of another site, else None.
+        """Return an error if a page of another site made a browser send the request, else None.
 
         Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`. `scheme`: scheme of the public
         URL if a trusted proxy sent it, else None.

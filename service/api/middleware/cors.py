@@ -38,8 +38,8 @@ class Cors(CORSMiddleware):
     """CORS middleware around all code that responds, so that pages can read errors too.
 
     If `allowed_origins` contains `*`, every origin is allowed. CORS credentials are never allowed, so that
-    browsers send no cookies for pages of other origins. The API uses no cookies. A page that knows the API
-    key can still send it, in the header field Authorization.
+    browsers send no cookies with requests that pages of other origins make. The API uses no cookies. A page
+    that knows the API key can still send it, in the header field Authorization.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Collection[str]) -> None:

@@ -113,7 +113,7 @@ def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
 
 
 def _kinds(int8: ModelUnderTest) -> dict[str, str]:
-    """Return, by type of operator, the activation that an operator in floating point is a part of.
+    """Return a mapping from types of operators in floating point to the activation that they are a part of.
 
     ONNX Runtime runs a hard swish as a hard sigmoid and a multiplication, both in floating point. All other
     multiplications of the model are in integers. So if the model has a hard swish, every multiplication in

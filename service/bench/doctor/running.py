@@ -32,7 +32,7 @@ _SPINNING_FROM = 1.25
 
 @dataclass(frozen=True)
 class RunSettings:
-    """An object says how the deployment to diagnose runs the model.
+    """Settings with which the deployment that is diagnosed runs the model.
 
     `threads` is the number of threads per image, and `spinning` says whether idle threads spin.
     `service_threads` is the size of the service's pool (WEIGHIN_THREADS); None means the number of cores.

@@ -67,7 +67,7 @@ def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
 def keeps_budget(latencies_ns: Sequence[int], abandoned: int, budget_ms: float) -> bool:
     """Return whether every query was answered and the p99 is surely within the budget.
 
-    This is the case if the upper bound of the p99, which holds with 99 % confidence, is within the budget.
+    The p99 is surely within the budget if its upper bound, which holds with 99 % confidence, is within it.
     """
     bound = percentile_bound(latencies_ns, 0.99)
     return not abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6

@@ -84,7 +84,7 @@ def one_after_another(
 def all_at_once(
     subject: Subject, executor: ThreadPoolExecutor, threads: int, least_runs: int, least_s: float
 ) -> tuple[int, int]:
-    """Run the scenario offline: `threads` threads process images as fast as they can.
+    """Run the scenario `offline`: `threads` threads process images as fast as they can.
 
     Return the number of images, and the nanoseconds from the start to the end.
     """

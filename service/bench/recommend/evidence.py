@@ -79,9 +79,10 @@ class Measured:
     def confidence(self, fraction: float, limit_ns: float) -> float:
         """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        Let k be the number of runs that took longer than the limit, plus 1. The confidence is the probability
-        that more than k runs take longer than the limit, if each run does so with the probability
-        `1 - fraction`. Adding 1 makes the confidence conservative, and consistent with `percentile_bound`.
+        Let k be one more than the number of runs that took longer than the limit. The confidence is the
+        probability that, of as many runs, more than k take longer than the limit, if each run does so with
+        the probability `1 - fraction`. Adding 1 makes the confidence conservative, and consistent with
+        `percentile_bound`.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
@@ -177,8 +178,8 @@ def weigh_evidence(
     runtime and the precision in which the service runs each model; by default, this is ONNX Runtime, in the
     precision of the card. `machine` is the kind of machine that the recommendation is for; by default, it is
     the kind of this machine. For another kind, the precision in `servings` may be unknown. If it is unknown,
-    a benchmark in any precision is usable: it was measured on a machine of the wanted kind, and there the
-    service uses the same precision as `weighin bench`.
+    a benchmark in any precision is usable. It was measured on a machine of the wanted kind, and on one
+    machine `weighin bench` and the service use the same precision.
     """
     evidence, is_elsewhere = Evidence(), False
     if here is not None and machine is not None and machine != here.machine:

@@ -45,7 +45,7 @@ def chosen(kinds: Mapping[str, Machine], name: str, here: Machine | None = None)
 
 
 def _details(machine: Machine, alike: Iterable[Machine]) -> str:
-    """Return the fields in which the machines `alike` differ, with the values of `machine`, as a text.
+    """Return, as a text, the values that `machine` has in the fields that are not equal in all of `alike`.
 
     The text is empty if there is only one machine.
     """

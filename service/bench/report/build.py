@@ -46,9 +46,9 @@ def build_report(
     `digest` is the digest that the file of the bundle states. `cards` has the cards of the zoo by name of the
     model, for facts that a bundle lacks.
 
-    Accuracies are those that the cards stated when the benchmark ran. If there is an evaluation, a model of
-    one of its label sets has its accuracy on the evaluation's pictures instead. Such a model has no accuracy
-    if the evaluation did not use it, or used another file of it than the benchmark.
+    Accuracies are those that the cards stated when the benchmark ran. If there is an evaluation, the report
+    states the accuracy on its pictures instead, for the models of its label sets. It states no accuracy for
+    such a model if the evaluation did not run the model, or ran another file of it than the benchmark.
     """
     bundle = stored.bundle
     summaries = summarise(bundle)

@@ -363,7 +363,7 @@ def _place(
 
 
 def _is_clear(label: Label, index: int, circles: Sequence[Rect]) -> bool:
-    """Return whether there is room for a label, apart from the labels that are already placed.
+    """Return whether there is room for a label. Labels that are already placed are not considered.
 
     The label must be inside the plot and cover no circle. Its line must cross no circle of another point.
     """

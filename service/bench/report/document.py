@@ -249,7 +249,7 @@ class Report(Finite):
     reproduce: tuple[Step, ...]
 
     def front_model(self, entry: str) -> FrontModel | None:
-        """Return the model of an entry in the front that has it, or None if the entry is in no front."""
+        """Return an entry's model as the front has it, or None if no front contains the entry."""
         return next((each for front in self.fronts for each in front.models if each.entry == entry), None)
 
 

@@ -30,7 +30,7 @@ def steps(stored: StoredBundle, evaluation: Evaluation | None) -> tuple[Step, ..
 
 
 def bench_command(bundle: Bundle) -> str:
-    """Return the `weighin bench` command that repeats the measurement on the machine where it runs."""
+    """Return the `weighin bench` command that repeats the measurement on any machine."""
     configuration = bundle.configuration
     server = configuration.scenario == "server"
     usual = PROFILES[configuration.profile]

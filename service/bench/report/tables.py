@@ -160,7 +160,7 @@ def _evaluated(title: str, models: Sequence[EvaluatedModel]) -> Table:
 
 
 def _classes(labels: str, evaluated: Sequence[EvaluatedModel]) -> Table:
-    """Return a table of the hardest classes, with the accuracies of the most accurate models on each class.
+    """Return a table of the hardest classes, with the accuracies of a few models on each class.
 
     The models are those that are most accurate on all pictures. The class on which their mean accuracy is
     lowest comes first.

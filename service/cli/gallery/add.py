@@ -29,7 +29,7 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file, and the command-line folder that contains it."""
+    """An image file, and the folder, given on the command line, that contains it."""
 
     file: Path
     root: Path

@@ -45,8 +45,8 @@ def write_archive(
 ) -> Iterator[tuple[int, int]]:
     """Write all images to `target`, and yield (number written, total) after each.
 
-    The file `target` appears only when it is complete. `content` returns the bytes of the image with an id.
-    If it returns None, the image was deleted meanwhile, and is left out.
+    The file `target` appears only when it is complete. `content` takes the id of an image and returns the
+    image's bytes. If it returns None, the image was deleted meanwhile, and is left out.
     """
     target = target.absolute()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:

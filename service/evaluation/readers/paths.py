@@ -113,10 +113,10 @@ class _Listing:
 class AnnotatedFiles:
     """The files that annotations name, all of them below `base`.
 
-    Relative paths begin in `base`, or in a folder below it. To find out where, the first paths in `first`,
-    the list of the paths in the annotations, are tried. If at least half of the relative ones among them
-    exist in `base`, all relative paths begin in `base`. Otherwise they begin in the folder in which most of
-    the tried ones exist, and a path that does not exist there is looked up in `base`.
+    Relative paths begin in `base`, or in a folder below it. To find out where, some paths at the beginning of
+    `first`, the list of the paths in the annotations, are tried. If at least half of the relative ones among
+    them exist in `base`, all relative paths begin in `base`. Otherwise they begin in the folder in which most
+    of the tried ones exist, and a path that does not exist there is looked up in `base`.
 
     A path may have backslashes. It may differ from the file's name in case and in Unicode form, and may lack
     the suffix.
@@ -211,8 +211,8 @@ class AnnotatedFiles:
     def _of_another_machine(self, parts: tuple[str, ...]) -> Path | None:
         """Return the file that an absolute path of another machine names, or None if there is none.
 
-        The beginning that all such paths share is removed from the path. The first path that names a file in
-        this way determines the shared beginning.
+        The path is read without its beginning. The first path that names a file without its beginning
+        determines this beginning; only paths with the same one are read after that.
         """
         if self._beginning is not None:
             beginning = len(self._beginning)

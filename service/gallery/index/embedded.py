@@ -1,8 +1,8 @@
 """Search of a gallery in SQLite. It is exact for a small gallery, and uses an HNSW graph for a large one.
 
-The graph is a cache. A separate thread adds the store's changes to it. A search reads the changes that the
-graph lacks from the store. So it covers every acknowledged image and no deleted image, even while a large
-graph is being built.
+The graph is a cache. A separate thread adds the store's changes to it. A search reads from the store those
+changes that are not in the graph yet. So it covers every acknowledged image and no deleted image, even while
+a large graph is being built.
 """
 
 from __future__ import annotations

@@ -68,10 +68,10 @@ def nearest(
 
     Up to SPARE images more than `k` are returned, or fewer than `k` if fewer pass `keep`. More and more
     candidates are requested from the graph, in the steps of WIDER and then all nodes, until enough of them
-    pass `keep`. The requests of the last step of WIDER and for all nodes compare the query with every node,
-    and so do all requests to a small graph. After such a request, the first `k` images are exactly the
-    nearest ones: vectors are read in float32 until no unread vector can be nearer than these. The result may
-    be inexact only if MOST_RERANKED ends the reading earlier.
+    pass `keep`. Three kinds of request compare the query with every node: the request in the last step of
+    WIDER, the request for all nodes, and every request to a small graph. After such a request, the first `k`
+    images are exactly the nearest ones: vectors are read in float32 until no unread vector can be nearer than
+    these. The result may be inexact only if MOST_RERANKED ends the reading earlier.
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED
