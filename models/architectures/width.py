@@ -8,9 +8,9 @@ import math
 def scaled_channels(channels: int, multiplier: float, divisor: int = 8) -> int:
     """Return `channels * multiplier`, rounded to a multiple of `divisor`.
 
-    It is the nearest multiple, or the next one above if the nearest is over 10 % below the exact product. A
-    multiplier of 1 returns `channels`, so that the network equals the published network. Raises ValueError,
-    with the smallest allowed multiplier, if no channel is left.
+    It is the nearest multiple. If that is smaller than the exact product by more than 10 %, it is the next
+    larger multiple. A multiplier of 1 returns `channels`, so that the network equals the published network.
+    Raises ValueError, with the smallest allowed multiplier, if no channel is left.
     """
     exact = channels * multiplier
     if not math.isfinite(exact) or round(exact) < 1:

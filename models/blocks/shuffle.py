@@ -29,11 +29,11 @@ class ShuffleUnit(nn.Module):
     Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
     https://arxiv.org/abs/1807.11164. A unit has two branches: `branch` is a pointwise, a depthwise and a
     pointwise convolution with equal numbers of output channels; `shortcut` is the other branch. With stride
-    1, one half of the input's channels passes `branch`, and `shortcut` leaves the other half as it is. With
-    stride 2, the whole input passes both branches, and `shortcut` is a depthwise and a pointwise convolution;
-    so the number of channels can change. Then the results of the branches are concatenated, and their
-    channels are interleaved.
-    Raises ValueError for odd channel counts, and with stride 1 for `out_channels` other than `in_channels`.
+    1, one half of the input's channels goes through `branch`, and `shortcut` leaves the other half as it is.
+    With stride 2, the whole input goes through both branches, and `shortcut` is a depthwise and a pointwise
+    convolution; so the number of channels can change. Then the results of the branches are concatenated, and
+    their channels are interleaved. Raises ValueError for odd channel counts, and with stride 1 for
+    `out_channels` other than `in_channels`.
     """
 
     def __init__(

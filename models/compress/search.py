@@ -274,7 +274,7 @@ def _with_front(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _dominates(first: Candidate, second: Candidate) -> bool:
-    """Return whether `first` has better accuracy or latency than `second`, and neither of them is worse."""
+    """Return whether `first` is better than `second` in accuracy or latency, and worse in neither."""
     ours, theirs = (first.accuracy, first.p50_ms), (second.accuracy, second.p50_ms)
     return first.accuracy >= second.accuracy and first.p50_ms <= second.p50_ms and ours != theirs
 

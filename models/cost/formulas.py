@@ -184,8 +184,8 @@ def ghost(shape: Shape) -> tuple[Convolution, ...]:
     depthwise convolution if the stride is not 1, and squeeze-and-excitation if the block has it. If the block
     changes the shape, there is also a shortcut of a depthwise and a pointwise convolution.
 
-    In a module from P to Q channels, a pointwise convolution computes half of the outputs (P Q/2). A 3 x 3
-    depthwise convolution computes the other half from the first half (9 Q/2).
+    In a module from P to Q channels, a pointwise convolution computes half of the outputs, which costs P Q/2.
+    A 3 x 3 depthwise convolution computes the other half from the first half, which costs 9 Q/2.
     """
     width = share_of(shape.inputs, shape.ratio_or(2), name="ratio", of="inputs")
     striding = () if shape.stride == 1 else (_depthwise("depthwise", shape, width),)

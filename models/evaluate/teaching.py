@@ -149,5 +149,5 @@ def _teacher_accuracy(teachers: Sequence[str], zoo: Path, test: Images) -> float
 
 
 def _name(teacher: str) -> str:
-    """Return the name in `teacher`, the text `NAME SHA256` that a training's identity has of a teacher."""
+    """Return NAME from `teacher`, a text `NAME SHA256`. A training's identity has one per teacher."""
     return teacher.split()[0]

@@ -128,12 +128,12 @@ def choose_plan(
     The first variant has all layers in int8. The second one has the first group of operators in float, the
     third one the first two groups, and so on. The best of these variants is called the start. The groups that
     it has in int8 are divided into parts of consecutive groups. Each part is tried in float, in addition to
-    what the start has in float; then each group of the best part is tried in the same way. Finally, these
-    parts and groups are put in float together, one after another, beginning with the one that removes most
-    divergence. At most 28 variants are tried.
+    what the start has in float; then each group of the best part is tried in the same way. Finally, the parts
+    and groups that were worth it are added to the start one by one, the one that removes most divergence
+    first; each stays in float only if it is still worth it. At most 28 variants are tried.
 
-    Operators stay in float only if they thereby remove at least GAIN of the remaining divergence, and at
-    least WORTH times their share of the multiply-accumulates, and if this reduction is certain (CERTAIN).
+    Operators stay in float only if the share of the remaining divergence that they thereby remove is at least
+    GAIN and at least WORTH times their share of the multiply-accumulates, and if it is certain (CERTAIN).
     Raises ValueError for a network that has nothing to quantize.
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -124,8 +124,8 @@ class GraphFacts:
 
     `parameters` counts the constant inputs of convolutions, matrix products, normalizations, additions and
     products, including dequantized integers; it excludes batch norm's running mean and variance, and single
-    numbers that are added or multiplied. If an exporter has folded batch norm into a convolution, the batch
-    norm's two values per channel count as one, or as none if the convolution had a bias.
+    numbers that are added or multiplied. If an exporter has folded batch norm into a convolution, the file
+    has one value per channel instead of the batch norm's two, or none if the convolution had a bias before.
 
     `macs` is for one image; None if shapes cannot be inferred or an operator is unknown. `precision` is int8
     if a layer computes with 8-bit weights and inputs, else fp16 if most weights are float16, else fp32.

@@ -153,7 +153,7 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
 
 
 def _times_as_fast(row: Row, other: Row) -> str:
-    """Return how many times as fast as the model of `other` the model of `row` is, as text.
+    """Return, as text, the speed of the model of `row` divided by the speed of the model of `other`.
 
     If their label sets differ, return a dash.
     """

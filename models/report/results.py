@@ -1,6 +1,6 @@
-"""Join the cards of a zoo with measured latencies, and find what the page reports; needs no torch.
+"""Join the cards of a zoo with measured latencies; needs no torch.
 
-This is the Pareto front, and the pairs of models of which the one with fewer MACs is slower.
+Find the Pareto front, and the pairs of models of which the one with fewer MACs is slower.
 """
 
 from __future__ import annotations

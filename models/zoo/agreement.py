@@ -58,7 +58,7 @@ def as_logits(scores: NDArray[np.float32], activation: Activation) -> NDArray[np
 
     `activation` is the function that the network has already applied to `scores`. A single probability p
     becomes two classes, with the probabilities 1 - p and p. If each class has a sigmoid of its own, the
-    softmax of the result has the values of `scores`, each divided by the sum of the image's values.
+    softmax of the result is each score divided by the sum of the scores of its image.
     """
     flat = scores.reshape(len(scores), -1).astype(np.float64)
     if activation != "none":

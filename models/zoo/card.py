@@ -146,9 +146,9 @@ class Outputs(TypedDict):
     `names`: names in the graph, for outputs that have another name there. If there is no `activation`, the
     last operator of the file determines it. `class_offset`: number of logits or scores before the first
     class: 1 if a background class comes first, or if a detector's class ids begin at 1; otherwise 0. If it is
-    given and there is one logit more than classes, the first or the last logit is that of a background class,
-    which is neither counted nor reported. `multi_label`: more than one class may be right, each with its own
-    probability.
+    given and there is one logit more than classes, one logit is that of a background class, which is neither
+    counted nor reported: the first logit if `class_offset` is 1, the last if it is 0. `multi_label`: more
+    than one class may be right, each with its own probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]

@@ -38,12 +38,12 @@ class SsdAnchors(Finite):
     A layer has ceil(height / stride) x ceil(width / stride) cells, row by row, with the anchors of a cell one
     after another. Coordinates are fractions of the input: an anchor is centred at (row + `anchor_offset`) /
     rows down and (column + `anchor_offset`) / columns across, where rows and columns are its layer's numbers
-    of cells. The layers' scales rise linearly from `min_scale` to `max_scale`; a single layer has their mean.
-    A cell has one anchor per aspect ratio. If `interpolated_scale_aspect_ratio` is given, the cell has
-    another anchor of this ratio. Its scale is the geometric mean of this layer's and the next layer's scale;
-    for the last layer, the next scale is 1. With `reduce_boxes_in_lowest_layer`, a cell of the first layer
-    has three anchors instead: one of scale 0.1 and ratio 1, and two of the layer's scale, with ratios 2 and
-    1/2.
+    of cells. The layers' scales rise linearly from `min_scale` to `max_scale`; if there is only one layer,
+    its scale is the mean of these. A cell has one anchor per aspect ratio. If
+    `interpolated_scale_aspect_ratio` is given, the cell has another anchor of this ratio. Its scale is the
+    geometric mean of this layer's and the next layer's scale; for the last layer, the next scale is 1. With
+    `reduce_boxes_in_lowest_layer`, a cell of the first layer has three anchors instead: one of scale 0.1 and
+    ratio 1, and two of the layer's scale, with ratios 2 and 1/2.
     """
 
     kind: Literal["ssd-anchors"]

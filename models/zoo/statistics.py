@@ -130,10 +130,11 @@ def student_quantile(degrees: int, p: float) -> float:
 def slowest_allowed(n: int, fraction: float, confidence: float = CONFIDENCE) -> int:
     """Return the largest t with `binomial_cdf(t, n, 1 - fraction) <= 1 - confidence`.
 
-    If no t from 1 to n satisfies this, the result is 0 if t = 0 does, and else -1. Otherwise the t-th largest
-    of n independent samples bounds the percentile `fraction` from above with this confidence. This is
-    MLPerf's early stopping in its conservative form (inference_rules.adoc of mlcommons/inference_policies).
-    Raises ValueError unless fraction and confidence lie between 0 and 1.
+    If the result t is at least 1, the t-th largest of n independent samples is an upper bound of the
+    percentile `fraction` with this confidence. If no t from 1 to n satisfies the condition, the result is 0
+    if t = 0 satisfies it, and -1 if not. This is MLPerf's early stopping in its conservative form
+    (inference_rules.adoc of mlcommons/inference_policies). Raises ValueError unless fraction and confidence
+    lie between 0 and 1.
     """
     if not (0 < fraction < 1 and 0 < confidence < 1):
         raise ValueError(f"fraction {fraction} and confidence {confidence} must lie between 0 and 1")

@@ -71,9 +71,8 @@ class Seen:
     """A listed picture after it was read.
 
     `problem`: why the picture cannot be used. It is None if the picture can be used. `changed`: whether the
-    file has changed since it was listed. The outcomes are for the content that was read. `outcomes`: what the
-    models have computed, in the form that `Progress` saves. They are found by the hash that `_key` returns
-    for a model.
+    file has changed since it was listed. `outcomes`: what the models have computed for the content that was
+    read, in the form that `Progress` saves. They are found by the hash that `_key` returns for a model.
     """
 
     picture: Picture

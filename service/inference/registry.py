@@ -382,8 +382,8 @@ class Registry:
     def refuse(self, name: str, reason: str | None, *, before: str | None = None) -> None:
         """Report why a newer version of a model is not served.
 
-        Use this for a version that is not in the model's folder. If `reason` is None, the earlier report is
-        withdrawn, provided that its reason is still `before`.
+        Use this for a version that is not in the model's folder. If `reason` is None, the present report is
+        withdrawn, but only if its reason equals `before`.
         """
         with self._update_lock:
             entry = self._entries.get(name)
@@ -551,9 +551,10 @@ class Registry:
     def comparable(self) -> tuple[ServedModel, ...]:
         """Return the loaded models that have the same label set as the default model.
 
-        If the default model could not be loaded, the other models are returned. Raises NotReady while the
-        default model is loading. Raises ModelUnavailable if the default model's card cannot be read, or if no
-        loaded model has its label set, and UnknownModel if there is no default model.
+        If the default model could not be loaded, the result has only the others with its label set. Raises
+        NotReady while the default model is loading. Raises ModelUnavailable if the default model's card
+        cannot be read, or if no loaded model has its label set, and UnknownModel if there is no default
+        model.
         """
         labels = self.default_labels
         if not self.entry(self.default_model).broken:

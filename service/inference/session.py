@@ -242,7 +242,7 @@ def _run_options() -> onnxruntime.RunOptions:
 
 
 def _limited(seconds: float) -> tuple[onnxruntime.RunOptions, threading.Timer]:
-    """Return the options of a run, and the timer that stops the run after `seconds` at its next operator."""
+    """Return the options of a run, and a timer that stops the run at its next operator after `seconds`."""
     options = _run_options()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.daemon = True

@@ -35,9 +35,9 @@ def suppress(
     `boxes`: left, top, right and bottom of each box, (N, 4), from the best box to the worst. The boxes are
     examined in this order. A box is dropped if its intersection over union with an earlier box that stays
     exceeds `iou`. If `how` is `by-class`, each box is compared only with boxes of its own class. If `how` is
-    `none`, no box is dropped for its overlap. A box without area overlaps no other box. Coordinates are exact
-    if they are rounded as `Transformation.boxes` rounds them. Areas are float32, so that an overlap within
-    1e-6 of `iou` may count as above or below it.
+    `none`, no box is dropped for its overlap. A box without area overlaps no other box. Coordinates become
+    float32, which changes nothing if they are rounded as `Transformation.boxes` rounds them. Areas are
+    float32, so that an overlap within 1e-6 of `iou` may count as above or below it.
     """
     count = len(boxes)
     if how == "none" or count < 2:

@@ -58,7 +58,7 @@ def resolution_kept(moment: float, now: float, dropped: Dropped) -> int:
 
 
 def kept_from(resolution_s: int, now: float) -> int:
-    """Return the time from which on buckets of this resolution are kept.
+    """Return the time before which buckets of this resolution are not kept.
 
     For minute buckets it is the start of an hour, for longer buckets the start of a day.
     """
@@ -83,7 +83,7 @@ def cover(start: int, end: float) -> list[Bucket]:
 
 
 def consecutive(buckets: Iterable[Bucket]) -> Iterator[list[Bucket]]:
-    """Split buckets into sequences without gaps, each of one bucket length.
+    """Split buckets into sequences without gaps. All buckets of a sequence have the same length.
 
     The store reads each sequence with one query.
     """

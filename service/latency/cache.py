@@ -75,8 +75,8 @@ class Question:
     ) -> dict[Bucket, Pooled]:
         """Read these buckets from the store.
 
-        `without`: pairs of a bucket and a process; the rows that this process wrote for this bucket are
-        skipped.
+        `without`: pairs of a bucket and a process. The rows that the process of a pair wrote for the bucket
+        of the pair are skipped.
         """
         read: dict[Bucket, Pooled] = {}
         if self.view is not None:

@@ -125,9 +125,9 @@ class Distribution:
     def median_interval_ns(self) -> tuple[int, int] | tuple[None, None]:
         """Return the 95 % interval of the median by order statistics. Below six samples, both ends are None.
 
-        The interval assumes that the samples are independent. Its ends are the ends of the slots of the
-        samples of rank n / 2 - z sqrt(n) / 2 and n / 2 + 1 + z sqrt(n) / 2, rounded outwards (Conover,
-        Practical Nonparametric Statistics, 1999, section 3.2).
+        The interval assumes that the samples are independent. It reaches from the start of the slot of the
+        sample of rank n / 2 - z sqrt(n) / 2, rounded down, to the end of the slot of the sample of rank n / 2
+        + 1 + z sqrt(n) / 2, rounded up (Conover, Practical Nonparametric Statistics, 1999, section 3.2).
         """
         if self.count < _MIN_FOR_MEDIAN:
             return None, None

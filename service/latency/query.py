@@ -380,7 +380,7 @@ class Latencies:
                 return answer(self._cache.ask_memory(scope), self._recorder.problem or error.detail)
 
     def _forget_old_versions(self) -> None:
-        """Drop what is cached for versions that are no longer served: no question selects them again."""
+        """Drop what is cached for the current versions of earlier times, which no question selects again."""
         current = self._current()
         if current == self._cached_for:
             return
@@ -411,7 +411,7 @@ def _names(machines: Iterable[str]) -> tuple[str, ...]:
 
 
 def _begin(question: Question, since: float) -> float:
-    """Return `since`, limited to the range from the oldest data that are kept to now.
+    """Return `since`, but not earlier than the oldest kept data, and not later than now.
 
     `since` is in the future if the clock was set back after it was computed.
     """

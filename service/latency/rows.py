@@ -170,8 +170,8 @@ def read_pooled(
 ) -> dict[Bucket, Pooled]:
     """Read and pool the buckets from `first` up to, but not including, `end`; all are as long as `first`.
 
-    `end` is in seconds since 1970. `without`: pairs of a bucket and a process; the rows that this process
-    wrote for this bucket are skipped. Buckets without rows are absent from the result. Raises
+    `end` is in seconds since 1970. `without`: pairs of a bucket and a process. The rows that the process of a
+    pair wrote for the bucket of the pair are skipped. Buckets without rows are absent from the result. Raises
     StorageUnavailable for a histogram that cannot be decoded.
     """
     columns = _TOTALS if scope.totals_only else _HISTOGRAMS

@@ -127,7 +127,7 @@ class DetectorEnding:
         return part.value if part.whole else f"weighin.{role}"
 
     def _state_scores(self, scores: Ran) -> None:
-        """Add to the facts which activation the scores still need, judged by their values on noise."""
+        """Add a fact: the activation that the scores still need, judged by their values on noise."""
         facts, path = self._given.facts, "detection.decoder.activation"
         if not scores.values:
             facts.state(path, "none", Rank.ASSUMED, "it finds nothing in noise; most common")

@@ -133,8 +133,8 @@ def prepare(engine: Engine) -> None:
 
     Raises StorageUnavailable, without changing the database, if it cannot be opened or written, is damaged,
     or has the schema of a newer version. While replicas are updated, however, processes of the older version
-    must go on. So this process accepts a newer schema if the database is on a server, and if this process has
-    already used the database with the schema of its own version.
+    must go on. So this process accepts a newer schema if two conditions hold: the database is on a server,
+    and this process has already used the database with the schema of its own version.
     """
     with storage_errors():
         with engine.connect().execution_options(**READING) as connection:

@@ -533,7 +533,7 @@ def _columns(view: View) -> list[Column]:
 def _other_stages(view: View, stage: Stage, recorded: Recorded) -> list[Choice]:
     """Return links to the stages that have runs, if the shown stage has none.
 
-    For example, comparisons and searches have no total.
+    For example, comparisons and searches have no runs of the stage `total`.
     """
     recorded_stages = {of for name, of in recorded.summaries if view.model in ("", name)}
     if stage in recorded_stages:

@@ -219,9 +219,9 @@ def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Return a short name for each full name: the name without the beginning that all names share.
 
-    If the rest does not fit into the column, only its last part is kept. This part begins after a hyphen, and
-    no other name ends with it. The longest such part that fits is used or, if none fits, the shortest. A name
-    without such a part is not cut.
+    If the rest does not fit into the column, it is cut to one of its endings. An ending can be used if it
+    begins after a hyphen and no other name ends with it. The longest of these that fits is used, or the
+    shortest if none fits. A name without such an ending is not cut.
     """
     prefix = shared_prefix(names)
     short = {}

@@ -57,8 +57,8 @@ class Row:
     model's accuracy; empty if the accuracies of all models of the group have the same origin. If stages are
     stacked, the chart shows `parts`, and `marks` is None. Otherwise, it shows `marks`, and `parts` is empty.
     `assumed`: the assumed facts of the model's card on which predictions depend. `is_comparable`: whether the
-    row shows the stage by which the models of the group are compared. It may show another stage because the
-    model has no runs of that one. Rows are sorted by the numbers in `summary`, `facts` and `accuracy`, and by
+    row shows the stage by which the models of the group are compared. If the model has no runs of this stage,
+    the row may show another one. Rows are sorted by the numbers in `summary`, `facts` and `accuracy`, and by
     `model` and `place`, rather than by the text of cells.
     """
 
@@ -454,7 +454,8 @@ def _dominated(front: GroupFront, rows: Sequence[Row]) -> tuple[str, str]:
     """Return the text and the note of the tile about dominated models.
 
     The text names the models that are proven to be dominated, or gives their number if they are more than
-    MOST_NAMED. The note names up to three models that are behind another model without such a proof.
+    MOST_NAMED. The note names up to three models that are behind another model, but not proven to be
+    dominated.
     """
     proven = ", ".join(sorted(front.dominated))
     if len(front.dominated) > MOST_NAMED:

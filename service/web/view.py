@@ -105,7 +105,7 @@ class View:
     machine: str = ""
 
     def url(self, path: str, **more: str) -> str:
-        """Return the URL of an API path, with this view as query parameters of `GET /latency`.
+        """Return the URL of an API path, with this view as query parameters (named as in `GET /latency`).
 
         `more`: further parameters, which replace those of the view. Parameters with empty values are left
         out.

@@ -318,10 +318,10 @@ class Weigher:
     async def _time(
         self, here: Session, there: Session, tensor: NDArray[np.float32]
     ) -> tuple[Estimate, tuple[list[float], list[float]]] | None:
-        """Time both sessions, and return how many times faster `there` is than `here`.
+        """Time both sessions, and estimate how many times faster `there` is than `here` (the speed-up).
 
-        The first item of the result is the estimate of this speed-up's logarithm. The second item has, for
-        each session, the median time of a run in each round, in nanoseconds. The result is None if a run
+        The first item of the result is the estimate of the logarithm of the speed-up. The second item has,
+        for each session, the median time of a run in each round, in nanoseconds. The result is None if a run
         takes longer than MOST_RUN_S.
         """
         times: tuple[list[float], list[float]] = ([], [])
@@ -453,7 +453,7 @@ def summary(
     Pictures on which neither runtime found an object do not count. `others`: differences for the pictures
     that are not noise. `noise`: differences for pictures of noise. `described`: the pictures, in words. For a
     classifier, one typical deviation is computed for noise, and one for the pictures that are not noise. The
-    larger of the two counts.
+    larger of these two deviations is used.
     """
     counting = [each for each in (*others, *noise) if not each.empty]
     empty = len(others) + len(noise) - len(counting)
@@ -495,8 +495,8 @@ def _difference(
 def difference_of_objects(here: Sequence[Found], there: Sequence[Found]) -> Difference:
     """Return how two lists of objects in one picture differ.
 
-    The lists count as the same if each object of one list matches an object of the other list by its box, and
-    the labels are equal.
+    The lists count as the same if their objects can be paired, with none left over, and if in each pair the
+    boxes match and the labels are equal.
     """
     lists = (here, there)
     matched = match_objects([[Seen(each.label, each.score, each.box) for each in found] for found in lists])

@@ -28,11 +28,11 @@ class Boxes:
     """The outputs of a detector, and how they are read.
 
     `kind`: the decoder. `parts`: where the values of each role, such as `scores`, are. `columns`: number of
-    scores per box, including those for background or no object. It is None if the detector returns class ids
-    instead (role `classes` in `parts`), and if `kind` is "selected-boxes". `scores_layout`: the order of the
-    scores' two dimensions. `boxes_first`: whether the outputs have no dimension for the batch. `suppressed`:
-    whether the graph has already removed overlapping boxes. `facts`: what the outputs suggest, as (value,
-    rank, detail) by the path of the card's field.
+    scores per box, including those for background or no object. It is None in two cases: the detector returns
+    class ids instead (role `classes` in `parts`), or `kind` is "selected-boxes". `scores_layout`: the order
+    of the scores' two dimensions. `boxes_first`: whether the outputs have no dimension for the batch.
+    `suppressed`: whether the graph has already removed overlapping boxes. `facts`: what the outputs suggest,
+    as (value, rank, detail) by the path of the card's field.
     """
 
     kind: Literal["decoded-boxes", "selected-boxes"]
@@ -49,9 +49,9 @@ def find_boxes(
 ) -> Boxes | None:
     """Return how the outputs `ran` of a run on noise are read, or None if they are not those of a detector.
 
-    `classes`: numbers of class scores that a box may have, beginning with the number of labels; they are used
-    if a single output has both boxes and scores. `from_pytorch`: whether corners are assumed to be in the
-    order of PyTorch's networks. Raises RefusedModel if there are boxes, but no scores or no classes. The
+    `classes`: the possible numbers of class scores per box; the first item is the number of labels. They are
+    used if a single output has both boxes and scores. `from_pytorch`: whether corners are assumed to be in
+    the order of PyTorch's networks. Raises RefusedModel if there are boxes, but no scores or no classes. The
     message says what is missing.
     """
     suppression = find_suppression(content)

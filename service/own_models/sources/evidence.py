@@ -395,9 +395,9 @@ class _Tried:
 class _Rivals:
     """Values of one fact that compete with the best convention's value.
 
-    `alike`: the best convention's value, and the values that the pictures cannot tell from it. `behind`: of
-    the conventions with another value of the fact, the index of the one that does best. It is None if there
-    is no such convention.
+    `alike`: the best convention's value, and the values that the pictures cannot tell from it. `behind`: the
+    index of the convention that does best among those with another value of the fact than the best
+    convention's; this value may be in `alike`. It is None if there is no such convention.
     """
 
     alike: Sequence[str]

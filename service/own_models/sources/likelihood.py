@@ -33,7 +33,7 @@ def log_probabilities(
 ) -> NDArray[np.float64]:
     """Return the log-probability of the true class of each picture, float64 (pictures,).
 
-    `logits` is (pictures, classes): the network's outputs, to which it has applied `activation`. Except for
+    `logits`, (pictures, classes), are the outputs as the network returns them, after `activation`. Except for
     sigmoids, one temperature is fitted to all pictures, so a convention that only makes logits larger gains
     nothing. The result is at least _LEAST_LOG_PROBABILITY for each picture.
     """
@@ -83,10 +83,11 @@ def interval(differences: NDArray[np.float64], level: float) -> tuple[float, flo
     """Return the lowest and the highest mean that a one-sided `p_value` at `level` does not rule out.
 
     To test whether the mean can be d, d is subtracted from all differences. A flip reverses the signs of some
-    of them. It makes their sum no smaller if and only if those that it reverses had a mean of at most d
-    before the subtraction. So the p value is the share of flips with such a mean, and the limits of the
-    interval are two quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical Values"). For
-    the upper limit, the test is the same with all signs reversed.
+    of them. The sum is then at least as large as before if and only if the reversed differences, before the
+    subtraction, have a mean of at most d. So the p value is the share of flips whose reversed differences
+    have such a mean, and the limits of the interval are two quantiles of these means, one mean per flip
+    (Hartigan 1969, "Using Subsample Values as Typical Values"). For the upper limit, the test is the same
+    with all signs reversed.
     """
     differences = differences[~np.isnan(differences)]
     if not differences.size:

@@ -93,7 +93,7 @@ def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[M
 def _fits(names: int, scores: int) -> bool:
     """Return whether this number of class names fits this number of scores.
 
-    There may be one score more, for a background class, or one score for two classes.
+    It also fits if there is one score more than names (for a background class), or one score and two names.
     """
     return names in (scores, scores - 1) or (names, scores) == (2, 1)
 
@@ -150,7 +150,7 @@ def _config(config: Mapping[str, Any], where: str, beside: Beside) -> None:
 
 
 def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
-    """Add what Ultralytics writes into the ONNX file's metadata to `beside`.
+    """Add to `beside` what Ultralytics has written into the ONNX file's metadata.
 
     Its `names` and `imgsz` are Python literals. Raises RefusedModel if its `task` is neither classification
     nor detection.
@@ -191,7 +191,7 @@ def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
 
 
 def _pixel_metadata(metadata: Mapping[str, str], beside: Beside) -> None:
-    """Add the image metadata that the ONNX specification defines to `beside`.
+    """Add to `beside` the image metadata that the ONNX specification defines.
 
     Windows ML and Custom Vision write such metadata.
     """
