@@ -222,7 +222,7 @@ class _Search:
         """Try the parts of the network in float, one at a time, and then the groups of the best part.
 
         The operators that are float in `start` stay float in each trial. Return the trials that are worth it,
-        the best first, each with the operators that it has in float in addition to those of `start`.
+        the best first. Each comes with those of its float operators that are not float in `start`.
         """
         if start.mean <= ENOUGH:
             return []

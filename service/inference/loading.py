@@ -452,7 +452,7 @@ def release_memory(models: Sequence[ServedModel]) -> None:
 
 
 def release_free_memory() -> None:
-    """Give memory that the process has freed back to the system, if the C library is glibc.
+    """Return freed memory, which the C library still holds, to the system. This works only with glibc.
 
     By itself, glibc gives back only what is free at the end of an arena.
     """

@@ -139,7 +139,7 @@ class Facts:
         self.claims.setdefault(path, []).append(Claim(value, rank, detail))
 
     def state_all(self, values: Mapping[str, Any], rank: Rank, detail: str) -> None:
-        """Add a claim of the same source for each path in `values`."""
+        """Add a claim for each path in `values`, all with the source that `rank` and `detail` give."""
         for path, value in values.items():
             self.state(path, value, rank, detail)
 

@@ -20,8 +20,8 @@ class EntrySummary:
 
     Latencies are those of `stage`, from `count` runs of one image. A percentile is None if there are too few
     runs for it. In the offline scenario there are no latencies, only `images_per_s`. In the server scenario,
-    `rate_per_s` is the median over launches of the highest rate within the budget; a launch without such a
-    rate counts as 0. `comparison` compares the entry with the baseline.
+    each launch has a highest rate within the budget, or 0 if it has none; `rate_per_s` is the median of
+    these. `comparison` compares the entry with the baseline.
     """
 
     entry: Entry

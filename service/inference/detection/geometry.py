@@ -31,8 +31,9 @@ class Transformation:
     def of(cls, spec: InputSpec, box: Box, image_size: tuple[int, int]) -> Transformation:
         """Return the transformation for an image that is preprocessed as `spec` says.
 
-        `box`: the part of the decoded pixels that the image covers (see `preprocess`). `image_size`: width
-        and height of the original, which may be decoded at a smaller size.
+        `box`: the part of the decoded pixels that belongs to the image; the last row and column may do so
+        only in part (see `preprocess`). `image_size`: width and height of the original, which may be decoded
+        at a smaller size.
         """
         left, top, right, bottom = crop_box(spec, box)
         wide, high = image_size[0] / (box[2] - box[0]), image_size[1] / (box[3] - box[1])

@@ -193,12 +193,12 @@ class Weighing(Finite):
 
 
 def _both(one: Fraction, other: Fraction) -> Fraction:
-    """Return the smallest possible agreement of A and C, given those of A and B and of B and C."""
+    """Return the smallest possible agreement of A with C, given that of A with B and that of B with C."""
     return round(max(0.0, one + other - 1), 4)
 
 
 def _at_most(one: Interval, other: Interval) -> Fraction:
-    """Return the largest possible agreement of A and C, given the intervals of those of A and B, B and C."""
+    """Return the largest possible agreement of A with C, given intervals of A with B and of B with C."""
     return round(1 - max(0.0, one.low - other.high, other.low - one.high), 4)
 
 
