@@ -110,9 +110,10 @@ def prepare(content: bytes, logits: str) -> Prepared:
     `logits` is the name of the output with the scores.
 
     The file's own outputs stay bit-identical, except in float16 graphs. ONNX Runtime may compute such a graph
-    in float32, but it rounds every output to float16. A value that becomes an output is therefore rounded
-    too, and this changes the logits by about one unit in float16's last place. Raises UnreadableModel for
-    bytes that are not an ONNX file, and for a missing output.
+    in float32, but it rounds every output to float16. If this function makes a value inside the graph an
+    output, the value is rounded where it was not before, which changes the logits by about one unit in
+    float16's last place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing
+    output.
     """
     model = parse_model(content)
     outputs = [value.name for value in model.graph.output]

@@ -110,7 +110,7 @@ def quantized(
 
     Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
     both. Raises ValueError if there are no images, if `plan` names a module that the network does not have,
-    or if one convolution alone would stay in floating point, with quantized ones before and after it.
+    or if a convolution between two quantized ones would stay in floating point.
     """
     # Imported lazily: these take 20 MB, and the service may import this module.
     import onnx

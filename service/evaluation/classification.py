@@ -134,7 +134,7 @@ def macro(classes: Sequence[Share]) -> Mean:
 
 
 def _effective_pictures(classes: Sequence[Share], mean: float) -> float:
-    """Return the size of a simple random sample whose share has the same variance as the classes' mean."""
+    """Return the size of a simple random sample whose accuracy has the same variance as the classes' mean."""
     k = len(classes)
     if mean in (0, 1):
         return k * k / math.fsum(1 / each.n for each in classes)

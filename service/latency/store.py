@@ -103,7 +103,8 @@ class LatencyStore:
     def ensure_open(self) -> bool:
         """Open the database unless it is open. Return whether it was opened now.
 
-        It is opened again if its file was replaced, or after a write to a server failed.
+        An SQLite database is opened again if its file was replaced. A database on a server is opened again
+        after a write to it failed.
         """
         if self._opened is not None and self._opened == inode_of(self._file) and not self._doubtful:
             return False

@@ -313,9 +313,9 @@ class FiguresBuilder:
     ) -> tuple[Recorded, str | None]:
         """Return `recorded` with percentiles.
 
-        They are those of all models in `stages`, and of the selected model in all stages. Other percentiles
-        are not read, because reading histograms takes most of the time. The second value is the reason why
-        some percentiles could not be read from the store, or None.
+        For every model, they are those of the stages in `stages`; for the selected model, those of all
+        stages. Other percentiles are not read, because reading histograms takes most of the time. The second
+        value is the reason why some percentiles could not be read from the store, or None.
         """
         assert view.regime
         window = partial(

@@ -21,7 +21,7 @@ _EXIF_FLAG, _ICC_AND_XMP_FLAGS = 0x08, 0x24
 
 
 def webp_without_metadata(data: bytes) -> bytes:
-    """Copy the chunks of a WebP that pixels depend on, and the EXIF chunk unless it is cut off.
+    """Copy the chunks of a WebP that pixels depend on, and the EXIF chunk if it is complete.
 
     Corrects the file size field. Raises UndecodableImage for more than 50 000 chunks.
     """

@@ -164,7 +164,7 @@ def _named_facts(name: str) -> dict[str, tuple[Any, Rank, str]]:
 
 
 def _combined(output: Ran, classes: Sequence[int]) -> Boxes | None:
-    """Return how an output is read that has both boxes and scores, such as the output of a YOLO exporter.
+    """Return how to read a single output with both boxes and scores, such as that of a YOLO exporter.
 
     Return None if the output does not have both.
     """
