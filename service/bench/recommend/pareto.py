@@ -1,6 +1,6 @@
 """Pareto front over accuracy, latency and file size.
 
-A model is dominated only if it is significantly less accurate and slower, and not smaller.
+A model is dominated only if another one is significantly more accurate, significantly faster, and not larger.
 """
 
 from __future__ import annotations

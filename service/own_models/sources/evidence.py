@@ -319,8 +319,8 @@ class _Tried:
 
         A convention that stopped after FIRST_PICTURES did so because its p value was below HOPELESS. The p
         value computed here could be larger: with the later pictures, another convention may be the best one,
-        and the temperature of the best one may be different. For such a convention, the result is therefore
-        at most HOPELESS.
+        and the temperature of the best one may be different. The result for a convention that stopped is
+        therefore limited to HOPELESS.
         """
         by_now = p_values(self.scores, best)
         return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]

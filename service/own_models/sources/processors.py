@@ -135,7 +135,10 @@ def _fitting(
 
 
 def _pixels(processor: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
-    """Return the colour order, mean and std of an image processor by path, for pixel values 0 to 255."""
+    """Return the colour order, mean and std that an image processor states, by the path of the field.
+
+    Mean and std are for pixel values 0 to 255.
+    """
     scale, offset = 1.0, 0.0
     if processor.get("do_rescale", True):
         scale = positive(processor.get("rescale_factor", 1 / 255), f"{where} rescale_factor")
