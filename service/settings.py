@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     """Maximum time in seconds from the arrival of a request until a thread starts it; after that the request
     gets 504. Also the time limit for receiving a body."""
     max_body_bytes: int = Field(20_000_000, ge=1)
-    """Maximum size of a request body in bytes; a larger body gets 413 while it is received. In a form of
-    `POST /gallery/images`, this is the limit of each image."""
+    """Maximum size of a request body in bytes; a larger body gets 413 while it is received. If images are
+    sent to `POST /gallery/images` as a form, this is the limit of each image."""
     max_model_bytes: int = Field(500_000_000, ge=1)
     """Maximum size of the body of `POST /models` and `PUT /models/{name}` in bytes; a larger one gets 413."""
     max_pixels: int = Field(64_000_000, ge=1)

@@ -267,7 +267,7 @@ def slot_start_us(slot: int) -> int:
 
 
 def slot_end_us(slot: int) -> int:
-    """Return the longest duration of a slot in microseconds."""
+    """Return the longest duration, in microseconds, that is counted in a slot."""
     return slot_start_us(slot + 1) - 1
 
 

@@ -168,7 +168,7 @@ class Catalogue:
         """Return the kind of machine of the benchmarks that `measured` returns, in words.
 
         The text is the kind's name and what tells it apart from others. It is empty if no other kind with
-        benchmarks has the same CPU and cores, or while benchmarks are judged.
+        benchmarks has the same CPU and cores, or as long as `measured` returns None.
         """
         with self._lock:
             judged = self._judged.get(machine)
