@@ -92,8 +92,8 @@ CONTENDERS = {
     ),
     "litserve": Contender(
         "LitServe",
-        "`workers_per_device` and the number of HTTP processes = cores, `fast_queue=True`. It accepts only forms and "
-        "JSON, so a raw request is base64 in JSON, as in its guide on faster serving.",
+        "`workers_per_device` and the number of HTTP processes = cores, `fast_queue=True`. It accepts only "
+        "forms and JSON, so a raw request is base64 in JSON, as in its guide on faster serving.",
         ("-m", "benchmarks.rivals.lit", "{port}"),
         "/health",
         {"raw": Endpoint("/classify", "json"), "multipart": Endpoint("/classify", "multipart")},

@@ -1,4 +1,4 @@
-"""Average precision of detections, also with pictures resampled. It is computed in NumPy as in pycocotools."""
+"""Average precision of detections, also with pictures resampled. NumPy computes it as in pycocotools."""
 
 from __future__ import annotations
 
