@@ -1,4 +1,4 @@
-"""Effect of each quantization choice, measured on photographs that the published agreement does not use."""
+"""Effect of each quantization choice, measured on other photographs than the published agreement."""
 
 from __future__ import annotations
 

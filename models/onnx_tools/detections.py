@@ -35,9 +35,9 @@ class Part:
     """A part of the tensor named `value`: a slice along `axis` from index `start` to index `stop`.
 
     If `start` is None, the part is the whole tensor. If `stop` is None, the slice reaches to the end of the
-    axis. If `times` is an index, the slice is multiplied by the values at this index of the axis. If `one` is
-    true, the slice has length 1, and the axis is removed. If `turned` is true, the last two axes are
-    exchanged.
+    axis. If `times` is an index, the slice is multiplied by another slice: the one at this index of the axis.
+    If `one` is true, the slice has length 1, and the axis is removed. If `turned` is true, the last two axes
+    are exchanged.
     """
 
     value: str

@@ -249,8 +249,8 @@ class Draft:
     ) -> tuple[tuple[Ran, ...], bool]:
         """Run the file in one layout. Return its outputs, and whether it runs on two images at once.
 
-        If the batch is fixed, two images are not tried, and the second value is True. `channels`: the number
-        of channels to try, or None if the number is known.
+        If the batch is fixed, two images are not tried, and the second value is True nevertheless.
+        `channels`: the number of channels to try, or None if the number is known.
         """
         facts = self._facts.copy()
         if channels is not None:
