@@ -35,10 +35,10 @@ def judge(
     """Compare the trainings of `models distill` with and without the teacher, for seeds 0 to `seeds` - 1.
 
     If the student was also fine-tuned both with and without the teacher, these two trainings are compared
-    too. The teachers are models of `zoo`, and the mean of their probabilities is evaluated. `report` receives
-    one line for each result. Raises FileNotFoundError for a missing training, CheckpointError for trainings
-    that differ in more than seed and teacher, and ValueError if the models of `zoo` have changed since they
-    were teachers.
+    too. The teacher is the mean of the probabilities of several models of `zoo`; it is evaluated, too.
+    `report` receives one line for each result. Raises FileNotFoundError for a missing training,
+    CheckpointError for trainings that differ in more than seed and teacher, and ValueError if the models of
+    `zoo` have changed since they were teachers.
     """
     networks, identities = _load_pairs(student, runs, range(seeds))
     prepared = Prepared.of(test)
