@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache, TLRUCache, TTLCache
 
 from service.latency.buckets import (
     DAY_S,
@@ -35,6 +36,12 @@ OPEN_FOR_S = 1.0
 
 The latencies of this process are always read from its memory.
 """
+
+_SUM_WITH_MINUTES_S = 120.0
+"""Seconds for which a sum that has minutes is kept: a minute later, other minutes are closed."""
+
+_SUM_S = 3600.0
+"""Seconds for which a sum of hours and days is kept."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -105,15 +112,15 @@ class LatencyCache:
     It is not thread-safe.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
         self._revision: Hashable = None
         # The limits count distributions (about 1 kB each), and in `_steps` summaries (about 0.3 kB each).
         self._buckets: LRUCache[tuple[Scope, Bucket], Pooled] = _weighted(
             30_000, lambda pooled: len(pooled.distributions)
         )
-        self._sums: LRUCache[tuple[Scope, tuple[Bucket, ...]], tuple[Pooled, Figures]] = _weighted(
-            2_000, lambda sums: len(sums[0].distributions)
+        self._sums: TLRUCache[tuple[Scope, tuple[Bucket, ...]], tuple[Pooled, Figures]] = TLRUCache(
+            2_000, _sum_kept_until, clock, lambda sums: min(2_000, 1 + len(sums[0].distributions))
         )
         self._steps: LRUCache[tuple[Scope, Bucket], Figures] = _weighted(
             40_000, lambda figures: len(figures.summaries)
@@ -247,6 +254,11 @@ class LatencyCache:
         if known is None:
             known = self._open[key] = question.read(buckets, question.in_memory)
         return known
+
+
+def _sum_kept_until(key: tuple[Scope, tuple[Bucket, ...]], _: object, now: float) -> float:
+    has_minutes = any(bucket.resolution_s == MINUTE_S for bucket in key[1])
+    return now + (_SUM_WITH_MINUTES_S if has_minutes else _SUM_S)
 
 
 def _weighted(limit: int, length: Callable[[V], int]) -> LRUCache[K, V]:

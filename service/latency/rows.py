@@ -26,7 +26,7 @@ from service.latency.buckets import (
     kept_from,
 )
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
-from service.latency.series import Figures, Part, Pooled, Run, Scope, pool
+from service.latency.series import Figures, Part, Pooled, Run, Scope, pool, series_key
 from service.latency.stages import REGIMES, Regime, Stage
 from service.latency.tables import latency_errors, latency_histograms, latency_instances, latency_pooled
 from service.storage.database import upsert
@@ -224,7 +224,7 @@ def read_figures(
             if pooled_count != count:
                 unknown.add(start)
                 continue
-        known[model, stage] = summarise(count, sum_ns, max_ns, (*percentiles,))
+        known[series_key(model, stage)] = summarise(count, sum_ns, max_ns, (*percentiles,))
     errors: defaultdict[int, list[tuple[str, str, int]]] = defaultdict(list)
     for start, _, model, slug, count in _error_rows(connection, scope, first, end):
         errors[start].append((model, slug, count))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from service.latency.buckets import Bucket
@@ -167,13 +168,19 @@ class Part:
         return {series.model for series in self.distributions} | {series.model for series in self.errors}
 
 
+@lru_cache(4096)
+def series_key(model: str, stage: Stage) -> tuple[str, Stage]:
+    """Return the same pair for equal arguments, because thousands of cached distributions have such keys."""
+    return model, stage
+
+
 def pool(
     distributions: Iterable[tuple[str, Stage, Distribution]], errors: Iterable[tuple[str, str, int]]
 ) -> Pooled:
     """Merge distributions of the same model and stage, and sum error counts of the same model and slug."""
     parts: defaultdict[tuple[str, Stage], list[Distribution]] = defaultdict(list)
     for model, stage, distribution in distributions:
-        parts[model, stage].append(distribution)
+        parts[series_key(model, stage)].append(distribution)
     counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for model, slug, count in errors:
         counts[model][slug] = counts[model].get(slug, 0) + count

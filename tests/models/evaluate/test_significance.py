@@ -71,7 +71,7 @@ def test_significant_differences_are_shown_in_points() -> None:
 def test_verdict_on_a_gain(changes: dict[str, float], verdict: str) -> None:
     (_, text) = paragraphs(None, JudgedGain.model_validate(GAINED | changes), {})
     assert "**Distillation from random weights**: 5 trainings of `a` with a teacher and 5 without" in text
-    assert "6 epochs each. The teacher is the mean of `b`, `c` (95.00%)." in text
+    assert "6 epochs each. The teacher is the mean of the trained networks `b`, `c` (95.00%)." in text
     assert "On average, the students reach 94.50% with the teacher and 94.20% without it; " in text
     assert "the teacher gains +0.30 points" in text
     assert text.endswith(f"): {verdict}.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
+from service.latency.cache import LatencyCache
 from service.latency.prometheus import Metrics
 from service.latency.query import ALL, Latencies
 from service.latency.recorder import Recorder
-from service.latency.series import Versions
+from service.latency.series import Scope, Versions
 from service.latency.store import LatencyStore
 from service.storage.database import open_database
 
@@ -91,6 +93,29 @@ def test_what_is_cached_for_a_replaced_version_is_dropped(replaced: Replaced) ->
     replaced.counts()
     assert {None, Versions("", both, (OLD, OTHER)), Versions("", ("two",), (OTHER,))} <= cached()
     assert not any(versions is not None and NEW in versions.current for versions in cached())
+
+
+def test_a_sum_of_minutes_is_dropped_when_other_minutes_are_closed(replaced: Replaced) -> None:
+    now = 0.0
+    cache = LatencyCache(replaced.recorder, lambda: now)
+    scope = Scope("live")
+
+    def ask() -> tuple[int, int]:
+        """Return the numbers of kept sums with and without minutes."""
+        with cache.ask(scope) as question:
+            cache.figures(question, START, math.inf)
+        minutes = [any(bucket.resolution_s == MINUTE_S for bucket in key[1]) for key in cache._sums]
+        return minutes.count(True), minutes.count(False)
+
+    fill(replaced)
+    replaced.recorder.flush()
+    replaced.now += 2 * HOUR_S + 5 * MINUTE_S
+    replaced.recorder.flush()
+    assert ask() == ask() == (1, 1)
+    now, replaced.now = now + 60, replaced.now + MINUTE_S
+    assert ask() == (2, 1)
+    now, replaced.now = now + 61, replaced.now + MINUTE_S
+    assert ask() == (2, 1)
 
 
 @pytest.mark.slow
