@@ -101,7 +101,7 @@ def _of_the_best_labels(
 ) -> list[ModelEntry]:
     """Return the models whose label set knows enough of the data set's classes.
 
-    It knows enough if it knows at least half as many of them as the label set that knows most. The models of
+    If one label set knows K of these classes, and no other knows more, then K / 2 are enough. The models of
     all other label sets are added to `left_out`, with the reason.
     """
     known = {labels: len(set(each.ids.values())) for labels, each in matched.items()}

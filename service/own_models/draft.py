@@ -156,8 +156,8 @@ class Draft:
     def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
         """Let the labelled pictures in `images` decide the facts that no source states. Return the card.
 
-        The file is run in this process. A child process has already run it without failing. Raises
-        RefusedModel.
+        The ONNX file is run in this process, because a child process has already run it without failing.
+        Raises RefusedModel.
         """
         self._ending.judge(card, images, mapping, self._possible_layouts())
         return self.card()
@@ -354,7 +354,7 @@ def flat(card: Card) -> dict[str, Any]:
 
 
 def _scores(graph: GraphFacts) -> frozenset[int]:
-    """Return the possible numbers of scores per image, one for each output.
+    """Return the possible numbers of scores per image: each output gives one such number.
 
     The result is empty if the graph leaves the shape of any output open.
     """
