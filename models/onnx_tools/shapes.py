@@ -241,7 +241,7 @@ def _computed(
 def shape_of(kind: onnx.TypeProto.Tensor) -> Shape | None:
     """Return the shape that a tensor's type states, or None if it states no shape.
 
-    In the shape, a text is a symbolic side, and None an unknown side.
+    In the shape, a text is a symbolic dimension, and None an unknown one.
     """
     if not kind.HasField("shape"):
         return None

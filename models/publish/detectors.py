@@ -129,9 +129,10 @@ DETECTOR_RECIPES = {recipe.name: recipe for recipe in (_SSD, _CENTERFACE)}
 def write_float(
     recipe: DetectorRecipe, published: Path, folder: Path, images: Sequence[NDArray[np.float32]]
 ) -> Card:
-    """Write `folder/model.onnx` from the file `published` and return its card.
+    """Load the network of the file `published`, export it to `folder/model.onnx`, and return its card.
 
-    The exported file is compared with the network on `images`, each float32 (1, 3, height, width).
+    The outputs of the network and of the exported file on `images`, each float32 (1, 3, height, width), are
+    compared.
     """
     network = recipe.load(published)
     export(network, folder / "model.onnx", np.concatenate(images))

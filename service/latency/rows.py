@@ -309,9 +309,9 @@ def read_machines(connection: Connection) -> set[str]:
 
 
 def read_last_runs(connection: Connection, regime: Regime, start: int, model: str) -> dict[str, int]:
-    """Return, by version, the start of the last hour with runs since the day that begins at `start`.
+    """Return, by version, when the last hour with runs begins. Runs before the day `start` are ignored.
 
-    If the hours of the last day with runs are no longer kept, it is the start of this day.
+    If the hours of the last day with runs are no longer kept, return when that last day begins instead.
     """
     wanted = {"regime": regime, "start": start, "model": model, "hour_s": HOUR_S, "day_s": DAY_S}
     return {row[0]: int(row[1]) for row in connection.execute(_LAST_RUNS, wanted)}
@@ -367,7 +367,7 @@ def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]
 
 
 def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]]) -> None:
-    """Write pooled percentiles, delete rows that are too old, and note up to which times rows are gone."""
+    """Write pooled percentiles, delete rows that are too old, and store before which times rows are gone."""
     if connection.dialect.name == "postgresql":  # in SQLite, write transactions are exclusive
         connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
     upsert(connection, latency_pooled, pooled)

@@ -250,7 +250,7 @@ class Draft:
         """Run the file in one layout. Return its outputs, and whether it runs on two images at once.
 
         If the batch is fixed, two images are not tried, and the second value is True nevertheless.
-        `channels`: the number of channels to try, or None if the number is known.
+        `channels`: the number of channels to try; None if it is known, so that nothing has to be tried.
         """
         facts = self._facts.copy()
         if channels is not None:
