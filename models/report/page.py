@@ -139,10 +139,10 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield (
-        "Top-1 is `reported` or `inherited` if the table says so ([models.md](models.md)); here, an "
-        "inherited top-1 was not measured: it is that of the float network from which the int8 network was "
-        "made. Otherwise it was measured on all test images, and its 95 % interval (Wilson) follows. *Under "
-        "corruption* is the mean top-1 accuracy over five corruptions at five severities. With `stable`, it "
+        "If the table says neither `reported` nor `inherited` ([models.md](models.md)), top-1 was measured "
+        "on all test images, and its 95 % interval (Wilson) follows. An inherited top-1 is that of the float "
+        "network from which the int8 network was made. *Under corruption* is the mean top-1 accuracy over "
+        "five corruptions at five severities. With `stable`, it "
         "is the share of images whose top-1 class stays the same "
         "([training.md](training.md#how-differences-are-tested))."
         + "".join(

@@ -450,7 +450,7 @@ class Card(Finite):
         return ("logits",) if self.detection is None else tuple(self.output_shapes)
 
     def output_name(self, output: str) -> str:
-        """Return the graph's name of `output`, e.g. logits."""
+        """Return the name that the graph uses for `output`, e.g. logits."""
         return next((name for own, name in self.outputs.get("names", {}).items() if own == output), output)
 
     @property

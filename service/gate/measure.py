@@ -1,6 +1,7 @@
 """Measure both networks of a gate.
 
-Their accuracy is measured on the same pictures, and their latency launch by launch until it is decided.
+Their accuracy is measured on the same pictures, and their latency launch by launch until the verdict is
+certain.
 """
 
 from __future__ import annotations

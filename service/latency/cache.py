@@ -37,11 +37,18 @@ OPEN_FOR_S = 1.0
 The latencies of this process are always read from its memory.
 """
 
-_SUM_WITH_MINUTES_S = 120.0
-"""Seconds for which a sum that has minutes is kept: a minute later, other minutes are closed."""
+_SUM_WITH_MINUTES_S = float(max(MINUTE_S, GRACE_S))
+"""Seconds for which a sum that has minutes is kept.
 
-_SUM_S = 3600.0
-"""Seconds for which a sum of hours and days is kept."""
+By then, a question selects other closed buckets: one minute is closed per minute, but none in the GRACE_S
+seconds after the end of an hour.
+"""
+
+_SUM_S = float(HOUR_S)
+"""Seconds for which a sum of hours and days is kept. By then, another hour is closed."""
+
+_MOST_SUMMED = 2_000
+"""Maximum number of distributions in all sums."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -109,10 +116,10 @@ class Question:
 class LatencyCache:
     """Caches closed buckets, their sums, and the figures of the closed time steps of histories.
 
-    It is not thread-safe.
+    It is not thread-safe. `timer`: returns the seconds of a clock that is never set, for the age of sums.
     """
 
-    def __init__(self, recorder: Recorder, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, recorder: Recorder, timer: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
         self._revision: Hashable = None
         # The limits count distributions (about 1 kB each), and in `_steps` summaries (about 0.3 kB each).
@@ -120,7 +127,10 @@ class LatencyCache:
             30_000, lambda pooled: len(pooled.distributions)
         )
         self._sums: TLRUCache[tuple[Scope, tuple[Bucket, ...]], tuple[Pooled, Figures]] = TLRUCache(
-            2_000, _sum_kept_until, clock, lambda sums: min(2_000, 1 + len(sums[0].distributions))
+            _MOST_SUMMED,
+            _sum_kept_until,
+            timer,
+            lambda sums: _weight(_MOST_SUMMED, len(sums[0].distributions)),
         )
         self._steps: LRUCache[tuple[Scope, Bucket], Figures] = _weighted(
             40_000, lambda figures: len(figures.summaries)
@@ -262,8 +272,11 @@ def _sum_kept_until(key: tuple[Scope, tuple[Bucket, ...]], _: object, now: float
 
 
 def _weighted(limit: int, length: Callable[[V], int]) -> LRUCache[K, V]:
-    # The weight is capped, because an entry over the limit would raise an error.
-    return LRUCache(limit, lambda value: min(limit, 1 + length(value)))
+    return LRUCache(limit, lambda value: _weight(limit, length(value)))
+
+
+def _weight(limit: int, length: int) -> int:
+    return min(limit, 1 + length)  # capped, because an entry over the limit would raise an error
 
 
 def _drop(cache: MutableMapping[Any, Any], is_old: Callable[[Scope], bool]) -> None:

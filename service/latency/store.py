@@ -58,7 +58,7 @@ class StoreView:
         return read_figures(self.connection, scope, first, end)
 
     def read_machines(self) -> set[str]:
-        """Return the machines that have recorded latencies, as the function `read_machines` finds them."""
+        """Return the machines that have recorded latencies, found by `service.latency.rows.read_machines`."""
         return read_machines(self.connection)
 
     def read_recorded(self, regime: Regime, start: int, model: str | None) -> set[Run]:

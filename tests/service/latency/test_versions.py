@@ -100,22 +100,51 @@ def test_a_sum_of_minutes_is_dropped_when_other_minutes_are_closed(replaced: Rep
     cache = LatencyCache(replaced.recorder, lambda: now)
     scope = Scope("live")
 
-    def ask() -> tuple[int, int]:
-        """Return the numbers of kept sums with and without minutes."""
+    def ask() -> tuple[int, list[int]]:
+        """Return the number of kept sums with minutes, and the identities of those without."""
         with cache.ask(scope) as question:
             cache.figures(question, START, math.inf)
-        minutes = [any(bucket.resolution_s == MINUTE_S for bucket in key[1]) for key in cache._sums]
-        return minutes.count(True), minutes.count(False)
+        sums = {key: cache._sums[key] for key in list(cache._sums)}
+        kept.extend(sums.values())  # so that no identity is used twice
+        whole = [
+            id(value)
+            for key, value in sums.items()
+            if all(bucket.resolution_s != MINUTE_S for bucket in key[1])
+        ]
+        return len(sums) - len(whole), whole
+
+    kept: list[object] = []
 
     fill(replaced)
     replaced.recorder.flush()
     replaced.now += 2 * HOUR_S + 5 * MINUTE_S
     replaced.recorder.flush()
-    assert ask() == ask() == (1, 1)
+    (count, hours) = ask()
+    assert (count, len(hours)) == (1, 1)
+    assert ask() == (1, hours)
     now, replaced.now = now + 60, replaced.now + MINUTE_S
-    assert ask() == (2, 1)
+    assert ask() == (2, hours)
     now, replaced.now = now + 61, replaced.now + MINUTE_S
-    assert ask() == (2, 1)
+    assert ask() == (2, hours)
+    now, replaced.now = now + HOUR_S, replaced.now + HOUR_S
+    (count, later) = ask()
+    assert (count, len(later)) == (1, 1)
+    assert later != hours
+
+
+def test_distributions_of_one_model_and_stage_share_their_key(replaced: Replaced) -> None:
+    cache = LatencyCache(replaced.recorder)
+    fill(replaced)
+    replaced.recorder.flush()
+    replaced.now += MINUTE_S
+    fill(replaced)
+    replaced.recorder.flush()
+    replaced.now += 5 * MINUTE_S
+    replaced.recorder.flush()
+    with cache.ask(Scope("live")) as question:
+        cache.figures(question, START, math.inf)
+    keys = [key for pooled in cache._buckets.values() for key in pooled.distributions]
+    assert len(keys) > len(set(keys)) == len({id(key) for key in keys})
 
 
 @pytest.mark.slow
