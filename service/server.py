@@ -86,7 +86,8 @@ class _Server(uvicorn.Server):
     """A uvicorn server that makes the process exit with 0 after a clean shutdown by a signal.
 
     By itself, uvicorn would raise the signal again after the shutdown. `stopping` is called on the event loop
-    when a signal arrives, to end endless streams and background work before the server waits for requests.
+    when a signal arrives, to end endless streams and background work. Then the server waits for the end of
+    the requests in progress.
     """
 
     def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:

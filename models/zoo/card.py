@@ -468,7 +468,7 @@ class Card(Finite):
 
     @property
     def doubtful(self) -> tuple[str, ...]:
-        """Paths of the assumed facts on which predictions depend. The licence, for example, is left out."""
+        """The assumed facts on which predictions depend, by path in the card. The licence, e.g., is left out."""
         return tuple(name for name in self.assumed if decides_predictions(name))
 
 

@@ -230,7 +230,7 @@ def in_form_words(text: str) -> str:
 
 
 def options_that_state(facts: Collection[str], spec: InputSpec, offset: int) -> str:
-    """Return the command line options that set `facts` to their values in `spec` and `offset`.
+    """Return the command line options that state `facts`. Their values are taken from `spec` and `offset`.
 
     Normalisation and colour order are given together, because the means are in the order of the channels.
     """

@@ -54,7 +54,7 @@ Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework p
 If the deviation is larger with own preprocessing than with the same tensor, the reason is that the pixels differ:
 
 - torchvision and timm resize the whole photograph and then crop it. The service resizes only the part that is kept. Single pixels therefore differ by 1 of 255. An int8 network quantizes its input, so such a difference can become a whole quantization step.
-- transformers resizes tensors, the service resizes with Pillow, as torchvision does. So here too, single pixels differ by 1 of 255. If an odd number of pixels is cropped, the crop begins at half a pixel (at 1.5, for example): transformers rounds this down (to 1), torchvision and the service round it to the nearest even number (to 2). The crop can then be shifted by one pixel, as it is in 2 of the 10 photographs of export 7.
+- transformers resizes tensors, the service resizes with Pillow, as torchvision does. So here too, single pixels differ by 1 of 255. If an odd number of pixels is cut off, the part that is kept begins at half a pixel (at 1.5, for example): transformers rounds this down (to 1), torchvision and the service round it to the nearest even number (to 2). The crop can then be shifted by one pixel, as it is in 2 of the 10 photographs of export 7.
 
 With Keras, the pixels do not differ: Keras resizes with nearest neighbours, as the service then does, too.
 """  # noqa: E501
