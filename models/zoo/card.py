@@ -445,7 +445,7 @@ class Card(Finite):
     def main_outputs(self) -> tuple[str, ...]:
         """The outputs from which predictions are made.
 
-        This is `logits` for a classifier, and all outputs that its decoder reads for a detector.
+        For a classifier, this is `logits`. For a detector, these are all outputs that its decoder reads.
         """
         return ("logits",) if self.detection is None else tuple(self.output_shapes)
 
@@ -468,7 +468,7 @@ class Card(Finite):
 
     @property
     def doubtful(self) -> tuple[str, ...]:
-        """The assumed facts on which predictions depend, by path in the card. The licence, e.g., is left out."""
+        """The assumed facts on which predictions depend, by path in the card; not the licence, for example."""
         return tuple(name for name in self.assumed if decides_predictions(name))
 
 

@@ -85,8 +85,8 @@ class Benchmark:
 class _Running:
     """An object stands for the benchmark that this service runs now.
 
-    `jobs_before` is how many jobs of requests the pool had begun when the benchmark started. `process_ended`
-    says that the benchmark's process has ended; the end may not be stored yet.
+    `jobs_before` is how many jobs, each a part of a request, the pool had begun when the benchmark started.
+    `process_ended` says that the benchmark's process has ended; the end may not be stored yet.
     """
 
     def __init__(self, row: BenchmarkRow, process: JobProcess, jobs_before: int) -> None:

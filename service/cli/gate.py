@@ -201,8 +201,8 @@ class _Outputs:
     def report(self, result: GateResult, standard_output: UnbreakableStream) -> int:
         """Write and print the result, and return the exit code.
 
-        A pass that cannot be written to every output becomes undecided. The outputs that were already written
-        are then written again with this outcome.
+        If the gate passes, but the result cannot be written to every output, the outcome becomes undecided.
+        The outputs that were already written are then written again with this outcome.
         """
         _print(result, to_error=self._to_error)
         for number, output in enumerate(self._usable):

@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Doubts:
-    """An object says what is only assumed about two networks.
+    """What is assumed about two networks, because their files do not state it.
 
     `unlike` says in words why their accuracies cannot be compared; it is None if they can. `notes` say what
     is assumed.

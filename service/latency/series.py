@@ -170,7 +170,7 @@ class Part:
 
 @lru_cache(4096)
 def series_key(model: str, stage: Stage) -> tuple[str, Stage]:
-    """Return the same pair for equal arguments, because thousands of cached distributions have such keys."""
+    """Return one and the same object for equal arguments, so that thousands of cached keys take no memory."""
     return model, stage
 
 

@@ -127,8 +127,8 @@ class LatencyStore:
 
         Rows with the same bucket, process and series are overwritten.
 
-        `late`: whether other processes may have cached some of the buckets as closed. `dropped`: times before
-        which this process dropped minutes or hours without writing them.
+        `late`: whether other processes may have cached some of the buckets as closed. `dropped`: times; this
+        process has dropped buckets of minutes or hours before them without writing these.
         """
         if not parts:
             return

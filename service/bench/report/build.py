@@ -72,7 +72,7 @@ def build_report(
 
 
 def _has_median(bundle: Bundle, entry: Entry) -> bool:
-    """Return whether the entry has latencies of single images, and `is_like_the_service` accepts it."""
+    """Return whether the entry has latencies of single images and `is_like_the_service` accepts it."""
     return (
         bundle.configuration.scenario == "single-stream"
         and is_like_the_service(entry)
@@ -374,5 +374,5 @@ def _answer(front: Front) -> str:
 
 
 def _ms(nanoseconds: float) -> float:
-    """Convert nanoseconds to milliseconds, rounded to whole nanoseconds."""
+    """Convert nanoseconds to milliseconds with six decimals."""
     return round(nanoseconds / 1e6, 6)
