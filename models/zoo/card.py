@@ -468,7 +468,7 @@ class Card(Finite):
 
     @property
     def doubtful(self) -> tuple[str, ...]:
-        """The assumed facts on which predictions depend, by path in the card; not the licence, for example."""
+        """The assumed facts on which predictions depend, by path in the card; not the licence, e.g."""
         return tuple(name for name in self.assumed if decides_predictions(name))
 
 
