@@ -54,7 +54,7 @@ from service.inference.cpu import core_budget, machine_name
 from service.inference.demo import Demo
 from service.inference.detect import Detector
 from service.inference.explain import Explainer
-from service.inference.loading import release_free_memory
+from service.inference.malloc import release_free_memory
 from service.inference.pool import CorePool
 from service.inference.registry import Registry, open_registry
 from service.inference.runtimes.base import RUNTIMES

@@ -16,9 +16,11 @@ import structlog
 import uvicorn
 
 from service.errors import WeighinError
+from service.inference.cpu import core_budget
+from service.inference.malloc import limit_arenas
 from service.inference.registry import open_registry
 from service.own_models.folders import is_shared
-from service.settings import Settings
+from service.settings import Settings, malloc_arenas_are_limited
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +46,8 @@ def serve(settings: Settings) -> None:
     The wait takes at most `shutdown_grace_s` seconds. Raises CannotListen and DataDirectoryInUse. Raises
     FileNotFoundError for a missing model directory, and UnreadableFolder for one that cannot be listed.
     """
+    if not malloc_arenas_are_limited():
+        limit_arenas(settings.threads or core_budget())
     with ExitStack() as stack:
         listeners = listen(settings.host, settings.port)
         urls = [_url(stack.enter_context(listener)) for listener in listeners]

@@ -230,6 +230,12 @@ def step_summary() -> Path | None:
     return Path(path) if path else None
 
 
+def malloc_arenas_are_limited() -> bool:
+    """Return whether the user has limited the arenas of glibc's malloc. Source: mallopt(3)."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return "MALLOC_ARENA_MAX" in os.environ or "glibc.malloc.arena_max=" in tunables
+
+
 def setting_problems(error: ValidationError, given: Mapping[str, object]) -> list[str]:
     """Return one line per invalid setting: the variable, its value without secrets, and what is allowed.
 

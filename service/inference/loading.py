@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import os
 import statistics
@@ -28,6 +26,7 @@ from service.errors import ModelUnavailable, WeighinError, error_words
 from service.inference import suppression
 from service.inference.detection.decoders import BoxDecoder, decoder_of
 from service.inference.linear_head import HeldFile
+from service.inference.malloc import release_free_memory
 from service.inference.runtime_errors import one_line
 from service.inference.runtimes.base import Session, SessionError
 from service.inference.runtimes.choice import (
@@ -449,15 +448,6 @@ def release_memory(models: Sequence[ServedModel]) -> None:
         except Exception:
             log.exception("memory cannot be released", model=smallest.name)
     release_free_memory()
-
-
-def release_free_memory() -> None:
-    """Return freed memory, which the C library still holds, to the system. This works only with glibc.
-
-    By itself, glibc gives back only what is free at the end of an arena.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _typical_time(model: ServedModel, limit_s: float) -> int:

@@ -10,7 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from models.zoo.files import NETWORKS
-from service.settings import Settings, environment_warnings, setting_problems
+from service.settings import (
+    Settings,
+    environment_warnings,
+    malloc_arenas_are_limited,
+    setting_problems,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +148,14 @@ def test_all_invalid_settings_are_listed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [line.split()[0] for line in found] == [
         *("--port", "WEIGHIN_DATABASE_URL", "WEIGHIN_THREADS", "WEIGHIN_LOG_LEVEL")
     ]
+
+
+def test_limit_of_malloc_arenas_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    assert not malloc_arenas_are_limited()
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0:glibc.malloc.arena_max=3")
+    assert malloc_arenas_are_limited()
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
+    assert malloc_arenas_are_limited()
