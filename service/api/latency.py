@@ -350,7 +350,7 @@ def check_machine(request: Request, machine: str | None) -> None:
     except errors.StorageUnavailable:
         return
     if machine not in known:
-        allowed = "; ".join(sorted(known | {UNKNOWN_MACHINE}))
+        allowed = "; ".join((*sorted(known - {UNKNOWN_MACHINE}), UNKNOWN_MACHINE))
         raise errors.InvalidParameter(f"machine {machine[:100]!r}: unknown (allowed: {allowed})")
 
 
