@@ -21,7 +21,7 @@ from tests.helpers.disks import small_disk
 from tests.helpers.http_client import http_client, wait_until_loaded
 from tests.helpers.postgres import PostgresServer, postgres_server
 from tests.helpers.process import ServiceProcess, service_process
-from tests.helpers.processes import children
+from tests.helpers.processes import children, resident
 from tests.soak.mix import KEY
 
 DISK = "512m"
@@ -124,15 +124,6 @@ def tcp_connections(port: int) -> int:
         local, _, state = line.split()[1:4]
         found += state in ("01", "08") and int(local.rpartition(":")[2], 16) == port
     return found
-
-
-def resident(pid: int) -> int:
-    """Return the resident bytes of a process; 0 if it has ended."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Sampler(threading.Thread):

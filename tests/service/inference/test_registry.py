@@ -19,6 +19,7 @@ from service.errors import ModelUnavailable, NotReady, UnknownModel
 from service.inference.loading import load_model, release_memory
 from service.inference.registry import Registry
 from tests.conftest import make_tiny_model
+from tests.helpers.processes import resident
 
 
 def edit_card(folder: Path, **changes: Any) -> None:
@@ -127,16 +128,11 @@ def test_memory_of_the_warm_up_is_returned() -> None:
     """A run of CenterFace needs 40 MB, which no other model would use."""
     detector, classifier = (load_model(NETWORKS / name) for name in ("centerface", "fashion-shuffle"))
     spec = detector.card.input
-    before = resident_mb()
+    before = resident(os.getpid())
     detector.session.run(np.zeros((1, 3, spec.height, spec.width), np.float32))
     release_memory([detector, classifier])
-    assert resident_mb() < before - 20
+    assert resident(os.getpid()) < before - 20e6
     assert detector.session.run(np.zeros((1, 3, spec.height, spec.width), np.float32))
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def test_many_models_are_not_all_in_the_message() -> None:

@@ -6,7 +6,6 @@ import gc
 import math
 import os
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,12 +24,9 @@ from service.latency.histogram import (
     slot_of_us,
     slot_start_us,
 )
+from tests.helpers.processes import resident
 
 durations = st.lists(st.integers(0, 60_000_000_000), min_size=1, max_size=300)
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def same(one: Distribution, other: Distribution) -> bool:
@@ -124,10 +120,10 @@ def test_counters_are_freed_without_gc() -> None:
         inner = weakref.ref(codec._histogram)
         del codec
         assert inner() is None
-        before = resident_bytes()
+        before = resident(os.getpid())
         for _ in range(1000):
             HistogramCodec().encode(Distribution.of([1000]))
-        assert resident_bytes() - before < 50e6  # it would be 280 MB
+        assert resident(os.getpid()) - before < 50e6  # it would be 280 MB
     finally:
         gc.enable()
 
