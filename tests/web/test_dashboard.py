@@ -278,10 +278,17 @@ def test_charts_have_room_for_labels_and_legend(visit: Visit, served: Served, qu
     page = visit(f"{served.url}/dashboard?{query}").page
     drawn(page)
     room = page.evaluate(
-        """() => [...document.querySelectorAll(".plot")].filter((box) => box._fullLayout).map((box) => {
-          const { _size: size, margin } = box._fullLayout;
-          return [box.id, ...["l", "t", "b"].map((side) => size[side] - margin[side])];
-        })"""
+        """async () => {
+          const room = [];
+          for (const box of [...document.querySelectorAll(".plot")].filter((box) => box._fullLayout)) {
+            // data decide where the highest label is: put it at the very top, where it needs most room
+            const highest = box._fullLayout.yaxis._vals.at(-1).x;
+            await Plotly.relayout(box, { "yaxis.range": [0, highest] });
+            const { _size: size, margin } = box._fullLayout;
+            room.push([box.id, ...["l", "t", "b"].map((side) => size[side] - margin[side])]);
+          }
+          return room;
+        }"""
     )
     assert {chart for chart, *_ in room} >= (set(CHARTS) if "model" in query else {"rates"})
     assert [more for _, *more in room] == [[0, 0, 0]] * len(room), "else Plotly draws a chart twice"
