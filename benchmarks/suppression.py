@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.suppression import suppress
+from service.inference.detection.suppression import suppress
 
 CASES = {"30 boxes, 5 classes": (30, 600, 5), "400 boxes, 1 class, crowded": (400, 50, 1)} | {
     "400 boxes, 23 classes": (400, 4000, 23)

@@ -15,11 +15,11 @@ from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage
 from service.inference.detection.decoders import BoxDecoder
 from service.inference.detection.geometry import Transformation
+from service.inference.detection.suppression import suppress
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
 from service.inference.runtimes.base import RuntimeName
-from service.inference.suppression import suppress
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Regime, Stopwatch
 from service.text.display import comma_list

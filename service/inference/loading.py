@@ -23,7 +23,7 @@ from models.zoo.detection import MAX_CANDIDATES
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, WeighinError, error_words
-from service.inference import suppression
+from service.inference.detection import suppression
 from service.inference.detection.decoders import BoxDecoder, decoder_of
 from service.inference.linear_head import HeldFile
 from service.inference.malloc import release_free_memory

@@ -1,4 +1,4 @@
-"""The graph of `service/inference/non_max_suppression.onnx`: `python -m tests.helpers.suppression_graph`."""
+"""The graph of the service's `non_max_suppression.onnx`: `python -m tests.helpers.suppression_graph`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnx import TensorProto, helper
 
-PATH = Path(__file__).parents[2] / "service" / "inference" / "non_max_suppression.onnx"
+PATH = Path(__file__).parents[2] / "service" / "inference" / "detection" / "non_max_suppression.onnx"
 
 
 def suppression_graph() -> bytes:

@@ -12,9 +12,9 @@ import pytest
 from numpy.random import Generator
 
 from models.zoo.detection import Suppression
-from service.inference import suppression
+from service.inference.detection import suppression
+from service.inference.detection.suppression import suppress
 from service.inference.loading import load_model
-from service.inference.suppression import suppress
 from tests.helpers.detectors import save_detector
 from tests.helpers.suppression_graph import PATH, suppression_graph
 from tests.service.inference.detection.slow import intersection_over_union, slow_suppression
