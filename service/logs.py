@@ -10,7 +10,7 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
-from service.text.display import shown
+from models.zoo.display import shown
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is being answered; log lines include it."""

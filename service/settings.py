@@ -19,8 +19,8 @@ from pydantic_settings import (
 )
 
 from models.zoo.card import Runtime
+from models.zoo.display import comma_list
 from models.zoo.files import NETWORKS
-from service.text.display import comma_list
 from service.text.environment import PREFIX, read_environment
 from service.text.origins import ANY, parse_origin
 from service.text.urls import database_url, redacted

@@ -26,6 +26,7 @@ from models.onnx_tools.inspect import (
 )
 from models.onnx_tools.last_linear import Head, LastLinear, NoLinearLayer, find_last_linear
 from models.onnx_tools.shapes import Outline, Shape, inline, outline
+from models.zoo.display import counted, shown
 from models.zoo.files import read_regular
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def prepare(content: bytes, logits: str) -> Prepared:
     except NoLinearLayer as why:
         return Prepared(serialized(model) if changes else content, changes, None, None, None, str(why))
     if whole is not model and not _has(model, found):
-        changes += (f"{_count(len(model.functions), 'function')} inlined",)
+        changes += (f"{counted(len(model.functions), 'function', 'functions')} inlined",)
         model = whole
     embedding, more = _expose(model, outlined, "embedding", found)
     changes += more
@@ -195,13 +196,13 @@ def _place(tensor: onnx.TensorProto, model: Path) -> _Place:
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    shown = _shown(location)
+    named = shown(location[:80])
     if IN_MEMORY in location:
-        raise UnreadableModel(f"tensor '{_shown(tensor.name)}' refers to an address in memory")
+        raise UnreadableModel(f"tensor '{shown(tensor.name[:80])}' refers to an address in memory")
     parts = re.split(r"[/\\]", location)
     if not location.strip() or "\0" in location or ".." in parts or not parts[0] or ":" in parts[0]:
         raise UnreadableModel(
-            f"its external data is at '{shown}' (allowed: a file in the folder of {model.name})"
+            f"its external data is at '{named}' (allowed: a file in the folder of {model.name})"
         )
     folder = model.parent.resolve()
     try:
@@ -209,25 +210,26 @@ def _place(tensor: onnx.TensorProto, model: Path) -> _Place:
         status = path.stat()
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
         raise UnreadableModel(
-            f"its external data is missing: put '{shown}' into the folder of {model.name}"
+            f"its external data is missing: put '{named}' into the folder of {model.name}"
         ) from None
     if not path.is_relative_to(folder):
         raise UnreadableModel(
-            f"its external data '{shown}' is a link out of the folder of {model.name}: copy the file there"
+            f"its external data '{named}' is a link out of the folder of {model.name}: copy the file there"
         )
     if not stat.S_ISREG(status.st_mode):
-        raise UnreadableModel(f"its external data '{shown}' is not a regular file")
+        raise UnreadableModel(f"its external data '{named}' is not a regular file")
     needed = _bytes(tensor)
     offset, length = _number(entries, "offset", 0), _number(entries, "length", needed)
     if length != needed:
         raise UnreadableModel(
-            f"its external data '{shown}' has {length} bytes for tensor '{_shown(tensor.name)}', not {needed}"
+            f"its external data '{named}' has {length} bytes for tensor '{shown(tensor.name[:80])}', "
+            f"not {needed}"
         )
     if offset + length > status.st_size:
         raise UnreadableModel(
-            f"its external data '{shown}' is cut off: {status.st_size} bytes, {offset + length} are needed"
+            f"its external data '{named}' is cut off: {status.st_size} bytes, {offset + length} are needed"
         )
-    return _Place(path, shown, offset, length)
+    return _Place(path, named, offset, length)
 
 
 def _entry(tensor: onnx.TensorProto, key: str) -> str:
@@ -239,7 +241,7 @@ def _number(entries: dict[str, str], key: str, default: int) -> int:
     if not text:
         return default
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise UnreadableModel(f"it is a damaged ONNX file: {key} of external data is '{_shown(text)}'")
+        raise UnreadableModel(f"it is a damaged ONNX file: {key} of external data is '{shown(text[:80])}'")
     return int(text)
 
 
@@ -253,7 +255,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     kind = dtype_name(tensor.data_type)
     if kind in ("undefined", "string"):
         raise UnreadableModel(
-            f"it is a damaged ONNX file: tensor '{_shown(tensor.name)}' of type {kind} is external"
+            f"it is a damaged ONNX file: tensor '{shown(tensor.name[:80])}' of type {kind} is external"
         )
     if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
         return (elements + 1) // 2
@@ -274,7 +276,7 @@ def without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
         return ()
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    changes: tuple[str, ...] = (f"{_count(removed, 'initializer')} removed from the inputs",)
+    changes: tuple[str, ...] = (f"{counted(removed, 'initializer', 'initializers')} removed from the inputs",)
     if model.ir_version < _FIRST_WITHOUT_INPUTS:
         changes += (f"IR version {model.ir_version} raised to {_FIRST_WITHOUT_INPUTS}, which allows that",)
         model.ir_version = _FIRST_WITHOUT_INPUTS
@@ -370,11 +372,3 @@ def serialized(model: onnx.ModelProto) -> bytes:
         return bytes(model.SerializeToString())
     except Exception:  # protobuf's EncodeError, and ValueError over 2 GiB
         raise UnreadableModel(f"it is larger than {MAX_BYTES} bytes as one file") from None
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _shown(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text[:80])

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from models.zoo.card import Card
+from models.zoo.display import without_surrogates
 from service.cli.output import console, print_document, say, styled
 from service.cli.settings import settings_with
 from service.errors import RefusedModel, UnreadableFolder
@@ -20,7 +21,6 @@ from service.own_models.add import Added, Bounds, Options, add
 from service.own_models.draft import flat
 from service.own_models.facts import numbers, words
 from service.own_models.sources.presets import PRESETS
-from service.text.display import without_surrogates
 
 _INPUT, _OUTPUT, _WORDS = "Facts of the input", "Facts of the outputs", "Facts for the tables"
 _DETECTOR = "Facts of a detector"

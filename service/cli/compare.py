@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from models.zoo.display import comma_list, shown
 from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, say, write_json
 from service.cli.settings import settings_with
 from service.errors import WeighinError, error_words
@@ -20,7 +21,6 @@ from service.inference.registry import Registry
 from service.inference.runtimes.choice import runtime_choices
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
-from service.text.display import comma_list, shown
 
 
 def compare_photos(

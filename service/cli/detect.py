@@ -12,6 +12,7 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
+from models.zoo.display import comma_list, counted, shown, without_surrogates
 from service.cli.output import console, print_document, say
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter, WeighinError, error_words
@@ -22,7 +23,6 @@ from service.inference.pipeline import load_image
 from service.inference.registry import Registry, check_task
 from service.inference.runtimes.choice import runtime_choices
 from service.latency.stages import Durations, Stopwatch, milliseconds
-from service.text.display import comma_list, shown, without_surrogates
 
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 
@@ -157,7 +157,7 @@ def _as_object(
 def _title(
     photo: Path, plan: DetectPlan, image: DecodedImage, objects: tuple[Found, ...], durations: Durations
 ) -> str:
-    count = f"{len(objects)} object{'' if len(objects) == 1 else 's'}"
+    count = counted(len(objects), "object", "objects")
     return (
         f"{shown(photo.name)}: {image.width} x {image.height} {image.format}, {count} with a score of "
         f"at least {plan.min_score:g}, {durations['total'] / 1e6:.1f} ms"

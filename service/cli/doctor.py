@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.onnx_tools.inspect import UnreadableModel
+from models.zoo.display import shown
 from service.bench.doctor.diagnose import Report, diagnose
 from service.bench.doctor.model import ModelUnderTest
 from service.bench.doctor.operators import measure_ceiling
@@ -21,7 +22,6 @@ from service.errors import ModelUnavailable, UnknownModel
 from service.inference.registry import Registry
 from service.inference.runtimes.base import SessionError
 from service.inference.runtimes.choice import runtime_choices
-from service.text.display import shown
 
 
 def doctor(

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
+from models.zoo.display import shown
 from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,
@@ -36,7 +37,6 @@ from service.gate.run import Gate, Request
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
 from service.settings import Settings, step_summary
-from service.text.display import shown
 
 CANNOT_SAY = EXIT_CODES["undecided"]
 _JSON, _JUNIT = "--json", "--junit"

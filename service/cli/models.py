@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from models.zoo.display import shown
 from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, millions, styled, write_json
 from service.cli.settings import settings_with
 from service.inference.loading import served_accuracy
 from service.inference.registry import Registry
 from service.inference.runtimes.choice import runtime_choices
 from service.settings import Settings
-from service.text.display import shown
 
 
 def list_models(json_file: JsonFile = None) -> None:

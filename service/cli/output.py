@@ -21,9 +21,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from models.zoo.display import shown
 from models.zoo.files import write_whole
 from service.errors import InvalidParameter, error_words
-from service.text.display import shown
 
 _PIPED_WIDTH = 160
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from models.zoo.display import without_surrogates
 from service.bench.doctor.int8_gain import Int8Gain, measure_gain
 from service.bench.doctor.model import ModelUnderTest
 from service.cli.output import print_document, say
 from service.cli.settings import settings_with
 from service.inference.registry import Registry
 from service.own_models.quantize import Options, Quantized, quantize_model
-from service.text.display import without_surrogates
 
 
 def quantize(

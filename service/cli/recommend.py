@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.zoo.card import Task
+from models.zoo.display import shown
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
 from service.bench.recommend.accuracy import AccuracyEstimate
@@ -35,7 +36,6 @@ from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
 from service.inference.runtimes.choice import runtime_choices
 from service.storage.database import open_database
-from service.text.display import shown
 
 
 def recommend(

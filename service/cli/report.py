@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
+from models.zoo.display import shown
 from service.bench.bundle_file import from_json, stated_digest
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.report.build import build_report
@@ -23,7 +24,6 @@ from service.evaluation.result import Evaluation, read_evaluation
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
 from service.storage.database import open_database
-from service.text.display import shown
 
 _MOST_IDS = 5
 """Maximum number of ids in a message."""

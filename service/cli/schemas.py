@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from models.zoo.card import Card
+from models.zoo.display import without_surrogates
 from models.zoo.verdicts import Verdict
 from service.api.body.image import ImageFacts
 from service.api.inference.compare import ComparisonOut, comparison_out
@@ -29,7 +30,6 @@ from service.bench.fingerprint import Machine
 from service.bench.judge.regression import Change, Regression
 from service.gate.result import GateResult
 from service.inference.compare import Comparison
-from service.text.display import without_surrogates
 
 Number = float
 """Alias of `float` for classes that have a field named `float`."""

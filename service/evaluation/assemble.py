@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.corruptions import CORRUPTIONS
+from models.zoo.display import shown, without_surrogates
 from models.zoo.machine import this_machine
 from service.errors import InvalidDataset
 from service.evaluation import classification, detection
@@ -38,7 +39,6 @@ from service.evaluation.result import (
 )
 from service.evaluation.run import Run, Runner, Seen, Subject
 from service.inference.session import RUNTIME_VERSION
-from service.text.display import shown, without_surrogates
 
 _DIGITS = 6
 _MOST_NAMES = 5

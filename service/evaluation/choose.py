@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from models.zoo.card import Task
+from models.zoo.display import shown
 from models.zoo.labels import read_labels
 from service.errors import InvalidDataset, InvalidParameter, ModelUnavailable
 from service.evaluation.classes import Matched, match_classes
@@ -14,7 +15,6 @@ from service.evaluation.dataset import Dataset
 from service.evaluation.run import Subject
 from service.inference.loading import ModelEntry, load_model
 from service.inference.registry import Registry
-from service.text.display import shown
 
 _WORDS: dict[Task, str] = {"image-classification": "classifies images", "object-detection": "detects objects"}
 _NEEDED: dict[Task, str] = {"image-classification": "a class per picture", "object-detection": "boxes"}

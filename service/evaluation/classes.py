@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.zoo.display import joined, shown
 from models.zoo.files import read_text
 from models.zoo.labels import BUILT_IN
 from service.errors import InvalidDataset, InvalidParameter, error_words
-from service.text.display import joined, shown
 
 LEFT_OUT = "-"
 """Value in a mapping for a class that is to be left out."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from models.zoo.display import counted, joined, shown
 from service.bench.bundle import GateReading
 from service.bench.measure.machine_watch import MachineWatch, violations
 from service.bench.measure.messages import BlockReport, Done, WorkerConfig
@@ -41,7 +42,6 @@ from service.gate.decision import (
     log_ratios,
 )
 from service.inference.registry import Registry
-from service.text.display import counted, joined, shown
 
 ROUNDS_PER_LAUNCH = 24
 BLOCK_RUNS = 8

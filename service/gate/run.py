@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from models.zoo.display import joined, shown, without_surrogates
 from models.zoo.machine import this_machine
 from service.errors import InvalidParameter, MeasurementFailed, WeighinError, error_words
 from service.evaluation.choose import choose
@@ -54,7 +55,6 @@ from service.gate.subjects import (
     same_source,
 )
 from service.inference.registry import Registry
-from service.text.display import joined, shown, without_surrogates
 
 ACCURACY_SHARE = 0.7
 """Share of the time limit that the evaluation of accuracy may take; the rest is for latency."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.zoo.card import Card, read_card, write_card
+from models.zoo.display import shown
 from models.zoo.files import write_whole
 from models.zoo.labels import read_labels
 from service.errors import InvalidParameter, ModelUnavailable, RefusedModel, error_words
@@ -18,7 +19,6 @@ from service.inference.registry import Registry
 from service.own_models.add import Bounds, Options, build
 from service.own_models.sources.reading import read_file
 from service.own_models.trial import serve_once
-from service.text.display import shown
 
 Role = Literal["base", "new"]
 Kind = Literal["model", "folder", "file"]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.card import Card
+from models.zoo.display import comma_list
 from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage
 from service.inference.detection.decoders import BoxDecoder
@@ -22,7 +23,6 @@ from service.inference.pool import CorePool, Deadline
 from service.inference.runtimes.base import RuntimeName
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Regime, Stopwatch
-from service.text.display import comma_list
 
 _MOST_LABELS = 10
 """Maximum number of labels in a message."""

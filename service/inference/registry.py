@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from models.zoo.card import Card, Task
+from models.zoo.display import shown
 from models.zoo.files import holds_network
 from service.errors import (
     MOST_NAMES,
@@ -47,7 +48,6 @@ from service.inference.runtimes.opening import open_session
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
 from service.settings import Settings
-from service.text.display import shown
 
 _WRONG_TASK: dict[Task, str] = {
     "image-classification": "model '{name}': detects objects, it does not classify images (use POST /detect)",

@@ -10,8 +10,8 @@ from enum import IntEnum
 from typing import Any
 
 from models.zoo.card import Fact, InputSpec, Origin, decides_predictions
+from models.zoo.display import shown
 from service.errors import RefusedModel
-from service.text.display import shown
 
 OPTIONS: dict[str, str] = {
     "input.size": "--size",

@@ -1,1 +1,1 @@
-"""Functions for untrusted text: parse URLs, origins and environment variables; escape text for display."""
+"""Parse text from outside: URLs, origins and environment variables."""

@@ -11,6 +11,7 @@ import structlog
 from cachetools import LRUCache
 
 from models.zoo.card import Task
+from models.zoo.display import counted
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
@@ -23,7 +24,6 @@ from service.errors import StorageUnavailable, UnknownEvaluation
 from service.evaluation.result import Evaluation
 from service.evaluation.store import EvaluationStore, EvaluationSummary
 from service.inference.registry import Registry
-from service.text.display import counted
 
 _log = structlog.get_logger(__name__)
 

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from models.zoo.display import counted, joined
 from models.zoo.statistics import MIN_SAMPLES
 from service.bench.bundle import ModelFacts
 from service.latency.histogram import EMPTY_SUMMARY
 from service.latency.query import ALL, CURRENT, UNKNOWN_MACHINE, Latencies, Window
 from service.latency.series import Figures as Recorded
 from service.latency.stages import REGIMES, STAGES, Regime, Stage
-from service.text.display import counted, joined
 from service.web.catalogue import Catalogue
 from service.web.chart_data import as_json, over_time, parts, shape, traffic
 from service.web.site import explained

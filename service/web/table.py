@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from models.zoo.display import joined
 from models.zoo.statistics import MIN_SAMPLES, highest
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate
@@ -14,7 +15,6 @@ from service.bench.report.chart import Chart
 from service.latency.histogram import EMPTY_SUMMARY, Distribution, Summary
 from service.latency.series import Figures
 from service.latency.stages import STAGES, Stage
-from service.text.display import joined
 from service.web.catalogue import Accuracies, Labels
 from service.web.fronts import GroupFront, front_of, short_names
 from service.web.marks import Axis, Marks, Part, Tick, marks, stacked

@@ -14,9 +14,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError, ParseError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 
+from models.zoo.display import quoted
 from service.api.body.request import Body, content_type_of
 from service.errors import DeadlineExceeded, MalformedRequest
-from service.text.display import quoted
 
 MAX_HEADER_FIELDS = 32
 """Maximum number of header fields of a part."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from models.zoo.display import quoted
 from service.errors import HeadersTooLarge, MalformedRequest
-from service.text.display import quoted
 
 MAX_HEAD_BYTES = 65_536
 """Maximum bytes of a request head, and of the trailer section of a chunked body."""

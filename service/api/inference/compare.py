@@ -8,6 +8,7 @@ from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.card import Accuracy
+from models.zoo.display import comma_list
 from models.zoo.statistics import MIN_SAMPLES
 from service import errors
 from service.api.body.image import (
@@ -31,7 +32,6 @@ from service.inference.compare import ComparedModel, Comparer, Comparison, Objec
 from service.inference.detect import box_json
 from service.inference.runtimes.base import RuntimeName
 from service.latency.stages import milliseconds
-from service.text.display import comma_list
 
 router = new_router("inference", route_class=ImageRoute)
 

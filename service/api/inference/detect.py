@@ -8,6 +8,7 @@ from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.detection import MAX_CANDIDATES
+from models.zoo.display import comma_list
 from service import errors
 from service.api.body.image import (
     IMAGE_ERRORS,
@@ -27,7 +28,6 @@ from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.detect import Detected, Detector, detect_plan
 from service.inference.runtimes.base import RuntimeName
-from service.text.display import comma_list
 
 router = new_router("inference", route_class=ImageRoute)
 

@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from models.zoo.display import comma_list
 from service import errors
 from service.api.body.image import IMAGE_ERRORS
 from service.api.body.request import (
@@ -37,7 +38,6 @@ from service.api.v2.wire import (
 from service.errors import InvalidInferenceRequest, UnsupportedEncoding
 from service.inference.detect import DetectPlan, detect_plan
 from service.inference.loading import ServedModel
-from service.text.display import comma_list
 
 _PARSED_AT_ONCE_BYTES = 100_000
 """Maximum bytes of JSON that the event loop parses. Longer JSON is parsed by a job on the pool."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from models.zoo.card import Card
+from models.zoo.display import encodable, shown
 from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, Scenario
 from service.bench.measure.inputs import describe_inputs
 from service.bench.measure.messages import WorkerEntry
@@ -18,7 +19,6 @@ from service.inference.cpu import core_budget
 from service.inference.registry import Registry
 from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.opening import check_runtime
-from service.text.display import encodable, shown
 from service.text.urls import service_url
 
 MAX_THREADS = 256

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from models.zoo.card import Card
+from models.zoo.display import counted, joined, shown
 from models.zoo.statistics import PercentileBound, highest
 from service.bench.bundle import Bundle, Entry, ModelFacts
 from service.bench.judge.summary import EntrySummary, is_like_the_service, summarise
@@ -35,7 +36,6 @@ from service.bench.report.document import (
 )
 from service.bench.report.reproduce import steps
 from service.evaluation.result import Evaluation, ModelResult
-from service.text.display import counted, joined, shown
 
 
 def build_report(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from models.zoo.card import Card
+from models.zoo.display import counted, shown
 from models.zoo.statistics import MIN_SAMPLES
 from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, FlagKind, ModelFacts
 from service.bench.judge.summary import EntrySummary
 from service.bench.report.document import AccuracyFigure, Caveat, CaveatKind, Front
 from service.evaluation.result import Evaluation, ModelResult
-from service.text.display import counted, shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
 _FEW_PICTURES = 100

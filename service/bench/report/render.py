@@ -11,10 +11,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from models.zoo.display import counted, in_markdown
 from service.bench.report import chart
 from service.bench.report.document import Caveat, Report, ReportedModel
 from service.bench.report.tables import Cell, Table, evaluation_tables, result_tables
-from service.text.display import counted, in_markdown
 
 _METHOD = (
     "A model is on the front unless another model is more accurate (their 95 % intervals are apart), faster "

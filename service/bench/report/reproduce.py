@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 
+from models.zoo.display import shown
 from service.bench.bundle import Bundle
 from service.bench.measure.plan import PROFILES
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.report.caveats import same_model
 from service.bench.report.document import Step
 from service.evaluation.result import Evaluation
-from service.text.display import shown
 
 BUNDLE = "bench.json"
 """Name of the file of the benchmark in the commands that reproduce a report."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from models.zoo.card import Task
+from models.zoo.display import counted
 from models.zoo.statistics import MIN_SAMPLES
 from service.bench.report.document import (
     AccuracyFigure,
@@ -16,7 +17,6 @@ from service.bench.report.document import (
     Report,
     ReportedModel,
 )
-from service.text.display import counted
 
 MOST_CLASSES, MOST_MODELS = 30, 8
 """Maximum rows and maximum models in a table of classes. The JSON document has all classes and models."""

@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from models.zoo.display import comma_list, shown
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import to_json
@@ -31,7 +32,6 @@ from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavaila
 from service.inference.registry import Registry
 from service.settings import Settings
 from service.state import open_state
-from service.text.display import comma_list, shown
 
 bench_app = typer.Typer(
     help="Benchmark models on this machine, interleaved, in separate processes.",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from models.zoo.display import shown
 from service.bench.bundle_file import read_bundle
 from service.bench.judge.regression import DEFAULT_THRESHOLD, Regression, compare_bundles
 from service.cli.output import (
@@ -21,7 +22,6 @@ from service.cli.output import (
     write_json,
 )
 from service.errors import WeighinError
-from service.text.display import shown
 
 REGRESSED, REFUSED = 1, 2
 

@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from models.zoo.display import shown
 from models.zoo.statistics import MIN_SAMPLES, PercentileBound
 from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import BenchStage, Bundle
 from service.bench.judge.summary import EntrySummary, summarise
 from service.cli.output import millions, print_whole, styled
-from service.text.display import shown
 
 _WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess", "nms")
 _LOUD = ("void", "partial", "dirty", "contaminated")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from models.zoo.display import comma_list, counted
 from service.cli.evaluate.stored import keep
 from service.cli.evaluate.table import print_evaluation
 from service.cli.output import (
@@ -32,7 +33,6 @@ from service.evaluation.result import Evaluation, to_json
 from service.evaluation.run import Run, Runner, listing_changes
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
-from service.text.display import comma_list
 
 _NO_DATA = 2
 """Exit code if nothing can be evaluated. Wrong options have the same exit code."""
@@ -136,7 +136,7 @@ def _run(runner: Runner, dataset: Dataset, chosen: Chosen) -> tuple[Run, int]:
     with stop_on_signals() as (stop, received), progress_bar() as bar:
         count = len(chosen.subjects)
         task = bar.add_task(
-            f"{dataset.name}: {count} model{'' if count == 1 else 's'}", total=len(dataset.pictures)
+            f"{dataset.name}: {counted(count, 'model', 'models')}", total=len(dataset.pictures)
         )
         run = runner.run(lambda done: bar.update(task, completed=done), stop)
     return run, received[0] if received else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.zoo.display import shown
 from service.errors import (
     DataDirectoryInUse,
     InvalidEvaluation,
@@ -21,7 +22,6 @@ from service.evaluation.result import Evaluation, from_json, read_evaluation, to
 from service.evaluation.store import EvaluationStore
 from service.settings import Settings
 from service.state import open_state
-from service.text.display import shown
 from service.text.urls import redacted, service_url
 
 if TYPE_CHECKING:

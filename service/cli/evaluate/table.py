@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from models.zoo.display import counted, joined, shown
 from models.zoo.statistics import highest
 from service.cli.output import print_whole
 from service.evaluation.figures import ClassifierResult, DetectorResult, Mean, Share
 from service.evaluation.result import Evaluation, LabelSet, ModelResult
-from service.text.display import counted, joined, shown
 
 _FEW = 3
 """Maximum number of pictures or classes in a line."""

@@ -15,13 +15,13 @@ from typing import Annotated
 
 import typer
 
+from models.zoo.display import shown, without_surrogates
 from service.cli.gallery.client import GalleryClient, Refused
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import CANCELLED, say, styled
 from service.cli.progress import progress_bar
 from service.errors import InvalidParameter, UnreadableFolder, error_words
 from service.inference.decoding.decode import SUFFIXES
-from service.text.display import shown, without_surrogates
 
 _AT_ONCE = 8
 """Number of concurrent requests. It is large enough to keep all cores of the service busy."""

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from models.zoo.display import shown
 from service.cli.gallery.client import Refused
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import CANCELLED, say
 from service.cli.progress import progress_bar
-from service.text.display import shown
 
 _POLL_INTERVAL_S = 0.2
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from models.zoo.display import shown
 from service.cli.gallery.client import Refused
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import console, print_document, say
-from service.text.display import shown
 
 Where = Annotated[
     str | None,

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from models.zoo.display import counted, shown, without_surrogates
 from models.zoo.files import not_text
 from service.errors import InvalidDataset
 from service.evaluation.dataset import Box, Dataset, Picture, Problem, long_name
 from service.evaluation.readers.paths import MOST_PICTURES, AnnotatedFiles, File, read_file
-from service.text.display import shown, without_surrogates
 
 MOST_BYTES = 512 << 20
 """Maximum size of a file. The file for COCO's 118 287 training pictures has 448 MiB."""
@@ -144,7 +144,7 @@ def _pictures(
         file = files.find(name)
         if not isinstance(file, File):
             count = listed[image_id]
-            objects = f", {count} annotation{'' if count == 1 else 's'}" if count else ""
+            objects = f", {counted(count, 'annotation', 'annotations')}" if count else ""
             problems.append(Problem(key, f"{file}{objects}"))
         elif keys.setdefault(file.key, image_id) != image_id:
             first = shown(keys[file.key])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.zoo.display import shown, without_surrogates
 from models.zoo.files import not_text
 from service.errors import InvalidDataset
 from service.evaluation.dataset import Dataset, Picture, Problem, long_name
@@ -22,7 +23,6 @@ from service.evaluation.readers.paths import (
     has_picture_suffix,
     read_file,
 )
-from service.text.display import shown, without_surrogates
 
 MOST_BYTES = 256 << 20
 """Maximum size of a file."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from models.zoo.display import shown, without_surrogates
 from service.errors import InvalidDataset, error_words
 from service.evaluation.dataset import Dataset, Picture, Problem
 from service.evaluation.readers.paths import (
@@ -19,7 +20,6 @@ from service.evaluation.readers.paths import (
     ignored,
     is_folder,
 )
-from service.text.display import shown, without_surrogates
 
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 _YOLO = frozenset({"images", "labels"})

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
+from models.zoo.display import shown, without_surrogates
 from models.zoo.files import read_regular
 from service.errors import InvalidDataset, error_words
 from service.inference.decoding.decode import SUFFIXES
-from service.text.display import shown, without_surrogates
 
 MOST_PICTURES = 1_000_000
 """Maximum number of pictures in a data set."""

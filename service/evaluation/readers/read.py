@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.zoo.display import shown
 from service.errors import InvalidDataset, error_words
 from service.evaluation.dataset import Dataset
 from service.evaluation.readers.coco import read_coco
@@ -11,7 +12,6 @@ from service.evaluation.readers.csv_file import read_csv
 from service.evaluation.readers.folders import read_folders
 from service.evaluation.readers.paths import LAYOUTS, ignored
 from service.evaluation.readers.voc import annotations_in, read_voc
-from service.text.display import shown
 
 _TABLES = (".csv", ".tsv", ".txt")
 

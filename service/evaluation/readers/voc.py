@@ -11,11 +11,11 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
+from models.zoo.display import counted, shown, without_surrogates
 from service.errors import InvalidDataset, error_words
 from service.evaluation.dataset import Box, Dataset, Picture, Problem, long_name
 from service.evaluation.readers.coco import box_problem, declared_size
 from service.evaluation.readers.paths import MOST_PICTURES, AnnotatedFiles, File, ignored, read_file
-from service.text.display import shown, without_surrogates
 
 MOST_BYTES = 4 << 20
 """Maximum size of an XML file."""
@@ -83,7 +83,7 @@ def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Datas
         if not isinstance(picture, File):
             own = files.find(Path(document).stem)
             if not isinstance(own, File):
-                objects = f", {len(boxes)} object{'' if len(boxes) == 1 else 's'}" if boxes else ""
+                objects = f", {counted(len(boxes), 'object', 'objects')}" if boxes else ""
                 problems.append(Problem(document, f"{shown(name)}: {picture}{objects}"))
                 continue
             picture = own

@@ -24,6 +24,7 @@ import structlog
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.zoo.display import counted
 from models.zoo.verdicts import MIN_DIFFERENCE, Estimate
 from service.errors import (
     DeadlineExceeded,
@@ -53,7 +54,6 @@ from service.inference.runtimes.weighing import (
     look,
 )
 from service.latency.stages import Stopwatch
-from service.text.display import counted
 
 PICTURES = 32
 """Number of pictures on which the answers of both runtimes are compared."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from models.zoo.display import shown
 from models.zoo.files import not_text, read_text
 from models.zoo.labels import BUILT_IN
 from service.errors import RefusedModel, error_words
 from service.evaluation.classes import built_in_lines, forms
 from service.own_models.facts import Rank, words
-from service.text.display import shown
 
 MAX_BYTES = 16 << 20
 """Maximum size in bytes of a file of labels or metadata that is read."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import service.cli
+from models.zoo.display import shown
 from service.cli import COMMANDS, load_command
 from service.cli.output import millions
-from service.text.display import shown
 from tests.conftest import make_tiny_model
 from tests.helpers.command_line import weighin
 from tests.helpers.forked import run_forked

@@ -47,6 +47,6 @@ def test_a_benchmark_runs_nothing_of_the_working_directory(module: str, marker: 
 def test_sources_that_are_not_installed_are_found(marker: Path) -> None:
     """As `python -m service` finds them, in their own folder; site-packages are left out here."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-S", *child_command("service.text.display")[1:]]
+    command = [sys.executable, "-S", *child_command("models.zoo.display")[1:]]
     subprocess.run(command, env=environment, check=True)
     assert not marker.exists()

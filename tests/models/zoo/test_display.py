@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from service.text.display import comma_list, counted, encodable, joined, shown, without_surrogates
+from models.zoo.display import comma_list, counted, encodable, joined, shown, without_surrogates
 
 
 @pytest.mark.parametrize(
