@@ -36,7 +36,7 @@ from service.gate.result import EXIT_CODES, GateResult, not_begun, nothing_asked
 from service.gate.run import Gate, Request
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
-from service.settings import Settings, step_summary
+from service.settings.settings import Settings, step_summary
 
 CANNOT_SAY = EXIT_CODES["undecided"]
 _JSON, _JUNIT = "--json", "--junit"

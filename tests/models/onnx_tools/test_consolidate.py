@@ -101,10 +101,10 @@ OUTSIDE = {
     "C:\\secret": r"is at 'C:\\secret'",
     "\\\\host\\secret": "is at ",
     "": "is at ''",
-    "a\0b": "is at 'a?b'",
+    "a\0b": r"is at 'a\x00b'",
     "_ORT_MEM_ADDR_": "refers to an address in memory",
     "x/_ORT_MEM_ADDR_": "refers to an address in memory",
-    "missing\n.data": "is missing: put 'missing?.data' into the folder of model.onnx",
+    "missing\n.data": r"is missing: put 'missing\n.data' into the folder of model.onnx",
     "x" * 5000: "is missing: put 'xxx",
     ".": "is not a regular file",
 }

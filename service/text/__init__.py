@@ -1,1 +1,0 @@
-"""Parse text from outside: URLs, origins and environment variables."""
