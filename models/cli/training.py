@@ -93,8 +93,8 @@ def _finished(
 ) -> tuple[DesignedNetwork, Mapping[str, Any], str]:
     """Return a finished training's network, its identity and one line that describes the training.
 
-    The line has a digest of the weights, which shows whether the network was trained again since. The errors
-    are those of `load_trained`.
+    The line has a digest of the weights, so that an old line shows whether the network has been trained again
+    since then. The errors are those of `load_trained`.
     """
     from models.train.family import load_trained, run_folder, weights_digest
 

@@ -50,7 +50,7 @@ def page(zoo: Path, measured: Measurement, findings: Findings = Findings()) -> s
 
 
 def page_from_files(output: Path, zoo: Path) -> str:
-    """Return the page as it must be, made from the cards in `zoo` and the result files beside `output`.
+    """Return the page that belongs to the cards in `zoo` and the result files beside `output`.
 
     Raises FileNotFoundError if there is no measurement, and ValueError for a damaged file or if a model was
     not measured or has changed.
@@ -78,11 +78,11 @@ def _page(models: Sequence[Row], measured: Measurement, findings: Findings) -> I
         yield f"**Unreliable measurement**: {'; '.join(measured.doubts)}."
     yield ""
     yield (
-        "Names are shortened: `fashion-` and `efficientnet-` are left out, and `ir` stands for "
+        "Some names are shortened: `fashion-` and `efficientnet-` are left out, and `ir` stands for "
         "`inverted-residual`. A gain is a difference in top-1 accuracy (points), in p50 (milliseconds), in "
         "the size of the ONNX file (bytes) or in the multiply–accumulates (MACs) of one image. Each network "
-        "was trained once. `significant` therefore takes into account chance in the choice of test images, "
-        "but not chance in the training (its seed)."
+        "of the tables was trained once. For their accuracies, `significant` therefore takes into account "
+        "chance in the choice of test images, but not chance in the training (its seed)."
     )
     yield ""
     yield "## What each block and technique gains"
@@ -186,7 +186,8 @@ def _fronts(models: Sequence[Row]) -> Iterator[str]:
         first = "; ".join(f"{_name(a)} has fewer MACs than {_name(b)} but is slower" for a, b in inverted[:6])
         others = len(inverted) - 6
         more = f"; and {others} more pair{'s' if others > 1 else ''}" if others > 0 else ""
-        yield f"- MACs do not predict latency (only differences of over 5 % are listed): {first}{more}."
+        only = "float networks whose MACs and p50 both differ by over 5 %"
+        yield f"- MACs do not predict latency ({only}): {first}{more}."
 
 
 def _name(row: Row) -> str:

@@ -6,8 +6,12 @@ import html
 import re
 from collections.abc import Sequence
 
-# control characters, line and paragraph separators, bidirectional marks, lone surrogates
-_UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# control characters, line and paragraph separators, bidirectional marks, lone surrogates, and invisible
+# characters, except for the joiners U+200C and U+200D, which emoji and some scripts need
+_UNSHOWN = re.compile(
+    "[\0-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 _MOST_JOINED = 3
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 

@@ -196,7 +196,7 @@ class BundleComparison(BaseModel):
 
     then: str = Field(description="Name of the older file")
     now: str = Field(description="Name of the newer file")
-    threshold: float = Field(description="Smallest slowdown that counts as a regression; 0.05 is 5 %")
+    threshold: float = Field(description="A larger slowdown than this counts as a regression; 0.05 is 5 %")
     regressed: bool = Field(description="Whether any entry regressed")
     labels: list[str] = Field(description="Caveats, such as other software or a dirty benchmark")
     changes: list[ChangeOut]

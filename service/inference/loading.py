@@ -497,10 +497,11 @@ def _timed_runs(
 
 
 def _settle_activation(model: ServedModel, logits: Sequence[NDArray[np.float32]]) -> None:
-    """Set the session's activation to softmax if all `logits` are probability distributions.
+    """Find out from its outputs whether the network already ends in softmax, and note this in the session.
 
-    `logits`: outputs for two images of noise. Raises UnusableModel if they are probability distributions, but
-    the card names an activation other than softmax.
+    `logits`: outputs for two images of noise. If they are probability distributions, the network ends in
+    softmax. This counts only if the card names no activation and none was found in the file. Raises
+    UnusableModel if they are probability distributions, but the card names another activation.
     """
     declared = model.card.outputs.get("activation")
     is_distribution = all(map(_are_probabilities, logits))

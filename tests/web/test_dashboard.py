@@ -280,12 +280,16 @@ def test_charts_have_room_for_labels_and_legend(visit: Visit, served: Served, qu
     room = page.evaluate(
         """async () => {
           const room = [];
-          for (const box of [...document.querySelectorAll(".plot")].filter((box) => box._fullLayout)) {
-            // data decide where the highest label is: put it at the very top, where it needs most room
-            const highest = box._fullLayout.yaxis._vals.at(-1).x;
-            await Plotly.relayout(box, { "yaxis.range": [0, highest] });
+          function measure(box) {
             const { _size: size, margin } = box._fullLayout;
             room.push([box.id, ...["l", "t", "b"].map((side) => size[side] - margin[side])]);
+          }
+          for (const box of [...document.querySelectorAll(".plot")].filter((box) => box._fullLayout)) {
+            measure(box);
+            // data decide where the highest label is: put it at the very top, where it needs most room
+            const highest = box._fullLayout.yaxis._vals.at(-1).x;
+            await Plotly.relayout(box, { "yaxis.range": [0, highest], "yaxis.dtick": highest });
+            measure(box);
           }
           return room;
         }"""

@@ -30,7 +30,7 @@ def compare_files(
     then: Annotated[Path, typer.Argument(help="Older bundle", metavar="A.json")],
     now: Annotated[Path, typer.Argument(help="Newer bundle", metavar="B.json")],
     threshold: Annotated[
-        float, typer.Option(help="Smallest slowdown that counts as a regression, 0.05 is 5 %")
+        float, typer.Option(help="A larger slowdown than this counts as a regression; 0.05 is 5 %")
     ] = DEFAULT_THRESHOLD,
     across_machines: Annotated[
         bool, typer.Option("--across-machines", help="Show bundles of different machines side by side")

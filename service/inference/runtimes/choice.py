@@ -288,9 +288,10 @@ def runtime_choices(settings: Settings) -> RuntimeChoices:
 def _without(
     weighings: Iterable[Weighing], model: str, floats: FloatPrecision | None, machine: tuple[str, str, int]
 ) -> tuple[Weighing, ...]:
-    """Return `weighings` without those of one model with one type of float operators on one machine.
+    """Return `weighings` without those of `model` on `machine` for which the type `floats` was requested.
 
-    `machine`: name of the CPU, identity of the CPU, number of cores.
+    `floats`: type of the float operators, or None if no type was requested. `machine`: name of the CPU,
+    identity of the CPU, number of cores.
     """
 
     def is_other(known: Weighing) -> bool:

@@ -28,7 +28,7 @@ LEAST_PICTURES = 2
 """Smallest number of pictures that must count. With fewer pictures, the answers never count as equal."""
 MOST_DEVIATION = 0.5
 """Largest typical difference of a picture's logits with which answers count as equal. It is in standard
-deviations of the picture's logits. Networks in bf16 and int8 networks differ by up to 0.3 in OpenVINO
+deviations of the picture's logits. Networks in bf16 and int8 networks differ by up to 0.4 in OpenVINO
 (docs/runtimes.md)."""
 MOST_SCORE_DIFFERENCE = 0.05
 """Largest typical difference of the scores of a detector's objects with which answers count as equal."""

@@ -82,12 +82,11 @@ def adjusted(differences: NDArray[np.float64], ways: int) -> float:
 def interval(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
     """Return the lowest and the highest mean that a one-sided `p_value` at `level` does not rule out.
 
-    To test whether the mean can be d, d is subtracted from all differences. A flip reverses the signs of some
-    of them. The sum is then at least as large as before if and only if the reversed differences, before the
-    subtraction, have a mean of at most d. So the p value is the share of flips whose reversed differences
-    have such a mean, and the limits of the interval are two quantiles of these means, one mean per flip
-    (Hartigan 1969, "Using Subsample Values as Typical Values"). For the upper limit, the test is the same
-    with all signs reversed.
+    To test whether the mean can be d, d is subtracted from all differences. A flip then reverses the signs of
+    some of the results. It does not lower their sum if and only if the differences that it reverses, without
+    d subtracted, have a mean of at most d. So the p value is the share of flips for which this mean is at
+    most d, and the limits of the interval are two quantiles of these means (Hartigan 1969, "Using Subsample
+    Values as Typical Values"). For the upper limit, the test is the same with all signs reversed.
     """
     differences = differences[~np.isnan(differences)]
     if not differences.size:

@@ -27,12 +27,12 @@ function legendHeight(traces, width) {
   return 10 + 19 * Math.ceil(widths.length / perRow);
 }
 
-// Return a chart's layout. Its margins have room for the legend and for labels that reach beyond the plot, at its
-// very top too: Plotly would enlarge them, but draw the chart a second time.
+// Return a chart's layout. Its margins have room for the legend and for labels: Plotly would enlarge them, but draw
+// the chart a second time. Without a legend, the room above is half a label, at the very top, and Plotly's 12 pixels.
 function layout(traces, width, view, more) {
   const quiet = colour("--quiet");
   const right = more.yaxis2?.visible ? 40 : 12;
-  const top = more.showlegend === false ? 20 : 15 + legendHeight(traces, width - LEFT - right);
+  const top = more.showlegend === false ? 22 : 15 + legendHeight(traces, width - LEFT - right);
   const axis = { gridcolor: colour("--edge"), linecolor: colour("--edge"), zeroline: false, automargin: true };
   const { xaxis, yaxis, yaxis2, ...rest } = more;
   return {

@@ -19,6 +19,7 @@ from models.zoo.display import comma_list, counted, encodable, joined, shown, wi
         ("a\nb\r\tc\0d\x7f", r"a\nb\r\tc\x00d\x7f"),
         ("abc\u202etxt.exe\u2066\u200e", r"abc\u202etxt.exe\u2066\u200e"),
         ("a\u2028b\u2029c\ufeff", r"a\u2028b\u2029c\ufeff"),
+        ("mo\u200bdel\xad.da\u2060ta", r"mo\u200bdel\xad.da\u2060ta"),
         (os.fsdecode(b"caf\xe9.jpg"), r"caf\xe9.jpg"),
         ("\ud800", r"\ud800"),
         ("👩‍🔬", "👩‍🔬"),  # joined by U+200D
