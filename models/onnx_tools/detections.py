@@ -80,9 +80,10 @@ def find_suppression(content: bytes) -> Suppression | None:
 def with_outputs(content: bytes, parts: Mapping[str, Part]) -> tuple[bytes, tuple[str, ...]]:
     """Return the ONNX file with each of `parts` as an output, and a description of each change.
 
-    A part of a tensor becomes an output that has the part's key as its name. A whole tensor keeps its own
-    name; if it is an output already, nothing is added. Weights that are listed as inputs become constants.
-    Raises UnreadableModel if the file cannot be read or its graph lacks a tensor that `parts` names.
+    `parts` maps names to parts. A slice of a tensor becomes an output with its name in `parts`. A whole
+    tensor keeps its own name; if it is an output already, nothing is added. Weights that are listed as inputs
+    become constants. Raises UnreadableModel if the file cannot be read or its graph lacks a tensor that
+    `parts` names.
     """
     from onnx import helper
 

@@ -253,7 +253,7 @@ class Registry:
         return entry
 
     def _forgotten(self, name: str) -> ModelEntry | None:
-        """Discard the runtime that a request chose for a broken or missing model, and return its entry.
+        """Discard the runtime that a request chose for a broken or missing model; return the model's entry.
 
         Returns None if no request chose a runtime for the model, or if the model is neither broken nor
         missing.

@@ -181,8 +181,8 @@ def run_child(
 def _keep(server: _Server) -> bool:
     """Keep the server for the next request; return False if another server is kept already.
 
-    Simultaneous requests start several servers. Only one is kept: the others would not be used again, and no
-    code would wait for them when they end.
+    Simultaneous requests start several servers. Only one is kept, and the caller ends the others: if they
+    were kept, too, they would not be used again, and no code would wait for them when they end.
     """
     with _keeping:
         if _idle:

@@ -176,9 +176,10 @@ class Known:
 def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
     """Build the rows of every model with runs of `stage` or with errors, and the axis of their charts.
 
-    If no total is recorded for a model (searches have none), its row shows inference, and a tag says so. Each
-    group of models is compared with one of its models that has runs. This is `baseline` if it is one of them,
-    else the default model, else the model with the most multiply-accumulates.
+    If no total is recorded for a model (searches have none), its row shows inference, and a tag says so. In
+    each group, the models are compared with one model of the group that has runs: with `baseline` if it is
+    such a model, else with the default model if it is one, else with the one that has the most
+    multiply-accumulates.
     """
     groups: dict[Labels | None, list[str]] = {}
     names = {name for name, of in known.recorded.summaries if of == stage_of(known.recorded, name, stage)}

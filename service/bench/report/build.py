@@ -46,9 +46,10 @@ def build_report(
     `digest` is the digest that the file of the bundle states. `cards` has the cards of the zoo by name of the
     model, for facts that a bundle lacks.
 
-    Accuracies are those that the cards stated when the benchmark ran. If there is an evaluation, the report
-    states the accuracy on its pictures instead, for the models of its label sets. It states no accuracy for
-    such a model if the evaluation did not run the model, or ran another file of it than the benchmark.
+    Accuracies are those that the cards stated when the benchmark ran. If there is an evaluation, then for
+    each model with a label set of the evaluation, the report states the accuracy on the evaluation's pictures
+    instead. If the evaluation did not run such a model, or ran another file of the model than the benchmark
+    did, the report states no accuracy for it.
     """
     bundle = stored.bundle
     summaries = summarise(bundle)

@@ -121,11 +121,11 @@ class _MayPass(Exception):
 
 
 class Weigher:
-    """Weighs models, one at a time, in the background.
+    """Compares the speed and answers of both runtimes in the background: it weighs one model at a time.
 
     It weighs the models for which the runtime `auto` is chosen. It also weighs the models that OpenVINO runs
-    in another precision than the card's, or with other rounding than ONNX Runtime. For these models, the
-    weighing shows whether the answers of both runtimes agree. Runs are jobs of the pool, so that live
+    in another precision than the card's, or with other rounding than ONNX Runtime, because their answers may
+    differ. Runs are jobs of the pool, so that live
     requests wait for one round at most. During a timed round, no other job runs. Call all methods from the
     event loop's thread.
     """

@@ -160,13 +160,13 @@ def names_of(value: object, where: str) -> tuple[str, ...]:
 def label_set(
     given: GivenLabels | None, logits: int, model: str, offset: int | None, *, keep: bool = False
 ) -> LabelSet:
-    """Return the label set of a network with `logits` scores for an image.
+    """Return the label set of a network.
 
-    `model`: the model's name. `offset`: the class offset if a source states it, else None. If all names are
-    those of a built-in label set, the result is this set. If almost all names are those of a large built-in
-    set, the result is this set, too, unless `keep` is True. If no labels are given, a network with 1000 or
-    1001 scores is assumed to have ImageNet's classes; classes of other networks get numbers as names. Raises
-    RefusedModel if the number of labels does not fit the scores.
+    `logits`: number of scores for an image. `model`: the model's name. `offset`: the class offset if a source
+    states it, else None. If all names are those of a built-in label set, the result is this set. If almost
+    all names are those of a large built-in set, the result is this set, too, unless `keep` is True. If no
+    labels are given, a network with 1000 or 1001 scores is assumed to have ImageNet's classes; classes of
+    other networks get numbers as names. Raises RefusedModel if the number of labels does not fit the scores.
     """
     if given is None:
         return _assumed(logits, model, offset)

@@ -27,8 +27,9 @@ _SIGNED = ((127.5,) * 3, (127.5,) * 3)
 class Preset:
     """How one tool prepares an image.
 
-    `resize_of`: the length to which the image's shorter side is resized before the crop, divided by the
-    longer side of the network's input, as a fraction. It is used only if the fitting is "center-crop".
+    `resize_of`: numerator and denominator of a ratio: the length to which the image's shorter side is resized
+    before the crop, divided by the longer side of the network's input. It is used only if the fitting is
+    "center-crop".
     `pad_value`: value of the border, 0 to 255, if the fitting is "letterbox". `fitting_of_detectors`: how the
     tool prepares an image for a detector; None if the tool has no single way.
     """
