@@ -197,11 +197,11 @@ def _paired(pairs: Pairs) -> Iterator[str]:
 
 
 def _matrix(pairs: Pairs) -> Iterator[str]:
-    """Yield the lines of a table that compares each network with each other network.
+    """Yield the lines of a table that compares all pairs of networks.
 
     The rows are numbered and sorted by accuracy, the highest first. The head of a column is the number of a
-    row: column 3, for example, compares the network of row 3 with those of rows 1 and 2, and has no other
-    cells.
+    row: column 3, for example, compares the network of row 3 with those of rows 1 and 2; its other cells are
+    empty.
     """
     lead: dict[str, float] = dict.fromkeys(pairs.sha256, 0.0)
     cells = {}

@@ -232,8 +232,8 @@ def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeP
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:
     """Return the names of a convolution's int32 bias, of the bias's scale and of the rounded output.
 
-    Return None if the bias is float, or if the convolution has no bias. (A bias whose values are all zero is
-    left out of the file.)
+    Return None if the bias is float, or if the output is not rounded. Return None, too, if the convolution
+    has no bias in the file: a bias whose values are all zero is left out.
     """
     producers = {value: node for node in graph.node for value in node.output}
     consumers = _consumers(graph)

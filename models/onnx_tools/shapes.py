@@ -395,7 +395,7 @@ def _elements(tensor: onnx.TensorProto) -> int:
 
 
 def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
-    """Set free batches to 1 and free sides of images to those of `size`.
+    """Set batch sizes that the model leaves free to 1, and free sides of images to those in `size`.
 
     Return the number of images that the model then takes at once.
     """

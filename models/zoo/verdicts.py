@@ -6,9 +6,9 @@ value come from a hierarchical bootstrap. This resamples launches, then rounds w
 one launch are not independent. A verdict needs a p below LEVEL, adjusted if several models are compared, and
 a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no more than one
 in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures). With few
-rounds, all resamples are alike, and the bootstrap's p value is too small. If it is below the smallest p value
-of a sign test with the same number of rounds, it is replaced by that. Intervals from fewer than MIN_ROUNDS
-rounds are not shown.
+rounds, all of them can lie on the same side of zero by chance. The means of all resamples then do, too, and
+the bootstrap's p value is too small. So the p value is never below the smallest p value of a sign test with
+the same number of rounds. Intervals from fewer than MIN_ROUNDS rounds are not shown.
 """
 
 from __future__ import annotations

@@ -220,8 +220,8 @@ class Gate:
     def _check_data(self, zoo: Registry) -> None:
         """Raise an error if the pictures do not fit the new network.
 
-        A run that measures nothing does not use the pictures. It calls this method, so that it reports wrong
-        options nevertheless.
+        A run that measures nothing, because there is no base or both files are identical, does not use the
+        pictures. It still calls this method, so that wrong options for the pictures are reported.
         """
         request = self._request
         if request.data is None:

@@ -374,7 +374,7 @@ class SharedModels:
     def _is_hidden(self, name: str) -> bool:
         """Return whether the model in the database is hidden by a folder of this machine's own.
 
-        Such a folder has the model's name and comes first.
+        Such a folder has the model's name and takes precedence over the model in the database.
         """
         served = self._registry.names()
         if name in served and self._registry.entry(name).folder != self._root / name:

@@ -1,8 +1,8 @@
 """Find which entries of a benchmark are faster or slower than a reference entry.
 
 The rule is that of models/zoo/verdicts.py. The baseline is measured twice. If it is the reference, entries
-are compared with the mean of both measurements. The p values of all entries of a benchmark are adjusted by
-Holm's method.
+are compared with the geometric mean of both measurements. The p values of all compared entries of a
+benchmark, except the control, are adjusted by Holm's method.
 """
 
 from __future__ import annotations

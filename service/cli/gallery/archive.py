@@ -43,7 +43,7 @@ class Archived:
 def write_archive(
     target: Path, images: Iterable[dict[str, Any]], content: Callable[[str], bytes | None]
 ) -> Iterator[tuple[int, int]]:
-    """Write all images to `target`, and yield (number written, total) after each.
+    """Write all images to `target`, and yield (number processed, total) after each, left out or not.
 
     The file `target` appears only when it is complete. `content` takes the id of an image and returns the
     image's bytes. If it returns None, the image was deleted meanwhile, and is left out.

@@ -68,8 +68,8 @@ def read_csv(path: Path, images: Path | None = None) -> Dataset:
     Columns are separated by comma, semicolon, tab, vertical bar or space, whichever fits the first lines
     best. Cells may be quoted. Text is UTF-8 or UTF-16, with or without a byte order mark. Other text is read
     as Windows-1252. A header names the columns. If there is no header, the column of paths is the one whose
-    cells have the suffixes of pictures. Paths are relative to the folder `images` or to one below it; the
-    default is the folder of the file (see AnnotatedFiles).
+    cells have the suffixes of pictures. Paths are relative to the folder `images`, or to a folder below it
+    (see AnnotatedFiles). If `images` is None, the folder of the file is used instead.
 
     Raises InvalidDataset if no row names a picture that exists.
     """
