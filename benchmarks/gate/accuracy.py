@@ -15,7 +15,7 @@ from benchmarks.results import Record, Results
 from models.data.fashion_mnist import default_folder, load_test
 from models.evaluate.accuracy import ZooClassifier
 from models.zoo.files import NETWORKS
-from service.gate.decision import loss_interval, side
+from service.cli.gate.decision import loss_interval, side
 
 BASE = "fashion-inverted-residual"
 NEW = (

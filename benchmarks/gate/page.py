@@ -11,8 +11,8 @@ from benchmarks.gate.record import SLOW, digest, launches, slowdown
 from benchmarks.gate.replay import EQUAL_GATE, SLOW_GATE, Counts, Replayed, counted, replay
 from benchmarks.results import Record, Results
 from models.zoo.statistics import wilson
-from service.gate.decision import MAX_LAUNCHES, Limits, Outcome
-from service.gate.measure import ROUNDS_PER_LAUNCH
+from service.cli.gate.decision import MAX_LAUNCHES, Limits, Outcome
+from service.cli.gate.measure import ROUNDS_PER_LAUNCH
 
 PAGE = Path(__file__).parents[2] / "docs" / "ci-gate.md"
 HEADING = "## How often the gate is wrong\n"

@@ -24,7 +24,7 @@ from benchmarks.instrument.noise import busy_core
 from benchmarks.results import Record, Results
 from models.zoo.statistics import student_95
 from models.zoo.verdicts import interquartile_mean
-from service.gate.measure import BLOCK_RUNS
+from service.cli.gate.measure import BLOCK_RUNS
 
 RESULTS = Path(__file__).parent / "results.jsonl"
 EQUAL = ("a1", "a2", "a3")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.results import Record
-from service.gate.decision import (
+from service.cli.gate.decision import (
     MAX_LAUNCHES,
     MIN_LAUNCHES,
     LatencyJudgement,

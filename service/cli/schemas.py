@@ -28,7 +28,7 @@ from service.bench.doctor.operators import Arithmetic
 from service.bench.doctor.running import RunSettings
 from service.bench.fingerprint import Machine
 from service.bench.judge.regression import Change, Regression
-from service.gate.result import GateResult
+from service.cli.gate.result import GateResult
 from service.inference.compare import Comparison
 
 Number = float

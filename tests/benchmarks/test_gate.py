@@ -16,7 +16,7 @@ from benchmarks.instrument.launch import open_network
 from benchmarks.results import Record, Results
 from models.zoo.card import read_card
 from models.zoo.files import NETWORKS
-from service.gate.decision import MAX_LAUNCHES, MIN_LAUNCHES, Limits
+from service.cli.gate.decision import MAX_LAUNCHES, MIN_LAUNCHES, Limits
 
 ROUNDS = 8
 LIMIT = Limits().max_slower

@@ -19,7 +19,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from service.gate.result import GateResult
+from service.cli.gate.result import GateResult
 from tests.helpers.command_line import CommandResult, parsed, weighin
 from tests.helpers.detectors import BOX, CLASSES, save_detector
 from tests.helpers.detectors import SIDE as DETECTOR_SIDE

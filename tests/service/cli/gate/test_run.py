@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.gate.result import GateResult
-from service.gate.run import Gate, Request
+from service.cli.gate.result import GateResult
+from service.cli.gate.run import Gate, Request
 from service.inference.registry import Registry
 from tests.service.evaluation.colours import save_colours, save_pictures
 

@@ -15,6 +15,11 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from models.zoo.display import shown
+from service.cli.gate.decision import Limits
+from service.cli.gate.inputs import Inputs
+from service.cli.gate.outputs import append_whole, to_junit, to_markdown
+from service.cli.gate.result import EXIT_CODES, GateResult, not_begun, nothing_asked, unreported
+from service.cli.gate.run import Gate, Request
 from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,
@@ -29,11 +34,6 @@ from service.cli.output import (
 )
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter, WeighinError, error_words
-from service.gate.decision import Limits
-from service.gate.inputs import Inputs
-from service.gate.outputs import append_whole, to_junit, to_markdown
-from service.gate.result import EXIT_CODES, GateResult, not_begun, nothing_asked, unreported
-from service.gate.run import Gate, Request
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
 from service.settings.settings import Settings, step_summary

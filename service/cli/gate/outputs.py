@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from models.zoo.display import in_markdown, shown
-from service.gate.result import Check, GateResult, Status, nothing_asked
+from service.cli.gate.result import Check, GateResult, Status, nothing_asked
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 forbids, even as a reference: https://www.w3.org/TR/xml/#charsets."""

@@ -13,8 +13,8 @@ from models.zoo.card import Sha256
 from models.zoo.display import counted, without_surrogates
 from models.zoo.frozen import Finite
 from models.zoo.machine import this_machine
-from service.gate.decision import AccuracyJudgement, LatencyJudgement, Limits, Outcome, overall
-from service.gate.subjects import Kind, Source, Subject
+from service.cli.gate.decision import AccuracyJudgement, LatencyJudgement, Limits, Outcome, overall
+from service.cli.gate.subjects import Kind, Source, Subject
 
 EXIT_CODES: dict[Outcome, Literal[0, 1, 2]] = {"pass": 0, "fail": 1, "undecided": 2}
 CheckName = Literal["latency", "accuracy", "control"]

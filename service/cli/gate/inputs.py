@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from service.cli.gate.subjects import Role, find
 from service.errors import InvalidParameter, WeighinError
 from service.evaluation.readers.paths import has_picture_suffix
-from service.gate.subjects import Role, find
 from service.inference.registry import Registry
 
 

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from service.gate.decision import Limits, judge_accuracy, judge_latency
-from service.gate.outputs import append_whole, to_junit, to_markdown
-from service.gate.result import (
+from service.cli.gate.decision import Limits, judge_accuracy, judge_latency
+from service.cli.gate.outputs import append_whole, to_junit, to_markdown
+from service.cli.gate.result import (
     EXIT_CODES,
     AccuracyFigures,
     Check,
@@ -25,7 +25,7 @@ from service.gate.result import (
     latency_checks,
     unreported,
 )
-from tests.service.gate.answers import answers
+from tests.service.cli.gate.answers import answers
 
 ALLOWED = {
     "testsuites": {"name", "time", "tests", "failures", "disabled", "errors"},

@@ -20,14 +20,10 @@ import structlog
 
 from models.zoo.display import joined, shown, without_surrogates
 from models.zoo.machine import this_machine
-from service.errors import InvalidParameter, MeasurementFailed, WeighinError, error_words
-from service.evaluation.choose import choose
-from service.evaluation.classes import mapping_for
-from service.evaluation.readers.read import read_dataset
-from service.gate.decision import MAX_LAUNCHES, Limits, Outcome
-from service.gate.inputs import Inputs
-from service.gate.measure import Show, Unfinished, Unmatched, measure_accuracy, measure_latency
-from service.gate.result import (
+from service.cli.gate.decision import MAX_LAUNCHES, Limits, Outcome
+from service.cli.gate.inputs import Inputs
+from service.cli.gate.measure import Show, Unfinished, Unmatched, measure_accuracy, measure_latency
+from service.cli.gate.result import (
     CHECKS,
     EXIT_CODES,
     NOT_REACHED,
@@ -43,7 +39,7 @@ from service.gate.result import (
     latency_checks,
     with_outcome,
 )
-from service.gate.subjects import (
+from service.cli.gate.subjects import (
     Role,
     Source,
     Subject,
@@ -54,6 +50,10 @@ from service.gate.subjects import (
     place,
     same_source,
 )
+from service.errors import InvalidParameter, MeasurementFailed, WeighinError, error_words
+from service.evaluation.choose import choose
+from service.evaluation.classes import mapping_for
+from service.evaluation.readers.read import read_dataset
 from service.inference.registry import Registry
 
 ACCURACY_SHARE = 0.7

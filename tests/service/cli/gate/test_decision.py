@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.zoo.statistics import student_quantile, wilson
 from models.zoo.verdicts import LogRatios
-from service.gate.decision import (
+from service.cli.gate.decision import (
     LOOK_LEVEL,
     MAX_LAUNCHES,
     MIN_LAUNCHES,
@@ -25,7 +25,7 @@ from service.gate.decision import (
     overall,
     side,
 )
-from tests.service.gate.answers import answers
+from tests.service.cli.gate.answers import answers
 
 LIMIT = 0.03
 LOOKS = range(MIN_LAUNCHES, MAX_LAUNCHES + 1)

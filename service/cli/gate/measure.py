@@ -22,16 +22,7 @@ from service.bench.measure.machine_watch import MachineWatch, violations
 from service.bench.measure.messages import BlockReport, Done, WorkerConfig
 from service.bench.measure.plan import Plan, Repetitions, Request, make_plan
 from service.bench.measure.process import Cancelled, run_worker
-from service.errors import ModelUnavailable
-from service.evaluation.assemble import assemble
-from service.evaluation.choose import Chosen, choose
-from service.evaluation.classes import LEFT_OUT, composed, mapping_for
-from service.evaluation.dataset import Dataset
-from service.evaluation.progress import Progress
-from service.evaluation.readers.read import read_dataset
-from service.evaluation.result import Data, Evaluation
-from service.evaluation.run import Runner
-from service.gate.decision import (
+from service.cli.gate.decision import (
     MAX_LAUNCHES,
     MIN_LAUNCHES,
     AccuracyJudgement,
@@ -41,6 +32,15 @@ from service.gate.decision import (
     judge_latency,
     log_ratios,
 )
+from service.errors import ModelUnavailable
+from service.evaluation.assemble import assemble
+from service.evaluation.choose import Chosen, choose
+from service.evaluation.classes import LEFT_OUT, composed, mapping_for
+from service.evaluation.dataset import Dataset
+from service.evaluation.progress import Progress
+from service.evaluation.readers.read import read_dataset
+from service.evaluation.result import Data, Evaluation
+from service.evaluation.run import Runner
 from service.inference.registry import Registry
 
 ROUNDS_PER_LAUNCH = 24

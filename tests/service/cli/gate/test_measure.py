@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.gate.measure import Evaluated, Unfinished, Unmatched, measure_accuracy
+from service.cli.gate.measure import Evaluated, Unfinished, Unmatched, measure_accuracy
 from service.inference.registry import Registry
 from tests.helpers.detectors import save_detector
 from tests.service.evaluation.colours import save_colours, save_pictures
