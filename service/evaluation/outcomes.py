@@ -16,7 +16,6 @@ from service.inference.classify import DEFAULT_TOP_K, most_probable, probabiliti
 from service.inference.decoding.decode import DecodedImage
 from service.inference.detect import objects_in
 from service.inference.loading import ServedModel
-from service.latency.stages import Stopwatch
 
 SCORE_FLOOR = 0.001
 """Lowest score of a detection that counts. It is as low as usual for COCO, because average precision needs
@@ -78,7 +77,6 @@ def found_by(model: ServedModel, outputs: Mapping[str, NDArray[Any]], image: Dec
         model.card,
         model.decoder,
         model.labels,
-        Stopwatch(),
         min_score=SCORE_FLOOR,
         max_detections=min(MAX_DETECTIONS, model.card.detection.candidates),
     )

@@ -196,7 +196,7 @@ def objects_in(
     card: Card,
     decoder: BoxDecoder,
     labels: Sequence[str],
-    stopwatch: Stopwatch,
+    stopwatch: Stopwatch | None = None,
     *,
     min_score: float | None = None,
     max_detections: int | None = None,
@@ -207,6 +207,7 @@ def objects_in(
     If `min_score` or `max_detections` is None, the value in the card is used. If `classes` is None, the
     objects of all classes are returned. Times the stages `postprocess` and `nms`.
     """
+    stopwatch = stopwatch or Stopwatch()
     detection = card.detection
     assert detection is not None
     least = detection.min_score if min_score is None else min_score

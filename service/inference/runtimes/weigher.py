@@ -53,7 +53,6 @@ from service.inference.runtimes.weighing import (
     is_faster,
     look,
 )
-from service.latency.stages import Stopwatch
 
 PICTURES = 32
 """Number of pictures on which the answers of both runtimes are compared."""
@@ -480,12 +479,7 @@ def _difference(
     decoder = model.decoder
     found = [
         objects_in(
-            {name: value[0] for name, value in outputs.items()},
-            image,
-            model.card,
-            decoder,
-            model.labels,
-            Stopwatch(),
+            {name: value[0] for name, value in outputs.items()}, image, model.card, decoder, model.labels
         )
         for outputs in both
     ]
