@@ -13,7 +13,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from service.settings.environment import clean, read_environment  # needs only the standard library
+from service.text.environment import clean, read_environment  # needs only the standard library
 
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 

@@ -65,7 +65,7 @@ from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.own_models.replicas import SharedModels
 from service.own_models.watch import ModelWatcher
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.state import State, open_state, storage_problem
 from service.web import benchmarks as benchmark_pages
 from service.web import dashboard, docs, playground

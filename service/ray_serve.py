@@ -27,8 +27,8 @@ from service.inference.cpu import core_budget
 from service.inference.registry import Registry, open_registry
 from service.logs import configure_logging
 from service.own_models.folders import is_shared
-from service.settings.settings import Settings, environment_warnings, setting_problems
-from service.settings.urls import redacted
+from service.settings import Settings, environment_warnings, setting_problems
+from service.text.urls import redacted
 
 log = structlog.get_logger(__name__)
 

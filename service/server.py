@@ -20,7 +20,7 @@ from service.inference.cpu import core_budget
 from service.inference.malloc import limit_arenas
 from service.inference.registry import open_registry
 from service.own_models.folders import is_shared
-from service.settings.settings import Settings, malloc_arenas_are_limited
+from service.settings import Settings, malloc_arenas_are_limited
 
 log = structlog.get_logger(__name__)
 

@@ -90,7 +90,7 @@ def test_only_settings_reads_the_environment() -> None:
             if name in names:
                 readers.append(path.relative_to(ROOT).as_posix())
     # service/__init__.py only turns off the telemetry of onnxruntime
-    assert set(readers) <= {"service/settings/settings.py", "service/__init__.py"}
+    assert set(readers) <= {"service/settings.py", "service/__init__.py"}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from service.cli.gallery.client import GalleryClient, Refused
 from service.cli.output import say
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter
-from service.settings.settings import Settings
+from service.settings import Settings
 
 _PERIOD_S = 0.5
 

@@ -10,7 +10,7 @@ from service.cli.settings import settings_with
 from service.inference.loading import served_accuracy
 from service.inference.registry import Registry
 from service.inference.runtimes.choice import runtime_choices
-from service.settings.settings import Settings
+from service.settings import Settings
 
 
 def list_models(json_file: JsonFile = None) -> None:

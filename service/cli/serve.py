@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.settings import settings_with
-from service.settings.settings import environment_warnings
+from service.settings import environment_warnings
 
 
 def serve(

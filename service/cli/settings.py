@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 
 from service.cli.output import say
-from service.settings.settings import Settings, environment_warnings, setting_problems
+from service.settings import Settings, environment_warnings, setting_problems
 
 
 def settings_with(*, warn: bool = True, **options: object) -> Settings:

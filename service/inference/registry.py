@@ -47,7 +47,7 @@ from service.inference.runtimes.choice import Requested, RuntimeChoices, Serving
 from service.inference.runtimes.opening import open_session
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
-from service.settings.settings import Settings
+from service.settings import Settings
 
 _WRONG_TASK: dict[Task, str] = {
     "image-classification": "model '{name}': detects objects, it does not classify images (use POST /detect)",

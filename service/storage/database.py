@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError
 
 from service.errors import StorageUnavailable
-from service.settings.urls import database_url, redacted
 from service.storage.errors import storage_errors
+from service.text.urls import database_url, redacted
 
 SCHEMA = "0009"
 """Revision of the newest migration. Migrations are loaded only if the database has another revision."""

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.bench.bundle_file import from_json
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.faults.test_benchmark_jobs import descendants, measuring
 from tests.helpers.postgres import PostgresServer, postgres_server
 from tests.helpers.problems import assert_problem

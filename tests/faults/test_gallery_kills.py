@@ -20,7 +20,7 @@ import pytest
 
 from service.logs import configure_logging
 from service.server import serve
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import FILE_NAME
 from tests.faults.gallery_truth import Truth
 from tests.helpers.http_client import http_client

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.own_models import replicas as replicas_of_models
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.faults.gallery_truth import Truth
 from tests.helpers.http_client import http_client
 from tests.helpers.postgres import PostgresServer, postgres_server

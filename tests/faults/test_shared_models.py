@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.own_models.folders import MARKER
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.faults.test_storage_faults import fill, small_disk
 from tests.helpers.postgres import PostgresServer, postgres_server

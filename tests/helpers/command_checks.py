@@ -28,7 +28,7 @@ from models.zoo.files import NETWORKS
 from service.bench.bundle import RuntimeName, Scenario
 from service.bench.measure.plan import PROFILES
 from service.own_models.sources.presets import PRESETS
-from service.settings.settings import Settings
+from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()

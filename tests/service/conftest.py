@@ -18,7 +18,7 @@ from PIL import Image
 
 from service.app import create_app
 from service.server import server_config
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import FILE_NAME, open_database, prepare
 from tests.helpers.http_client import http_client, wait_until_loaded
 from tests.helpers.postgres import PostgresServer, dump_as_sql, postgres_server, run_sql

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 import service
 from service.app import create_app
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import NewTables

@@ -11,7 +11,7 @@ import pytest
 
 from service.api.problems import STATUS
 from service.errors import ClientGone
-from service.settings.settings import Settings, settings_table
+from service.settings import Settings, settings_table
 from tests.helpers.command_checks import template_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from service.own_models.replicas import START_WITHIN_S
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.state import _CHECK_INTERVAL_S
 
 ROOT = Path(__file__).resolve().parents[2]

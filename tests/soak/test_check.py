@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.until import until
 from tests.soak.check import Documented, documented, grown, left_over, lost, miscounted, undocumented
 from tests.soak.ledger import Stored

@@ -23,7 +23,7 @@ from service.inference.loading import ServedModel
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
-from service.settings.origins import ANY, is_own, parse_origin
+from service.text.origins import ANY, is_own, parse_origin
 
 log = structlog.get_logger("service.request")
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.middleware.context import identifying_headers, new_request_id
-from service.settings.origins import ANY, parse_host
-from service.settings.settings import normal_root_path
+from service.settings import normal_root_path
+from service.text.origins import ANY, parse_host
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -19,7 +19,7 @@ from service.inference.cpu import core_budget
 from service.inference.registry import Registry
 from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.opening import check_runtime
-from service.settings.urls import service_url
+from service.text.urls import service_url
 
 MAX_THREADS = 256
 

@@ -30,7 +30,7 @@ from service.cli.output import (
 from service.cli.settings import settings_with
 from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
 from service.inference.registry import Registry
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.state import open_state
 
 bench_app = typer.Typer(

@@ -20,9 +20,9 @@ from service.errors import (
 from service.evaluation.merge import merge
 from service.evaluation.result import Evaluation, from_json, read_evaluation, to_json, write_evaluation
 from service.evaluation.store import EvaluationStore
-from service.settings.settings import Settings
-from service.settings.urls import redacted, service_url
+from service.settings import Settings
 from service.state import open_state
+from service.text.urls import redacted, service_url
 
 if TYPE_CHECKING:
     import httpx  # lazy, because the import takes a tenth of a second

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from service.errors import WeighinError
-from service.settings.urls import redacted, service_url
+from service.text.urls import redacted, service_url
 
 if TYPE_CHECKING:
     import httpx  # lazy, because the import takes a tenth of a second

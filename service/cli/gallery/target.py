@@ -13,7 +13,7 @@ import typer
 from service.cli.gallery.client import GalleryClient, Refused
 from service.cli.settings import settings_with
 from service.errors import DataDirectoryInUse
-from service.settings.settings import Settings
+from service.settings import Settings
 
 Url = Annotated[
     str | None,

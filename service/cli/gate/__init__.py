@@ -36,7 +36,7 @@ from service.cli.settings import settings_with
 from service.errors import InvalidParameter, WeighinError, error_words
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
-from service.settings.settings import Settings, step_summary
+from service.settings import Settings, step_summary
 
 CANNOT_SAY = EXIT_CODES["undecided"]
 _JSON, _JUNIT = "--json", "--junit"

@@ -28,7 +28,7 @@ from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed, obstacle_of
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
-from service.settings.settings import Settings
+from service.settings import Settings
 
 FILE_NAME = "runtimes.json"
 """Name of the file, in the data directory, with the runtimes that requests chose and with all weighings."""

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.api.inference.compare import CompareResponse
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running

@@ -20,7 +20,7 @@ from service.api.middleware.context import ErrorCounting, RequestContext
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.until import until
 from tests.service.conftest import running

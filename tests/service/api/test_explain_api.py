@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from models.zoo.card import Classifier, File, read_card, write_card
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import TINY_CLASSES, make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.service.api.test_overload import posting, until

@@ -21,7 +21,7 @@ from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
 from service.latency.stages import STAGES
 from service.latency.store import LatencyStore
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from service.errors import RefusedModel
 from service.own_models.sources.labels import BuiltIn, labels_option
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import FILE_NAME
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from models.zoo.card import read_card
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.helpers.swap import replace_model

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.app import create_app
 from service.errors import InvalidParameter
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.problems import assert_problem
 from tests.helpers.wire import ask, responses
 

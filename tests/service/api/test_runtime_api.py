@@ -31,7 +31,7 @@ from service.inference.registry import Registry
 from service.inference.runtimes import choice, opening, openvino
 from service.inference.runtimes.choice import Choice, Requested, RuntimeChoices
 from service.inference.session import RUNTIME_VERSION
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from service.bench.bundle_file import from_json
 from service.inference.runtimes.opening import is_installed
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running
 

@@ -18,7 +18,7 @@ from models.zoo.machine import running_system
 from service.bench.bundle_file import from_json
 from service.bench.fingerprint import this_host
 from service.bench.store import BenchmarkStore
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.faults.test_benchmark_jobs import descendants
 from tests.helpers.postgres import connected
 from tests.helpers.problems import assert_problem

@@ -10,7 +10,7 @@ import pytest
 
 from models.zoo.card import read_card
 from service.cli.schemas import AddedModel
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.command_line import CommandResult, parsed, weighin
 from tests.helpers.foreign import SIDE, save
 from tests.service.conftest import running

@@ -15,7 +15,7 @@ from service.cli.evaluate.stored import keep
 from service.errors import InvalidParameter, StorageUnavailable
 from service.evaluation.result import read_evaluation
 from service.evaluation.store import EvaluationStore
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import open_database
 from tests.helpers.process import service_process
 from tests.service.evaluation.evaluations import evaluation

@@ -23,7 +23,7 @@ from service.cli.schemas import (
     Diagnoses,
     json_schema,
 )
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.command_line import CommandResult, parsed, weighin
 from tests.helpers.detectors import save_detector

@@ -15,7 +15,7 @@ from PIL import Image
 
 from service.api.gallery import ImagesResponse
 from service.api.gallery_images import ImageOut
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running

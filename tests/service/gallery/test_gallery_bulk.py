@@ -18,7 +18,7 @@ from service.inference.pool import CorePool
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.state import open_state
 from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem

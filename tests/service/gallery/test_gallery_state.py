@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.forked import call_forked
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running

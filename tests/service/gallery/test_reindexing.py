@@ -18,7 +18,7 @@ from service.gallery.tables import gallery_embeddings
 from service.gallery.vectors import GalleryVectors
 from service.inference.registry import Registry
 from service.own_models.store import shared_models
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem

@@ -13,7 +13,7 @@ from onnx import helper
 
 from service.errors import ModelUnavailable
 from service.inference.registry import Registry
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.networks import LIGHT, Tail, put_file, save_network
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running

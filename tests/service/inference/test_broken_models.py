@@ -22,7 +22,7 @@ from models.zoo.card import File
 from service.errors import ModelUnavailable, UnreadableFolder
 from service.inference.linear_head import UnusableHead, read_linear_head
 from service.inference.registry import Registry
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import CONTRAST, LIGHT, SIDE, put_file, save_network, served
 from tests.helpers.problems import assert_problem

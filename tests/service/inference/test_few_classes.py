@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import save_network
 from tests.helpers.problems import assert_problem

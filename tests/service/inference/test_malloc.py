@@ -21,7 +21,7 @@ SERVE_AND_DESCRIBE_ARENAS = """
 import ctypes, sys
 from service.logs import configure_logging
 from service.server import serve
-from service.settings.settings import Settings
+from service.settings import Settings
 
 configure_logging("json", "info")
 serve(Settings())

@@ -19,7 +19,7 @@ from service.errors import ModelUnavailable
 from service.inference.runtimes.base import Session, SessionError
 from service.inference.runtimes.opening import open_session, runtime_version
 from service.inference.runtimes.openvino import OpenVinoSession
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import end_in_scaler
 from tests.helpers.problems import assert_problem

@@ -41,7 +41,7 @@ from service.inference.runtimes.weigher import (
     is_passing,
 )
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.networks import LIGHT, save_network
 
 FLOAT = "fashion-inverted-residual"

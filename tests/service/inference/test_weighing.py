@@ -38,7 +38,7 @@ from service.inference.runtimes.weigher import (
     summary,
 )
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing, is_faster, look
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import end_in_scaler, put_file
 from tests.helpers.until import until

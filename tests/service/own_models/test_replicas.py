@@ -31,7 +31,7 @@ from service.own_models.folders import MARKER, is_shared
 from service.own_models.replicas import SharedModels
 from service.own_models.store import ModelStore, digest_of_folder
 from service.own_models.trial import Bounds
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
 from tests.helpers.postgres import run_sql

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Flag
 from service.bench.store import BenchmarkStore
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import open_database
 from service.web.benchmark_page import BenchmarksPage
 from tests.helpers.pages import Code, names_in

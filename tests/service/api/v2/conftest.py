@@ -9,7 +9,7 @@ import httpx
 import pytest
 from onnx import TensorProto
 
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.detectors import save_detector
 from tests.service.conftest import NewTables, running

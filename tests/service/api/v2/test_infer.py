@@ -18,7 +18,7 @@ from PIL import Image
 from models.zoo.card import InputSpec, read_card, write_card
 from models.zoo.preprocess import preprocess
 from service.api.v2 import tensors
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.conftest import TINY_CLASSES, make_tiny_model
 from tests.helpers.inference_protocol import (
     assert_protocol_error,

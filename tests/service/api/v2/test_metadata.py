@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.inference_protocol import assert_protocol_error
 from tests.service.conftest import running
 

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.zoo.files import NETWORKS
 from service.api.v2.metadata import EXTENSIONS
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.helpers.until import until
 from tests.service.api.v2.test_infer import SQUARES, latencies, tiny_tensor
 from tests.service.conftest import NewTables, running

@@ -23,7 +23,7 @@ from service.bench.report.reproduce import bench_command
 from service.errors import MeasurementFailed
 from service.inference.registry import Registry
 from service.inference.runtimes.opening import open_session
-from service.settings.settings import Settings
+from service.settings import Settings
 from tests.service.conftest import running
 
 pytestmark = pytest.mark.fault  # whole measurements, seconds each

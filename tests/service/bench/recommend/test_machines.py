@@ -22,7 +22,7 @@ from service.bench.recommend.recommend import Constraints
 from service.bench.store import BenchmarkStore
 from service.errors import InvalidParameter
 from service.inference.registry import Registry
-from service.settings.settings import Settings
+from service.settings import Settings
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem

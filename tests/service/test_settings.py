@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.zoo.files import NETWORKS
-from service.settings.settings import (
+from service.settings import (
     Settings,
     environment_warnings,
     malloc_arenas_are_limited,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings.urls import database_url, redacted, service_url
+from service.text.urls import database_url, redacted, service_url
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.settings.environment import read_environment
+from service.text.environment import read_environment
 
 SETTINGS = ("host", "port", "data_dir", "database_url", "gallery_model", "api_key")
 LINKS = {

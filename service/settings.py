@@ -21,9 +21,9 @@ from pydantic_settings import (
 from models.zoo.card import Runtime
 from models.zoo.display import comma_list
 from models.zoo.files import NETWORKS
-from service.settings.environment import PREFIX, read_environment
-from service.settings.origins import ANY, parse_origin
-from service.settings.urls import database_url, redacted
+from service.text.environment import PREFIX, read_environment
+from service.text.origins import ANY, parse_origin
+from service.text.urls import database_url, redacted
 
 _ROOT_PATH = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read variables with `service.settings.environment`."""
+        """Read variables with `service.text.environment`."""
         assert isinstance(env_settings, EnvSettingsSource)
         values, _ = read_environment(os.environ, settings_cls.model_fields)
         env_settings.env_vars = {f"{PREFIX}{name}".lower(): text for name, text in values.items()}

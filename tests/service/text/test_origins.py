@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service.settings.origins import is_own, parse_origin
-from service.settings.settings import Settings
+from service.settings import Settings
+from service.text.origins import is_own, parse_origin
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Parse text from outside: URLs, web origins and environment variables."""
