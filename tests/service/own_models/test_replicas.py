@@ -258,7 +258,7 @@ def test_own_folder_of_a_machine_comes_first(
     one, other = pair
     make_tiny_model(tmp_path, name, seed=7)
     own = other.settings.added_models / name
-    own.parent.mkdir(exist_ok=True)
+    own.parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).rename(own)
     version = read_card(own).file.sha256
     taken_up(other, name, version)
